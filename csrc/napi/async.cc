@@ -1,0 +1,75 @@
+#include "napi/async.h"
+
+#include <optional>
+
+#include "napi/environment.h"
+#include "runtime/error.h"
+
+namespace flux::js {
+
+struct AsyncDevice::Job {
+  std::shared_ptr<AsyncDevice> owner;  // keeps the device until the promise is settled
+  Napi::Promise::Deferred deferred;
+  Finish finish;
+  std::optional<Failure> failure;
+};
+
+AsyncDevice::AsyncDevice(Napi::Env env, std::shared_ptr<Device> device) : env_(env), device_(std::move(device)) {
+  completion_ = Completion::New(env, "fluxwarp device", 0, 1, this);
+  completion_.Unref(env);
+  // Registered after the thread-safe function, so it runs before that one is torn down: the device's thread ends first.
+  napi_add_env_cleanup_hook(env, &AsyncDevice::on_environment_exit, this);
+}
+
+AsyncDevice::~AsyncDevice() {
+  if (closed_) return;
+  napi_remove_env_cleanup_hook(env_, &AsyncDevice::on_environment_exit, this);
+  on_environment_exit(this);
+}
+
+void AsyncDevice::on_environment_exit(void* data) {
+  auto* self = static_cast<AsyncDevice*>(data);
+  self->closed_ = true;
+  self->device_->stop();
+  self->completion_.Abort();
+}
+
+Napi::Promise AsyncDevice::enqueue(Napi::Env env, std::function<Finish()> work) {
+  auto job = std::make_shared<Job>(Job{shared_from_this(), Napi::Promise::Deferred::New(env), nullptr, std::nullopt});
+  const Napi::Promise promise = job->deferred.Promise();
+  const bool accepted = device_->submit([this, job, work = std::move(work)]() mutable {
+    try {
+      job->finish = work();
+    } catch (...) {
+      job->failure = describe(std::current_exception());
+    }
+    work = nullptr;  // what the work held is dropped here, before the promise settles
+    auto* handle = new SharedJob(std::move(job));
+    if (completion_.NonBlockingCall(handle) != napi_ok) delete handle;
+  });
+  if (!accepted) {
+    job->deferred.Reject(to_js_error(env, code::kDisposed, "this Device is disposed; create another"));
+    return promise;
+  }
+  if (pending_++ == 0) completion_.Ref(env);
+  return promise;
+}
+
+void AsyncDevice::complete(Napi::Env env, Napi::Function, AsyncDevice* self, SharedJob* handle) {
+  const SharedJob job = std::move(*handle);
+  delete handle;
+  if (env == nullptr) return;
+  if (--self->pending_ == 0) self->completion_.Unref(env);
+  const Napi::HandleScope scope(env);
+  if (job->failure) {
+    job->deferred.Reject(to_js_error(env, job->failure->code, job->failure->message));
+    return;
+  }
+  try {
+    job->deferred.Resolve(job->finish ? job->finish(env) : env.Undefined());
+  } catch (const Napi::Error& error) {
+    job->deferred.Reject(error.Value());
+  }
+}
+
+}  // namespace flux::js

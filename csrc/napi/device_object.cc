@@ -1,0 +1,125 @@
+#include <cstring>
+
+#include "napi/objects.h"
+
+namespace flux::js {
+namespace {
+
+uint64_t bytes_from(const Napi::Value& value, const char* what) {
+  const int64_t number = value.IsNumber() ? value.As<Napi::Number>().Int64Value() : -1;
+  FLUX_CHECK(number >= 0, std::string(what) + " must be a non-negative number of bytes");
+  return static_cast<uint64_t>(number);
+}
+
+LoadRequest load_request_from(const Napi::Object& object) {
+  const Environment& classes = environment(object.Env());
+  LoadRequest request;
+  request.file = unwrap_checked<MappingObject>(object.Get("file"), classes.mapping, "Mapping")->mapping();
+  FLUX_CHECK(request.file != nullptr, "the Mapping is closed");
+  request.begin = bytes_from(object.Get("begin"), "begin");
+  request.from = dtype_from_name(object.Get("from").ToString().Utf8Value());
+  request.to = dtype_from_name(object.Get("to").ToString().Utf8Value());
+  request.shape = {1, 1, 1, 1};
+  const auto shape = object.Get("shape").As<Napi::Array>();
+  FLUX_CHECK(shape.Length() <= request.shape.size(), "a weight has at most four axes");
+  for (uint32_t i = 0; i < shape.Length(); ++i) request.shape[i] = shape.Get(i).ToNumber().Int64Value();
+  request.convolution = object.Get("convolution").ToBoolean();
+  request.target = unwrap_checked<MemoryObject>(object.Get("target"), classes.memory, "Memory")->memory();
+  request.target_offset = bytes_from(object.Get("targetOffset"), "targetOffset");
+  if (object.Has("scale")) {
+    request.scale = unwrap_checked<MemoryObject>(object.Get("scale"), classes.memory, "Memory")->memory();
+    request.scale_offset = bytes_from(object.Get("scaleOffset"), "scaleOffset");
+    FLUX_CHECK(request.scale_offset + static_cast<uint64_t>(request.shape[0]) * 4 <= request.scale->bytes(), "scale is too small");
+  }
+  if (object.Has("multiplier")) request.multiplier = object.Get("multiplier").ToNumber().FloatValue();
+  FLUX_CHECK(request.to != DType::kF8E4M3 || request.scale != nullptr, "f8e4m3 weights need a scale Memory");
+  const uint64_t bytes = static_cast<uint64_t>(request.elements()) * size_of(request.to);
+  FLUX_CHECK(request.target_offset + bytes <= request.target->bytes(), "the target Memory is too small for this weight");
+  return request;
+}
+
+}  // namespace
+
+Napi::Function DeviceObject::define(Napi::Env env) {
+  return DefineClass(env, "NativeDevice",
+                     {InstanceMethod<&DeviceObject::allocate>("allocate"), InstanceMethod<&DeviceObject::compile>("compile"),
+                      InstanceMethod<&DeviceObject::load>("load"), InstanceMethod<&DeviceObject::normal>("normal"),
+                      InstanceMethod<&DeviceObject::drain>("drain"), InstanceMethod<&DeviceObject::memory_usage>("memoryUsage"),
+                      InstanceMethod<&DeviceObject::dispose>("dispose")});
+}
+
+DeviceObject::DeviceObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DeviceObject>(info) {
+  const Napi::Env env = info.Env();
+  guarded(env, [&] {
+    const auto options = info[0].As<Napi::Object>();
+    const std::string backend = options.Get("backend").ToString().Utf8Value();
+    if (backend != "cpu") throw FluxError(code::kUnsupported, "this build has no backend \"" + backend + "\"");
+    const int threads = options.Get("threads").ToNumber().Int32Value();
+    FLUX_CHECK(threads >= 1 && threads <= 1024, "threads must be between 1 and 1024");
+    async_ = std::make_shared<AsyncDevice>(env, std::make_shared<Device>(make_cpu_backend(threads)));
+  });
+}
+
+Napi::Value DeviceObject::allocate(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    auto memory = std::make_shared<Memory>(async_->device()->shared_backend(), bytes_from(info[0], "bytes"));
+    const Napi::Object object = environment(info.Env()).memory.New({});
+    MemoryObject::Unwrap(object)->adopt(async_, std::move(memory));
+    return object;
+  });
+}
+
+Napi::Value DeviceObject::compile(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    auto state = std::make_shared<PlanState>(async_->device(), program_from_js(info[0].As<Napi::Object>()));
+    const Napi::Object object = environment(info.Env()).plan.New({});
+    PlanObject::Unwrap(object)->adopt(async_, std::move(state));
+    return object;
+  });
+}
+
+Napi::Value DeviceObject::load(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    auto request = load_request_from(info[0].As<Napi::Object>());
+    Backend* backend = &async_->device()->backend();
+    return async_->enqueue(info.Env(), [backend, request = std::move(request)]() -> Finish {
+      const uint64_t bad = backend->load(request);
+      return [bad](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(bad)); };
+    });
+  });
+}
+
+Napi::Value DeviceObject::normal(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    auto generator = unwrap_checked<GeneratorObject>(info[0], environment(info.Env()).generator, "Generator")->generator();
+    const uint64_t count = bytes_from(info[1], "count");
+    return async_->enqueue(info.Env(), [generator, count]() -> Finish {
+      auto values = std::make_shared<std::vector<float>>(count);
+      generator->normal(values->data(), static_cast<int64_t>(count));
+      return [values](Napi::Env env) -> Napi::Value {
+        auto array = Napi::Float32Array::New(env, values->size());
+        std::memcpy(array.Data(), values->data(), values->size() * sizeof(float));
+        return array;
+      };
+    });
+  });
+}
+
+Napi::Value DeviceObject::drain(const Napi::CallbackInfo& info) {
+  return async_->enqueue(info.Env(), []() -> Finish { return nullptr; });
+}
+
+Napi::Value DeviceObject::memory_usage(const Napi::CallbackInfo& info) {
+  const Backend& backend = async_->device()->backend();
+  auto usage = Napi::Object::New(info.Env());
+  usage.Set("allocated", static_cast<double>(backend.allocated()));
+  usage.Set("peak", static_cast<double>(backend.peak()));
+  return usage;
+}
+
+Napi::Value DeviceObject::dispose(const Napi::CallbackInfo& info) {
+  async_->device()->close();
+  return info.Env().Undefined();
+}
+
+}  // namespace flux::js

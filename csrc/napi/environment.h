@@ -1,0 +1,28 @@
+// What one JS environment (the main thread or a worker) holds: the class constructors and the FluxError class of lib/errors.ts.
+// There are no globals, so the addon loads in any number of worker_threads.
+#pragma once
+
+#include <napi.h>
+
+#include <exception>
+#include <string>
+
+namespace flux::js {
+
+struct Environment {
+  Napi::FunctionReference flux_error, device, memory, plan, mapping, generator;
+};
+
+Environment& environment(Napi::Env env);
+
+// A JS FluxError for a caught exception. std::bad_alloc becomes ERR_FLUX_OUT_OF_MEMORY.
+Napi::Value to_js_error(Napi::Env env, const std::string& code, const std::string& message);
+[[noreturn]] void throw_js(Napi::Env env, const std::exception& error);
+
+// The code and message of any exception, for carrying it from the device's thread to JS.
+struct Failure {
+  std::string code, message;
+};
+Failure describe(std::exception_ptr error);
+
+}  // namespace flux::js

@@ -1,0 +1,76 @@
+#include <cstring>
+#include <vector>
+
+#include "napi/objects.h"
+
+namespace flux::js {
+namespace {
+
+void check_range(const Memory& memory, uint64_t offset, uint64_t length) {
+  if (memory.retired()) throw FluxError(code::kDisposed, "this Buffer is disposed");
+  FLUX_CHECK(offset <= memory.bytes() && length <= memory.bytes() - offset,
+             "bytes " + std::to_string(offset) + " to " + std::to_string(offset + length) + " lie outside a Buffer of " +
+                 std::to_string(memory.bytes()) + " bytes");
+}
+
+}  // namespace
+
+Napi::Function MemoryObject::define(Napi::Env env) {
+  return DefineClass(env, "NativeMemory",
+                     {InstanceMethod<&MemoryObject::write>("write"), InstanceMethod<&MemoryObject::read>("read"),
+                      InstanceMethod<&MemoryObject::dispose>("dispose")});
+}
+
+MemoryObject::MemoryObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<MemoryObject>(info) {}
+
+MemoryObject::~MemoryObject() { retire(); }
+
+void MemoryObject::adopt(std::shared_ptr<AsyncDevice> async, std::shared_ptr<Memory> memory) {
+  async_ = std::move(async);
+  memory_ = std::move(memory);
+}
+
+void MemoryObject::retire() {
+  if (memory_ == nullptr || !memory_->retire()) return;
+  async_->post([memory = memory_] { memory->release(); });
+}
+
+Napi::Value MemoryObject::write(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    FLUX_CHECK(info[0].IsTypedArray(), "write() takes a Uint8Array");
+    const auto bytes = info[0].As<Napi::Uint8Array>();
+    const auto offset = static_cast<uint64_t>(info[1].ToNumber().Int64Value());
+    check_range(*memory_, offset, bytes.ByteLength());
+    auto copy = std::make_shared<std::vector<uint8_t>>(bytes.Data(), bytes.Data() + bytes.ByteLength());
+    Backend* backend = &async_->device()->backend();
+    return async_->enqueue(info.Env(), [backend, memory = memory_, offset, copy]() -> Finish {
+      backend->upload(static_cast<std::byte*>(memory->data()) + offset, copy->data(), copy->size());
+      return nullptr;
+    });
+  });
+}
+
+Napi::Value MemoryObject::read(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const auto offset = static_cast<uint64_t>(info[0].ToNumber().Int64Value());
+    const auto length = static_cast<uint64_t>(info[1].ToNumber().Int64Value());
+    check_range(*memory_, offset, length);
+    Backend* backend = &async_->device()->backend();
+    return async_->enqueue(info.Env(), [backend, memory = memory_, offset, length]() -> Finish {
+      auto bytes = std::make_shared<std::vector<uint8_t>>(length);
+      backend->download(bytes->data(), static_cast<std::byte*>(memory->data()) + offset, length);
+      return [bytes](Napi::Env env) -> Napi::Value {
+        auto buffer = Napi::ArrayBuffer::New(env, bytes->size());
+        std::memcpy(buffer.Data(), bytes->data(), bytes->size());
+        return buffer;
+      };
+    });
+  });
+}
+
+Napi::Value MemoryObject::dispose(const Napi::CallbackInfo& info) {
+  retire();
+  return info.Env().Undefined();
+}
+
+}  // namespace flux::js

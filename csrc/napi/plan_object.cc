@@ -1,0 +1,61 @@
+#include <cstring>
+#include <vector>
+
+#include "napi/objects.h"
+
+namespace flux::js {
+
+Napi::Function PlanObject::define(Napi::Env env) {
+  return DefineClass(env, "NativePlan",
+                     {InstanceMethod<&PlanObject::run>("run"), InstanceMethod<&PlanObject::profile>("profile"),
+                      InstanceMethod<&PlanObject::dispose>("dispose")});
+}
+
+PlanObject::PlanObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PlanObject>(info) {}
+
+PlanObject::~PlanObject() { retire(); }
+
+void PlanObject::adopt(std::shared_ptr<AsyncDevice> async, std::shared_ptr<PlanState> state) {
+  async_ = std::move(async);
+  state_ = std::move(state);
+}
+
+void PlanObject::retire() {
+  if (state_ == nullptr || !state_->retire()) return;
+  async_->post([state = state_] { state->release(); });
+}
+
+void PlanObject::check_alive(Napi::Env env) const {
+  guarded(env, [&] {
+    if (state_->retired()) throw FluxError(code::kDisposed, "this Plan is disposed");
+    if (state_->program().any_memory_retired()) throw FluxError(code::kDisposed, "a Buffer that this Plan uses is disposed");
+  });
+}
+
+Napi::Value PlanObject::run(const Napi::CallbackInfo& info) {
+  check_alive(info.Env());
+  return async_->enqueue(info.Env(), [state = state_]() -> Finish {
+    state->run(nullptr);
+    return nullptr;
+  });
+}
+
+Napi::Value PlanObject::profile(const Napi::CallbackInfo& info) {
+  check_alive(info.Env());
+  return async_->enqueue(info.Env(), [state = state_]() -> Finish {
+    auto times = std::make_shared<std::vector<double>>();
+    state->run(times.get());
+    return [times](Napi::Env env) -> Napi::Value {
+      auto array = Napi::Float64Array::New(env, times->size());
+      std::memcpy(array.Data(), times->data(), times->size() * sizeof(double));
+      return array;
+    };
+  });
+}
+
+Napi::Value PlanObject::dispose(const Napi::CallbackInfo& info) {
+  retire();
+  return info.Env().Undefined();
+}
+
+}  // namespace flux::js

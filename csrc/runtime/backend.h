@@ -1,0 +1,48 @@
+// Backend: memory and execution of one kind of device. Everything but allocate/free is called on the device's thread only.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "runtime/load.h"
+#include "runtime/program.h"
+
+namespace flux {
+
+// A program bound to addresses: what run() replays.
+class Executable {
+ public:
+  virtual ~Executable() = default;
+  // `stop` ends the run between two ops (only when the whole device goes away; the values are then undefined).
+  // With `times`, also writes the milliseconds of each top-level op.
+  virtual void run(const std::atomic<bool>& stop, std::vector<double>* times) = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual void* allocate(uint64_t bytes) = 0;  // throws FluxError(ERR_FLUX_OUT_OF_MEMORY); 64-byte aligned at least
+  virtual void free(void* data, uint64_t bytes) noexcept = 0;
+  virtual void upload(void* device, const void* host, uint64_t bytes) = 0;
+  virtual void download(void* host, const void* device, uint64_t bytes) = 0;
+  // Returns the number of values that are NaN or infinite.
+  virtual uint64_t load(const LoadRequest& request) = 0;
+  // `arena` is the base address of the arena that the program's values live in.
+  virtual std::unique_ptr<Executable> bind(const Program& program, void* arena) = 0;
+
+  uint64_t allocated() const { return allocated_.load(); }
+  uint64_t peak() const { return peak_.load(); }
+
+ protected:
+  void count(int64_t bytes);  // to be called by allocate and free
+
+ private:
+  std::atomic<uint64_t> allocated_{0}, peak_{0};
+};
+
+std::shared_ptr<Backend> make_cpu_backend(int threads);
+
+}  // namespace flux

@@ -1,0 +1,82 @@
+// Device: a backend, its FIFO thread and its arena. Jobs run one after another in the order in which they were submitted.
+//
+// The arena is one Memory that holds the values of whichever plan is running; plans run one at a time, so all share it. It
+// is as large as the largest live plan needs; when it has to grow, its address changes and executables bind again.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "runtime/backend.h"
+
+namespace flux {
+
+class Device : public std::enable_shared_from_this<Device> {
+ public:
+  explicit Device(std::shared_ptr<Backend> backend);
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  Backend& backend() { return *backend_; }
+  std::shared_ptr<Backend> shared_backend() { return backend_; }
+
+  // Queues a job; false when the device has been stopped. The job must not throw.
+  bool submit(std::function<void()> job);
+  // Takes no new jobs; what is queued still runs, then the thread ends. Does not wait.
+  void close();
+  // Ends the current job at its next op, drops the queued ones, and joins the thread. Safe to call twice.
+  void stop();
+  const std::atomic<bool>& stopping() const { return stopping_; }
+
+  // The arena's life, on the device's thread: a plan reserves before its first run and releases once.
+  void reserve_arena(uint64_t bytes);
+  void release_arena(uint64_t bytes);
+  void* arena();                          // grows it to the largest reservation first
+  uint64_t arena_generation() const { return arena_generation_; }
+
+ private:
+  void loop();
+
+  std::shared_ptr<Backend> backend_;
+  std::multiset<uint64_t> reservations_;
+  std::unique_ptr<Memory> arena_;
+  uint64_t arena_generation_ = 0;
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::function<void()>> jobs_;
+  bool closed_ = false;
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+// A program and the executable that it was last bound to. Only the device's thread touches the executable.
+class PlanState {
+ public:
+  PlanState(std::shared_ptr<Device> device, Program program);  // validates
+
+  const Program& program() const { return program_; }
+  bool retired() const { return retired_.load(std::memory_order_acquire); }
+  bool retire() { return !retired_.exchange(true); }
+
+  // On the device's thread.
+  void run(std::vector<double>* times);
+  void release();
+
+ private:
+  std::shared_ptr<Device> device_;
+  Program program_;
+  std::unique_ptr<Executable> executable_;
+  uint64_t bound_generation_ = 0;
+  bool reserved_ = false;
+  std::atomic<bool> retired_{false};
+};
+
+}  // namespace flux
