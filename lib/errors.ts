@@ -13,14 +13,14 @@
  * | `ERR_FLUX_IO` | the file system refused: no space, no permission, no such folder |
  */
 export const FLUX_ERROR_CODES = [
-  'ERR_FLUX_NO_DEVICE',
-  'ERR_FLUX_OUT_OF_MEMORY',
-  'ERR_FLUX_BAD_WEIGHTS',
-  'ERR_FLUX_BAD_ARGUMENT',
-  'ERR_FLUX_UNSUPPORTED',
-  'ERR_FLUX_DISPOSED',
-  'ERR_FLUX_CUDA',
-  'ERR_FLUX_IO',
+  "ERR_FLUX_NO_DEVICE",
+  "ERR_FLUX_OUT_OF_MEMORY",
+  "ERR_FLUX_BAD_WEIGHTS",
+  "ERR_FLUX_BAD_ARGUMENT",
+  "ERR_FLUX_UNSUPPORTED",
+  "ERR_FLUX_DISPOSED",
+  "ERR_FLUX_CUDA",
+  "ERR_FLUX_IO",
 ] as const;
 
 export type FluxErrorCode = (typeof FLUX_ERROR_CODES)[number];
@@ -35,7 +35,7 @@ export class FluxError extends Error {
 
   constructor(code: FluxErrorCode, message: string, options?: { cause?: unknown }) {
     super(message, options);
-    this.name = 'FluxError';
+    this.name = "FluxError";
     this.code = code;
   }
 
