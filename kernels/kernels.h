@@ -1,0 +1,4 @@
+// Every launch function of fluxwarp's kernels, by family. No Node, no model names, nothing beyond the CUDA runtime.
+#pragma once
+
+#include "status.h"
