@@ -1,0 +1,139 @@
+import { availableParallelism } from "node:os";
+import { FluxError } from "../errors.js";
+import { Buffer } from "./buffer.js";
+import { type DType, elementsOf, sizeOf } from "./dtype.js";
+import { type CudaInfo, type NativeDevice, type NativeLoadRequest, type NativePlan, type NativeProgram, native } from "./native.js";
+import { Plan } from "./plan.js";
+import { Recorder } from "./recorder.js";
+
+/** `"auto"` is the first GPU that can be used, else the CPU with a warning that names the reason. */
+export type DeviceName = "auto" | "cpu" | "cuda" | `cuda:${number}`;
+
+export interface DeviceOptions {
+  /** CPU only: how many threads compute; the number of cores by default. Results do not depend on it. */
+  threads?: number;
+}
+
+/** What this machine and this build can do. */
+export interface DeviceInfo {
+  cpu: { cores: number; simd: string };
+  cuda: CudaInfo & { available: boolean };
+}
+
+/** What `fluxwarp inspect gpu` prints. */
+export function deviceInfo(): DeviceInfo {
+  const { simd } = native().cpuInfo();
+  const cuda = native().cudaInfo();
+  const reason = cuda.reason ?? unsupportedCuda();
+  return {
+    cpu: { cores: availableParallelism(), simd },
+    cuda: { ...cuda, available: reason === undefined, ...(reason !== undefined && { reason }) },
+  };
+}
+
+/** Why a GPU that is there still cannot run plans, in this version. */
+function unsupportedCuda(): string | undefined {
+  return "this version of fluxwarp runs plans on the CPU only";
+}
+
+/**
+ * A CUDA GPU or the CPU: one native thread that runs jobs in the order in which they were submitted, and one arena. Node's event loop never
+ * waits for it.
+ */
+export class Device {
+  readonly #native: NativeDevice;
+  #disposed = false;
+
+  private constructor(
+    readonly kind: "cpu" | "cuda",
+    /** Such as `cpu` or `cuda:0`. */
+    readonly name: string,
+    nativeDevice: NativeDevice,
+  ) {
+    this.#native = nativeDevice;
+  }
+
+  /**
+   * @throws FluxError `ERR_FLUX_NO_DEVICE` when the device named is not there or cannot be used; `ERR_FLUX_BAD_ARGUMENT`
+   *   for a name that is none.
+   */
+  static open(name: DeviceName = "auto", options: DeviceOptions = {}): Device {
+    const threads = options.threads ?? availableParallelism();
+    if (!Number.isInteger(threads) || threads < 1 || threads > 1024) {
+      throw new FluxError("ERR_FLUX_BAD_ARGUMENT", `threads is a whole number from 1 to 1024, not ${threads}`);
+    }
+    if (name !== "cpu" && name !== "auto" && !/^cuda(:\d+)?$/.test(name)) {
+      throw new FluxError("ERR_FLUX_BAD_ARGUMENT", `device is "auto", "cpu" or "cuda:0" (a number), not "${name}"`);
+    }
+    if (name !== "cpu") {
+      const { cuda } = deviceInfo();
+      if (name !== "auto") throw new FluxError("ERR_FLUX_NO_DEVICE", `no ${name}: ${cuda.reason}; use device "cpu" or "auto"`);
+      process.emitWarning(`running on the CPU: ${cuda.reason}`, { code: "FLUX_CPU_FALLBACK" });
+    }
+    const { Device: Native } = native();
+    return new Device("cpu", "cpu", new Native({ backend: "cpu", threads, index: 0 }));
+  }
+
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  /**
+   * Allocates a Buffer, its contents undefined.
+   * @throws FluxError `ERR_FLUX_OUT_OF_MEMORY`.
+   */
+  buffer<D extends DType>(dtype: D, shape: readonly number[]): Buffer<D> {
+    if (!shape.every((length) => Number.isInteger(length) && length >= 1)) {
+      throw new FluxError("ERR_FLUX_BAD_ARGUMENT", `a Buffer's shape has positive whole lengths, not [${shape.join(", ")}]`);
+    }
+    return new Buffer(this, dtype, shape, this.#alive().allocate(elementsOf(shape) * sizeOf(dtype)));
+  }
+
+  /** Walks `build` once and yields the Plan of what it recorded. */
+  record(name: string, build: (g: Recorder) => void): Plan {
+    const recorder = new Recorder();
+    build(recorder);
+    return new Plan(this, name, recorder.ops);
+  }
+
+  /** Resolves when everything that was queued before is done. */
+  drain(): Promise<void> {
+    return this.#alive().drain();
+  }
+
+  /** Device memory that Buffers and the arena take now, and the most that they ever took, in bytes. */
+  memoryUsage(): { allocated: number; peak: number } {
+    return this.#native.memoryUsage();
+  }
+
+  /** Takes no new work; what is queued still finishes and its promises settle. Buffers and Plans become unusable. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.#native.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** @internal */
+  compile(program: NativeProgram): NativePlan {
+    return this.#alive().compile(program);
+  }
+
+  /** Loads one tensor of a mapped file; resolves with the number of values that are not finite. @internal */
+  load(request: NativeLoadRequest): Promise<number> {
+    return this.#alive().load(request);
+  }
+
+  /** @internal */
+  get native(): NativeDevice {
+    return this.#alive();
+  }
+
+  #alive(): NativeDevice {
+    if (this.#disposed) throw new FluxError("ERR_FLUX_DISPOSED", "this Device is disposed; open another");
+    return this.#native;
+  }
+}

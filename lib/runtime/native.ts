@@ -1,0 +1,131 @@
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { FluxError } from "../errors.js";
+
+/** The addon's classes, as csrc/napi defines them. Everything that touches a device's thread gives a promise. */
+export interface NativeAddon {
+  readonly Device: new (options: { backend: "cpu" | "cuda"; threads: number; index: number }) => NativeDevice;
+  readonly Mapping: new (path: string) => NativeMapping;
+  readonly Generator: new (seed: bigint) => NativeGenerator;
+  setErrorClass(constructor: new (code: never, message: string) => Error): void;
+  cpuInfo(): { simd: string; cores: number };
+  cudaInfo(): CudaInfo;
+}
+
+export interface CudaInfo {
+  /** This build holds CUDA kernels. */
+  built: boolean;
+  /** Why no GPU can be used; absent when one can. */
+  reason?: string;
+  /** The newest CUDA version that the driver supports, as 1000·major + 10·minor. */
+  driver?: number;
+  devices: {
+    index: number;
+    name: string;
+    computeCapability: string;
+    multiprocessors: number;
+    memoryBytes: number;
+    l2Bytes: number;
+  }[];
+}
+
+export interface NativeDevice {
+  allocate(bytes: number): NativeMemory;
+  compile(program: NativeProgram): NativePlan;
+  load(request: NativeLoadRequest): Promise<number>;
+  normal(generator: NativeGenerator, count: number): Promise<Float32Array>;
+  drain(): Promise<void>;
+  memoryUsage(): { allocated: number; peak: number };
+  dispose(): void;
+}
+
+export interface NativeMemory {
+  write(bytes: Uint8Array, offset: number): Promise<void>;
+  read(offset: number, length: number): Promise<ArrayBuffer>;
+  dispose(): void;
+}
+
+export interface NativePlan {
+  run(): Promise<void>;
+  profile(): Promise<Float64Array>;
+  dispose(): void;
+}
+
+export interface NativeMapping {
+  readonly size: number;
+  close(): void;
+}
+
+export type NativeGenerator = object;
+
+export interface NativeOperand {
+  name: string;
+  /** Index into `NativeProgram.memories`, or −1 for the arena. */
+  memory: number;
+  /** Bytes. */
+  offset: number;
+  dtype: string;
+  shape: readonly number[];
+  /** Elements. */
+  stride: readonly number[];
+}
+
+export interface NativeOp {
+  kind: string;
+  operands: NativeOperand[];
+  attributes: Readonly<Record<string, number>>;
+  body?: NativeOp[];
+}
+
+export interface NativeProgram {
+  ops: NativeOp[];
+  memories: NativeMemory[];
+  arenaBytes: number;
+}
+
+export interface NativeLoadRequest {
+  file: NativeMapping;
+  /** Absolute byte offset in the file. */
+  begin: number;
+  from: string;
+  to: string;
+  /** As stored in the file. */
+  shape: readonly number[];
+  /** Stored [Co, Ci, kh, kw], wanted [Co, kh, kw, Ci]. */
+  convolution: boolean;
+  target: NativeMemory;
+  targetOffset: number;
+  scale?: NativeMemory;
+  scaleOffset?: number;
+  multiplier?: number;
+}
+
+let addon: NativeAddon | undefined;
+
+/**
+ * The native addon: `build/Release` of a checkout, or `prebuilds/` of an installed package.
+ * @throws FluxError `ERR_FLUX_UNSUPPORTED` when there is none for this platform, or it cannot be loaded.
+ */
+export function native(): NativeAddon {
+  if (addon === undefined) {
+    const root = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
+    const require = createRequire(import.meta.url);
+    let loaded: NativeAddon;
+    try {
+      const load = require("node-gyp-build") as (folder: string) => NativeAddon;
+      loaded = load(root);
+    } catch (cause) {
+      throw new FluxError(
+        "ERR_FLUX_UNSUPPORTED",
+        `the native addon of fluxwarp could not be loaded for ${process.platform}-${process.arch}: ` +
+          `${cause instanceof Error ? cause.message.split("\n")[0] : String(cause)}. ` +
+          `Run "npm rebuild fluxwarp" (it needs a C++ compiler and CMake), or "npm run build:native" in a checkout.`,
+        { cause },
+      );
+    }
+    loaded.setErrorClass(FluxError as unknown as new (code: never, message: string) => Error);
+    addon = loaded;
+  }
+  return addon;
+}

@@ -1,0 +1,387 @@
+import { Buffer } from "./buffer.js";
+import { type DType, elementsOf, sizeOf } from "./dtype.js";
+import type { Op } from "./op.js";
+import { contiguousStride, misuse, Storage, show, Value } from "./value.js";
+
+/** What an op takes: a Value of this recording, or a Buffer. */
+export type Tensor = Value | Buffer;
+
+/** Pointwise functions that ops can apply on the way out. `gelu` is the tanh form; `quickGelu` is x·σ(1.702x), as CLIP has it. */
+export type Activation = "none" | "gelu" | "silu" | "quickGelu";
+
+const ACTIVATIONS: Readonly<Record<Activation, number>> = { none: 0, gelu: 1, silu: 2, quickGelu: 3 };
+
+/** A linear layer's parameters on the device: weight [N, K]; scale [N] f32 with f8e4m3 weights; bias [N] f32. */
+export interface LinearWeights {
+  readonly weight: Buffer;
+  readonly scale?: Buffer | undefined;
+  readonly bias?: Buffer | undefined;
+}
+
+/** A convolution's parameters: weight [Co, kh, kw, Ci], bias [Co] f32. */
+export interface ConvWeights {
+  readonly weight: Buffer;
+  readonly bias?: Buffer | undefined;
+}
+
+interface OpParts {
+  readonly inputs: Readonly<Record<string, Tensor | undefined>>;
+  readonly outputs: Readonly<Record<string, Value | undefined>>;
+  readonly attributes?: Readonly<Record<string, number>>;
+  readonly inPlace?: readonly (readonly [string, string])[];
+  readonly flops?: number;
+  readonly body?: readonly Op[];
+}
+
+/**
+ * Records ops. Nothing is computed here: each method checks shapes, appends an op and returns its result as a Value. What
+ * every op means, element by element, is written in csrc/cpu/ops.h. `into` writes a given Value (a slice of a joint buffer,
+ * say) instead of a new one.
+ */
+export class Recorder {
+  readonly #ops: Op[][] = [[]];
+  /** The nesting of conditions in which each storage was first written. */
+  readonly #scopes = new Map<Storage, readonly Op[]>();
+
+  /** The ops so far. @internal */
+  get ops(): readonly Op[] {
+    return this.#ops[0]!;
+  }
+
+  /** An unwritten Value, to be filled through views. */
+  empty(shape: readonly number[], dtype: DType = "f32"): Value {
+    const storage = new Storage(elementsOf(shape) * sizeOf(dtype), undefined);
+    return new Value(storage, dtype, shape, contiguousStride(shape), 0);
+  }
+
+  /**
+   * Records what `body` records as a condition: it runs only when `flag` ([1] i32) is not 0 at that moment of the run.
+   * Values first written inside can be used inside only; to carry something out, write a Value that exists before.
+   */
+  if(flag: Tensor, body: () => void): void {
+    const ops: Op[] = [];
+    this.#ops.push(ops);
+    try {
+      body();
+    } finally {
+      this.#ops.pop();
+    }
+    this.#emit("if", { inputs: { flag }, outputs: {}, body: ops });
+  }
+
+  /**
+   * y = residual + gate · act(x·Wᵀ + bias). x [.., K] → [.., N]; gate [B, N] with B the first axis of x; with `residual`
+   * and no `into`, y may take the residual's memory.
+   */
+  linear(
+    x: Tensor,
+    weights: LinearWeights,
+    options: { activation?: Activation; residual?: Tensor; gate?: Tensor; into?: Value } = {},
+  ): Value {
+    const { weight, scale, bias } = weights;
+    const input = valueOf(x);
+    const [n, k] = matrix(weight);
+    check(input.shape.at(-1) === k, () => `linear: ${show(input)} times a weight of [${n}, ${k}]`);
+    const y = options.into ?? this.empty(input.shape.with(-1, n));
+    check(sameShape(y.shape, input.shape.with(-1, n)), () => `linear: ${show(y)} cannot hold the result`);
+    return this.#emit("linear", {
+      inputs: { x, weight, weightScale: scale, bias, residual: options.residual, gate: options.gate },
+      outputs: { y },
+      attributes: { activation: ACTIVATIONS[options.activation ?? "none"] },
+      inPlace: [["y", "residual"]],
+      flops: 2 * (input.elements / k) * n * k,
+    });
+  }
+
+  /**
+   * The projections of attention in one op: rows q, k, v of `weights` (each heads·128), then, where `mlp` is given, the
+   * rows of the MLP's first layer. q and k are RMS-normalised per head and rotated. `qkv` is [B, T, 3, heads, 128].
+   */
+  qkvLinear(
+    x: Tensor,
+    weights: LinearWeights,
+    options: {
+      qkv: Value;
+      normQ: Tensor;
+      normK: Tensor;
+      rope: Tensor;
+      eps: number;
+      mlp?: Value;
+      activation?: Activation;
+    },
+  ): void {
+    const { weight, scale, bias } = weights;
+    const { qkv, mlp, normQ, normK, rope } = options;
+    const input = valueOf(x);
+    const [n, k] = matrix(weight);
+    const heads = qkv.shape[3]!;
+    const width = 3 * heads * 128 + (mlp?.shape.at(-1) ?? 0);
+    check(input.shape.at(-1) === k && n === width, () => `qkvLinear: ${show(input)}, weight [${n}, ${k}], ${width} columns`);
+    check(valueOf(rope).shape[0] === input.shape[1], () => `qkvLinear: rope ${show(valueOf(rope))} for ${show(input)}`);
+    this.#emit("qkvLinear", {
+      inputs: { x, weight, weightScale: scale, bias, normQ, normK, rope },
+      outputs: { qkv, mlp },
+      attributes: { eps: options.eps, activation: ACTIVATIONS[options.activation ?? "none"] },
+      flops: 2 * (input.elements / k) * n * k,
+    });
+  }
+
+  /** softmax(scale·q·kᵀ + bias)·v. q [B, T, H, D], k and v [B, S, H, D], bias [H, T, S] → [B, T, H, D]. */
+  attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options: { scale: number; causal?: boolean; bias?: Tensor; into?: Value },
+  ): Value {
+    const query = valueOf(q);
+    const key = valueOf(k);
+    check(query.shape.length === 4 && key.shape.length === 4, () => `attention: ${show(query)} with ${show(key)}`);
+    check(sameShape(key.shape, valueOf(v).shape), () => `attention: k ${show(key)}, v ${show(valueOf(v))}`);
+    const y = options.into ?? this.empty(query.shape);
+    const [batch, tokens, heads, depth] = query.shape as [number, number, number, number];
+    return this.#emit("attention", {
+      inputs: { q, k, v, bias: options.bias },
+      outputs: { y },
+      attributes: { scale: options.scale, causal: options.causal === true ? 1 : 0 },
+      flops: 4 * batch * heads * tokens * key.shape[1]! * depth,
+    });
+  }
+
+  /** x̂·weight + bias, or with modulation x̂·(1 + scale) + shift (shift, scale [B, D]). x [.., D]. */
+  layerNorm(
+    x: Tensor,
+    options: { eps: number; weight?: Tensor; bias?: Tensor; shift?: Tensor; scale?: Tensor },
+  ): Value {
+    const { eps, ...inputs } = options;
+    return this.#pointwise("layerNorm", { x, ...inputs }, { eps }, 8);
+  }
+
+  /** x / √(mean(x²) + eps) · weight. x [.., D], weight [D]. */
+  rmsNorm(x: Tensor, weight: Tensor, eps: number): Value {
+    return this.#pointwise("rmsNorm", { x, weight }, { eps }, 4);
+  }
+
+  /** Over [B, H, W, C] with C cut into `groups`; then the activation. */
+  groupNorm(
+    x: Tensor,
+    options: { weight: Tensor; bias: Tensor; groups: number; eps: number; activation?: Activation },
+  ): Value {
+    const { weight, bias, groups, eps, activation = "none" } = options;
+    return this.#pointwise("groupNorm", { x, weight, bias }, { groups, eps, activation: ACTIVATIONS[activation] }, 8);
+  }
+
+  /** Channels-last convolution. x [B, H, W, Ci] → [B, Ho, Wo, Co]. `upsample: 2` doubles x by nearest neighbour first. */
+  conv2d(
+    x: Tensor,
+    weights: ConvWeights,
+    options: { stride?: number; padding?: readonly [number, number, number, number]; upsample?: 1 | 2; residual?: Tensor } = {},
+  ): Value {
+    const input = valueOf(x);
+    const [out, kh, kw, channels] = weights.weight.shape as [number, number, number, number];
+    const [batch, height, width, last] = input.shape as [number, number, number, number];
+    check(input.shape.length === 4 && last === channels, () => `conv2d: ${show(input)} with ${channels} input channels`);
+    const { stride = 1, upsample = 1, padding = [0, 0, 0, 0] } = options;
+    const [padTop, padLeft, padBottom, padRight] = padding;
+    const outHeight = Math.floor((height * upsample + padTop + padBottom - kh) / stride) + 1;
+    const outWidth = Math.floor((width * upsample + padLeft + padRight - kw) / stride) + 1;
+    const y = this.empty([batch, outHeight, outWidth, out]);
+    return this.#emit("conv2d", {
+      inputs: { x, weight: weights.weight, bias: weights.bias, residual: options.residual },
+      outputs: { y },
+      attributes: { stride, upsample, padTop, padLeft, padBottom, padRight },
+      inPlace: [["y", "residual"]],
+      flops: 2 * y.elements * kh * kw * channels,
+    });
+  }
+
+  /** Rows of `table` [V, D] by `ids` [B, T] i32, plus row t of `positions`. → [B, T, D]. */
+  embedding(ids: Tensor, table: Tensor, positions?: Tensor): Value {
+    const y = this.empty([...valueOf(ids).shape, valueOf(table).shape[1]!]);
+    return this.#emit("embedding", { inputs: { ids, table, positions }, outputs: { y } });
+  }
+
+  /** Sinusoids of scale·t: cosines, then sines. t [N] → [N, width]. */
+  timestepEmbedding(t: Tensor, width: number, scale = 1000): Value {
+    const y = this.empty([valueOf(t).shape[0]!, width]);
+    return this.#emit("timestepEmbedding", { inputs: { t }, outputs: { y }, attributes: { scale, maxPeriod: 10000 } });
+  }
+
+  /** cos and sin of the rotary angles. ids [T, A] → [T, Σ axes / 2, 2], angles id·θ^(−2i/axis) axis after axis. */
+  ropeTable(ids: Tensor, axes: readonly number[], theta: number): Value {
+    const pairs = axes.reduce((sum, width) => sum + width, 0) / 2;
+    const y = this.empty([valueOf(ids).shape[0]!, pairs, 2]);
+    const attributes: Record<string, number> = { theta };
+    axes.forEach((width, axis) => {
+      attributes[`dim${axis}`] = width;
+    });
+    return this.#emit("ropeTable", { inputs: { ids }, outputs: { y }, attributes });
+  }
+
+  /** T5's relative position bias: table [buckets, H] → [H, tokens, tokens]. */
+  t5Bias(table: Tensor, tokens: number, maxDistance: number): Value {
+    const y = this.empty([valueOf(table).shape[1]!, tokens, tokens]);
+    return this.#emit("t5Bias", { inputs: { table }, outputs: { y }, attributes: { maxDistance } });
+  }
+
+  add(a: Tensor, b: Tensor): Value {
+    check(sameShape(valueOf(a).shape, valueOf(b).shape), () => `add: ${show(valueOf(a))} and ${show(valueOf(b))}`);
+    return this.#pointwise("add", { a, b }, {}, 1);
+  }
+
+  /** act(a)·b. */
+  multiply(a: Tensor, b: Tensor, activation: Activation = "none"): Value {
+    check(sameShape(valueOf(a).shape, valueOf(b).shape), () => `multiply: ${show(valueOf(a))} and ${show(valueOf(b))}`);
+    return this.#pointwise("multiply", { a, b }, { activation: ACTIVATIONS[activation] }, 1);
+  }
+
+  activation(x: Tensor, activation: Activation): Value {
+    return this.#pointwise("activation", { x }, { activation: ACTIVATIONS[activation] }, 1);
+  }
+
+  /** Copies x into `into`, which has the same shape; any strides; f32 and bf16 are converted. */
+  copy(x: Tensor, into: Tensor): void {
+    const y = valueOf(into);
+    check(sameShape(valueOf(x).shape, y.shape), () => `copy: ${show(valueOf(x))} into ${show(y)}`);
+    this.#emit("copy", { inputs: { x }, outputs: { y } });
+  }
+
+  /** table[index]: table [S, ...], index [1] i32 → [...]. */
+  takeRow(table: Tensor, index: Tensor): Value {
+    const y = this.empty(valueOf(table).shape.slice(1));
+    return this.#emit("takeRow", { inputs: { table, index }, outputs: { y } });
+  }
+
+  /** x[b, index[b]]: x [B, T, D], index [B] i32 → [B, D]. */
+  gatherRows(x: Tensor, index: Tensor): Value {
+    const [batch, , width] = valueOf(x).shape as [number, number, number];
+    return this.#emit("gatherRows", { inputs: { x, index }, outputs: { y: this.empty([batch, width]) } });
+  }
+
+  /** counter += 1. */
+  increment(counter: Buffer): void {
+    this.#emit("increment", { inputs: {}, outputs: { counter: counter.value } });
+  }
+
+  /** latents += (σ[step + 1] − σ[step])·velocity, in place. sigmas [S + 1], step [1] i32. */
+  eulerStep(latents: Tensor, velocity: Tensor, sigmas: Tensor, step: Tensor): void {
+    this.#emit("eulerStep", { inputs: { latents, velocity, sigmas, step }, outputs: { y: valueOf(latents) } });
+  }
+
+  /** True classifier-free guidance: uncond + scale·(cond − uncond). */
+  guide(uncond: Tensor, cond: Tensor, scale: number): Value {
+    return this.#pointwise("guide", { uncond, cond }, { scale }, 3);
+  }
+
+  /** σ[step]·noise + (1 − σ[step])·x. */
+  scaleNoise(x: Tensor, noise: Tensor, sigmas: Tensor, step: Tensor): Value {
+    return this.#pointwise("scaleNoise", { x, noise, sigmas, step }, {}, 4);
+  }
+
+  /** [B, h, w, C] → [B, (h/2)(w/2), 4C] in FLUX's patch order; (x − shift)·scale on the way. */
+  packLatents(x: Tensor, options: { scale: number; shift: number; into?: Value }): Value {
+    const [batch, height, width, channels] = valueOf(x).shape as [number, number, number, number];
+    const y = options.into ?? this.empty([batch, (height / 2) * (width / 2), channels * 4]);
+    const { scale, shift } = options;
+    return this.#emit("packLatents", { inputs: { x }, outputs: { y }, attributes: { scale, shift } });
+  }
+
+  /** [B, (h/2)(w/2), 4C] → [B, h, w, C]; x/scale + shift on the way. */
+  unpackLatents(x: Tensor, height: number, width: number, options: { scale: number; shift: number }): Value {
+    const [batch, tokens, packed] = valueOf(x).shape as [number, number, number];
+    check(tokens * 4 === height * width, () => `unpackLatents: ${tokens} tokens for ${height}×${width}`);
+    const y = this.empty([batch, height, width, packed / 4]);
+    return this.#emit("unpackLatents", { inputs: { x }, outputs: { y }, attributes: { ...options } });
+  }
+
+  /** A sample of the VAE's posterior: mean + exp(½·logvar)·noise; the mean without noise. moments [B, h, w, 2C]. */
+  sampleLatents(moments: Tensor, noise?: Tensor): Value {
+    const shape = valueOf(moments).shape;
+    const y = this.empty(shape.with(-1, shape.at(-1)! / 2));
+    return this.#emit("sampleLatents", { inputs: { moments, noise }, outputs: { y } });
+  }
+
+  /** [−1, 1] to 8 bits: round half to even of 255·clamp(x/2 + ½, 0, 1). */
+  toRgb8(x: Tensor): Value {
+    return this.#emit("toRgb8", { inputs: { x }, outputs: { y: this.empty(valueOf(x).shape, "u8") } });
+  }
+
+  /** 8 bits to [−1, 1]: x/255·2 − 1. */
+  fromRgb8(x: Tensor): Value {
+    return this.#emit("fromRgb8", { inputs: { x }, outputs: { y: this.empty(valueOf(x).shape) } });
+  }
+
+  /** a > b as [1] i32, both [1] f32. */
+  greater(a: Tensor, b: Tensor): Value {
+    return this.#emit("greater", { inputs: { a, b }, outputs: { y: this.empty([1], "i32") } });
+  }
+
+  /** Per-row e4m3: codes like x, scale [rows] f32 = max|x|/448. */
+  quantizeRows(x: Tensor): { codes: Value; scale: Value } {
+    const { shape } = valueOf(x);
+    const codes = this.empty(shape, "f8e4m3");
+    const scale = this.empty([elementsOf(shape.slice(0, -1))]);
+    this.#emit("quantizeRows", { inputs: { x }, outputs: { codes, scale } });
+    return { codes, scale };
+  }
+
+  /** An op whose result has the shape of its first input and may take that input's memory. */
+  #pointwise(
+    kind: string,
+    inputs: Readonly<Record<string, Tensor | undefined>>,
+    attributes: Readonly<Record<string, number>>,
+    flopsPerElement: number,
+  ): Value {
+    const [first, x] = Object.entries(inputs)[0]!;
+    const y = this.empty(valueOf(x!).shape);
+    const flops = flopsPerElement * y.elements;
+    return this.#emit(kind, { inputs, outputs: { y }, attributes, inPlace: [["y", first]], flops });
+  }
+
+  #emit(kind: string, parts: OpParts): Value {
+    const inputs = presentValues(parts.inputs);
+    const outputs = presentValues(parts.outputs);
+    for (const value of Object.values(inputs)) this.#checkVisible(kind, value);
+    for (const value of Object.values(outputs)) {
+      if (!this.#scopes.has(value.storage)) this.#scopes.set(value.storage, this.#ops.at(-1)!);
+    }
+    const { attributes = {}, inPlace = [], flops = 0, body } = parts;
+    this.#ops.at(-1)!.push({ kind, inputs, outputs, attributes, inPlace, flops, ...(body && { body }) });
+    return Object.values(outputs)[0]!;
+  }
+
+  #checkVisible(kind: string, value: Value): void {
+    if (value.storage.buffer !== undefined) return;
+    const scope = this.#scopes.get(value.storage);
+    if (scope === undefined) throw misuse(`${kind} reads ${show(value)} before anything wrote it`);
+    if (!this.#ops.includes(scope as Op[])) {
+      throw misuse(`${kind} reads ${show(value)}, which was written only inside a condition`);
+    }
+  }
+}
+
+/** The Value behind an operand. */
+export function valueOf(tensor: Tensor): Value {
+  return tensor instanceof Buffer ? tensor.value : tensor;
+}
+
+function presentValues(tensors: Readonly<Record<string, Tensor | undefined>>): Record<string, Value> {
+  const present: Record<string, Value> = {};
+  for (const [name, tensor] of Object.entries(tensors)) {
+    if (tensor !== undefined) present[name] = valueOf(tensor);
+  }
+  return present;
+}
+
+function matrix(weight: Buffer): [number, number] {
+  const [n, k] = weight.shape;
+  if (weight.shape.length !== 2) throw misuse(`a linear weight has two axes, not [${weight.shape.join(", ")}]`);
+  return [n!, k!];
+}
+
+function sameShape(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((length, axis) => length === b[axis]);
+}
+
+function check(holds: boolean, message: () => string): void {
+  if (!holds) throw misuse(message());
+}
