@@ -1,0 +1,60 @@
+import type { LinearWeights, Recorder, Tensor } from "../runtime/recorder.js";
+import type { Value } from "../runtime/value.js";
+import type { Parameter } from "./parameter.js";
+import type { Scope } from "./scope.js";
+
+type LinearOptions = Parameters<Recorder["linear"]>[2];
+
+/**
+ * y = x·Wᵀ + b. Several projections of one input (q, k and v, say) are one Linear with stacked rows.
+ */
+export class Linear implements LinearWeights {
+  readonly #weight: Parameter;
+  readonly #bias: Parameter | undefined;
+
+  /**
+   * @param names one layer's name, or several whose rows are stacked
+   * @param rows output width of each
+   * @param options.quantised follow the model's precision; otherwise weights stay as stored
+   */
+  constructor(
+    scope: Scope,
+    names: string | readonly string[],
+    columns: number,
+    rows: number | readonly number[],
+    options: { bias?: boolean; quantised?: boolean } = {},
+  ) {
+    const layers = typeof names === "string" ? [names] : names;
+    const widths = typeof rows === "number" ? [rows] : rows;
+    const storing = options.quantised === true && scope.precision === "fp8" ? "f8e4m3" : "stored";
+    this.#weight = scope.stack(
+      layers.map((name) => `${name}.weight`),
+      widths.map((width) => [width, columns]),
+      storing,
+    );
+    this.#bias =
+      options.bias === false
+        ? undefined
+        : scope.stack(
+            layers.map((name) => `${name}.bias`),
+            widths.map((width) => [width]),
+            "f32",
+          );
+  }
+
+  get weight() {
+    return this.#weight.buffer;
+  }
+
+  get scale() {
+    return this.#weight.scale;
+  }
+
+  get bias() {
+    return this.#bias?.buffer;
+  }
+
+  forward(g: Recorder, x: Tensor, options?: LinearOptions): Value {
+    return g.linear(x, this, options);
+  }
+}

@@ -1,0 +1,147 @@
+import { FluxError } from "../errors.js";
+import type { Buffer } from "../runtime/buffer.js";
+import type { Device } from "../runtime/device.js";
+import { elementsOf, sizeOf } from "../runtime/dtype.js";
+import { type NativeMapping, native } from "../runtime/native.js";
+import type { Parameter } from "./parameter.js";
+
+/** A tensor of a checkpoint and where its bytes lie. */
+export interface StoredTensor {
+  readonly path: string;
+  /** Safetensors dtype: BF16, F16, F32, F8_E4M3. */
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  /** Absolute offset of the first byte in the file. */
+  readonly begin: number;
+}
+
+/** A checkpoint's tensors by name: one file, or shards. */
+export interface TensorSource {
+  /** For messages. */
+  readonly path: string;
+  find(name: string): StoredTensor | undefined;
+}
+
+export interface LoadOptions {
+  signal?: AbortSignal | undefined;
+  /** After every tensor. Bytes as they are in the file. */
+  onProgress?: ((progress: { loadedBytes: number; totalBytes: number }) => void) | undefined;
+}
+
+const NATIVE_DTYPES: Readonly<Record<string, "f32" | "bf16" | "f16" | "f8e4m3">> = {
+  F32: "f32",
+  BF16: "bf16",
+  F16: "f16",
+  F8_E4M3: "f8e4m3",
+};
+
+/**
+ * Fills parameters from a checkpoint: first everything is checked, then everything is loaded; on any failure all that was
+ * allocated is given back.
+ * @throws FluxError `ERR_FLUX_BAD_WEIGHTS` that names every missing or misshapen tensor, or every tensor with NaN or
+ *   infinite values.
+ */
+export async function loadParameters(
+  device: Device,
+  parameters: readonly Parameter[],
+  source: TensorSource,
+  options: LoadOptions = {},
+): Promise<void> {
+  const found = resolveAll(parameters, source);
+  const totalBytes = [...found.values()].flat().reduce((sum, tensor) => sum + bytesOf(tensor), 0);
+  const mappings = new Map<string, NativeMapping>();
+  let loadedBytes = 0;
+  try {
+    for (const parameter of parameters) allocate(device, parameter, found.get(parameter)!);
+    const damaged: string[] = [];
+    await Promise.all(
+      parameters.flatMap((parameter) =>
+        requestsOf(parameter, found.get(parameter)!, mappings).map(async ({ name, tensor, request }) => {
+          const bad = await device.load(request);
+          if (bad > 0) damaged.push(`${name} (${bad} of ${elementsOf(tensor.shape)} values)`);
+          loadedBytes += bytesOf(tensor);
+          options.onProgress?.({ loadedBytes, totalBytes });
+        }),
+      ),
+    );
+    if (damaged.length > 0) {
+      throw badWeights(source, `these tensors hold NaN or infinite values: ${damaged.join(", ")}`);
+    }
+    options.signal?.throwIfAborted();
+  } catch (error) {
+    for (const parameter of parameters) parameter.release();
+    throw error;
+  } finally {
+    for (const mapping of mappings.values()) mapping.close();
+  }
+}
+
+function resolveAll(parameters: readonly Parameter[], source: TensorSource): Map<Parameter, StoredTensor[]> {
+  const resolved = new Map<Parameter, StoredTensor[]>();
+  const missing: string[] = [];
+  const wrong: string[] = [];
+  for (const parameter of parameters) {
+    const tensors: StoredTensor[] = [];
+    parameter.spec.names.forEach((name, part) => {
+      const tensor = source.find(name);
+      const shape = parameter.spec.shapes[part]!;
+      if (tensor === undefined) {
+        missing.push(name);
+      } else if (NATIVE_DTYPES[tensor.dtype] === undefined) {
+        wrong.push(`${name} has dtype ${tensor.dtype} (F32, F16, BF16 and F8_E4M3 can be read)`);
+      } else if (tensor.shape.join() !== shape.join()) {
+        wrong.push(`${name} has shape [${tensor.shape.join(", ")}], not [${shape.join(", ")}]`);
+      } else {
+        tensors.push(tensor);
+      }
+    });
+    resolved.set(parameter, tensors);
+  }
+  const problems: string[] = [];
+  if (missing.length > 0) problems.push(`missing: ${missing.join(", ")}`);
+  if (wrong.length > 0) problems.push(`not as the config says: ${wrong.join("; ")}`);
+  if (problems.length > 0) throw badWeights(source, problems.join("; "));
+  return resolved;
+}
+
+function allocate(device: Device, parameter: Parameter, tensors: readonly StoredTensor[]): void {
+  const dtype = parameter.deviceDtype(tensors.map((tensor) => tensor.dtype));
+  const buffer: Buffer = device.buffer(dtype, parameter.shape);
+  const scale = dtype === "f8e4m3" ? device.buffer("f32", [parameter.shape[0]!]) : undefined;
+  parameter.fill(buffer, scale);
+}
+
+/** One native request per part; the parts of a parameter lie one after another. */
+function requestsOf(parameter: Parameter, tensors: readonly StoredTensor[], mappings: Map<string, NativeMapping>) {
+  const { buffer, scale, spec } = parameter;
+  let row = 0;
+  return tensors.map((tensor, part) => {
+    let file = mappings.get(tensor.path);
+    if (file === undefined) {
+      file = new (native().Mapping)(tensor.path);
+      mappings.set(tensor.path, file);
+    }
+    const rowBytes = (elementsOf(tensor.shape) / tensor.shape[0]!) * sizeOf(buffer.dtype);
+    const request = {
+      file,
+      begin: tensor.begin,
+      from: NATIVE_DTYPES[tensor.dtype]!,
+      to: buffer.dtype,
+      shape: tensor.shape,
+      convolution: spec.convolution,
+      target: buffer.native,
+      targetOffset: row * rowBytes,
+      ...(scale !== undefined && { scale: scale.native, scaleOffset: row * 4 }),
+    };
+    row += tensor.shape[0]!;
+    return { name: spec.names[part]!, tensor, request };
+  });
+}
+
+function bytesOf(tensor: StoredTensor): number {
+  return elementsOf(tensor.shape) * sizeOf(NATIVE_DTYPES[tensor.dtype]!);
+}
+
+function badWeights(source: TensorSource, problem: string): FluxError {
+  return new FluxError("ERR_FLUX_BAD_WEIGHTS", `${source.path}: ${problem}. Download or export the checkpoint again.`);
+}

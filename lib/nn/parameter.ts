@@ -1,0 +1,72 @@
+import { FluxError } from "../errors.js";
+import type { Buffer } from "../runtime/buffer.js";
+import type { DType } from "../runtime/dtype.js";
+
+/**
+ * How a parameter is kept on the device.
+ * - `"stored"`: bf16 when every part of it is bf16 in the file, else f32. For matrices.
+ * - `"f32"`: for vectors: biases, norms.
+ * - `"f8e4m3"`: with one scale per row (output channel).
+ */
+export type Storing = "stored" | "f32" | "f8e4m3";
+
+/** What a module says of one parameter when it is built. */
+export interface ParameterSpec {
+  /** Tensor names in the checkpoint; several are stacked along the first axis, in order. */
+  readonly names: readonly string[];
+  /** Of each of them, as the checkpoint has it. */
+  readonly shapes: readonly (readonly number[])[];
+  readonly storing: Storing;
+  /** [Co, Ci, kh, kw] in the checkpoint, [Co, kh, kw, Ci] on the device. */
+  readonly convolution: boolean;
+}
+
+/** One weight of a module: declared when the module is built, filled when the model loads. */
+export class Parameter {
+  #buffer: Buffer | undefined;
+  #scale: Buffer | undefined;
+
+  constructor(readonly spec: ParameterSpec) {}
+
+  /** On the device: the parts stacked, convolutions channels-last. */
+  get shape(): readonly number[] {
+    const [first] = this.spec.shapes;
+    const rows = this.spec.shapes.reduce((sum, shape) => sum + shape[0]!, 0);
+    const [, ...rest] = first!;
+    const [channels, height, width] = rest;
+    return this.spec.convolution ? [rows, height!, width!, channels!] : [rows, ...rest];
+  }
+
+  /** Its Buffer. @throws FluxError before the model has loaded. */
+  get buffer(): Buffer {
+    if (this.#buffer === undefined) {
+      throw new FluxError("ERR_FLUX_DISPOSED", `the weights of ${this.spec.names[0]} are not loaded; load the model first`);
+    }
+    return this.#buffer;
+  }
+
+  /** One f32 per row, for f8e4m3 parameters. */
+  get scale(): Buffer | undefined {
+    return this.#scale;
+  }
+
+  /** The dtype that it gets on the device, given the dtypes of its parts in the file. */
+  deviceDtype(stored: readonly string[]): DType {
+    if (this.spec.storing !== "stored") return this.spec.storing;
+    return stored.every((dtype) => dtype === "BF16") ? "bf16" : "f32";
+  }
+
+  /** @internal */
+  fill(buffer: Buffer, scale: Buffer | undefined): void {
+    this.#buffer = buffer;
+    this.#scale = scale;
+  }
+
+  /** @internal */
+  release(): void {
+    this.#buffer?.dispose();
+    this.#scale?.dispose();
+    this.#buffer = undefined;
+    this.#scale = undefined;
+  }
+}

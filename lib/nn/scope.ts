@@ -1,0 +1,53 @@
+import { Parameter, type Storing } from "./parameter.js";
+
+/** What a model's linears compute in: `"f32"` with weights as stored, or `"fp8"` (e4m3 weights per channel, activations per token). */
+export type Precision = "f32" | "fp8";
+
+/**
+ * A place in a checkpoint's tree of names, at which modules declare their parameters. All scopes of a model share one list.
+ *
+ *     const attn = scope.at("attn");
+ *     attn.stack(["to_q.weight", "to_k.weight"], [n, k])
+ */
+export class Scope {
+  constructor(
+    readonly parameters: Parameter[] = [],
+    readonly precision: Precision = "f32",
+    readonly prefix = "",
+  ) {}
+
+  at(name: string | number): Scope {
+    return new Scope(this.parameters, this.precision, `${this.prefix}${name}.`);
+  }
+
+  /** A vector or a norm's weight, kept in f32. */
+  vector(name: string, length: number): Parameter {
+    return this.#declare([name], [[length]], "f32", false);
+  }
+
+  /** A table or matrix, kept as the checkpoint has it. */
+  matrix(name: string, rows: number, columns: number): Parameter {
+    return this.#declare([name], [[rows, columns]], "stored", false);
+  }
+
+  /** A convolution's kernel. */
+  kernel(name: string, out: number, channels: number, size: number): Parameter {
+    return this.#declare([name], [[out, channels, size, size]], "stored", true);
+  }
+
+  /** Matrices (or vectors) of several names, stacked along the first axis. */
+  stack(names: readonly string[], shapes: readonly (readonly number[])[], storing: Storing): Parameter {
+    return this.#declare(names, shapes, storing, false);
+  }
+
+  #declare(
+    names: readonly string[],
+    shapes: readonly (readonly number[])[],
+    storing: Storing,
+    convolution: boolean,
+  ): Parameter {
+    const parameter = new Parameter({ names: names.map((name) => this.prefix + name), shapes, storing, convolution });
+    this.parameters.push(parameter);
+    return parameter;
+  }
+}
