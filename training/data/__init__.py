@@ -1,0 +1,1 @@
+"""Synthetic scenes: what they contain (scenes), how they are described (captions), how they look (render)."""
