@@ -51,7 +51,7 @@ export type HostValues =
  */
 export function decodeValues(dtype: SafetensorsDtype, bytes: Uint8Array): HostValues | undefined {
   // A copy is aligned to any element size, whatever the offset of `bytes` in its buffer.
-  const own = bytes.slice().buffer;
+  const own = new Uint8Array(bytes).buffer;
   switch (dtype) {
     case "F32":
       return new Float32Array(own);
