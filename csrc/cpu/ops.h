@@ -30,7 +30,7 @@
 //                 y = [cos(scale·t·f_i) …, sin(scale·t·f_i) …], f_i = exp(−ln(maxPeriod)·i / (D/2)), angle in f32 as PyTorch does
 //   ropeTable     ids [T, A] f32 → y [T, Σdims/2, 2] f32 (cos, sin);  attrs theta, dim0 … dim{A−1};  computed in f64
 //   t5Bias        table [buckets, H] (f32 | bf16) → y [H, T, T] f32;  attrs maxDistance  (bidirectional T5 buckets)
-//   add           a, b → y   same shape  [in place]
+//   add           a, b → y   same shape; outer axes may have stride 0 (broadcast)  [in place]
 //   multiply      a, b → y = act(a)·b;  attr activation   [in place]
 //   activation    x → y = act(x);  attr activation         [in place]
 //   copy          x → y   any strides, same shape; converts between f32 and bf16
@@ -40,7 +40,8 @@
 //   eulerStep     latents [.., C] f32, velocity like latents, sigmas [S + 1] f32, step [1] i32, y: latents + (σ[i+1] − σ[i])·velocity [in place]
 //   guide         uncond, cond → y = uncond + scale·(cond − uncond);  attr scale   [in place]   (true CFG)
 //   scaleNoise    x, noise, sigmas, step [1] → y = σ[i]·noise + (1 − σ[i])·x
-//   packLatents   x [B, h, w, C] → y [B, (h/2)·(w/2), 4C]: channel-major patches, c·4 + dy·2 + dx;  attrs scale, shift: y = (x − shift)·scale
+//   packLatents   x [B, h, w, C] → y [B, (h/2)·(w/2), 4C]: channel-major patches, c·4 + dy·2 + dx;  attrs scale, shift: y = (x − shift)·scale;
+//                 attr channelsFirst (0 | 1): x is [B, C, h, w]
 //   unpackLatents x [B, (h/2)·(w/2), 4C] → y [B, h, w, C];  attrs scale, shift: y = x/scale + shift
 //   sampleLatents moments [B, h, w, 2C] (mean, log-variance), noise? [B, h, w, C] → y = mean + exp(½·clamp(lv, −30, 20))·noise
 //   toRgb8        x [B, H, W, 3] f32 → y u8: round half to even of 255·clamp(x/2 + ½, 0, 1)

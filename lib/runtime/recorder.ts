@@ -277,12 +277,14 @@ export class Recorder {
     return this.#pointwise("scaleNoise", { x, noise, sigmas, step }, {}, 4);
   }
 
-  /** [B, h, w, C] → [B, (h/2)(w/2), 4C] in FLUX's patch order; (x − shift)·scale on the way. */
-  packLatents(x: Tensor, options: { scale: number; shift: number; into?: Value }): Value {
-    const [batch, height, width, channels] = valueOf(x).shape as [number, number, number, number];
+  /** [B, h, w, C] (or [B, C, h, w]) → [B, (h/2)(w/2), 4C] in FLUX's patch order; (x − shift)·scale on the way. */
+  packLatents(x: Tensor, options: { scale?: number; shift?: number; channelsFirst?: boolean; into?: Value } = {}): Value {
+    const { scale = 1, shift = 0, channelsFirst = false } = options;
+    const [batch, ...axes] = valueOf(x).shape as [number, number, number, number];
+    const [height, width, channels] = channelsFirst ? [axes[1], axes[2], axes[0]] : axes;
     const y = options.into ?? this.empty([batch, (height / 2) * (width / 2), channels * 4]);
-    const { scale, shift } = options;
-    return this.#emit("packLatents", { inputs: { x }, outputs: { y }, attributes: { scale, shift } });
+    const attributes = { scale, shift, channelsFirst: channelsFirst ? 1 : 0 };
+    return this.#emit("packLatents", { inputs: { x }, outputs: { y }, attributes });
   }
 
   /** [B, (h/2)(w/2), 4C] → [B, h, w, C]; x/scale + shift on the way. */

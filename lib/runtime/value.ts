@@ -97,6 +97,12 @@ export class Value {
     );
   }
 
+  /** A new outer axis at `axis` along which all entries are the same. For reading only. */
+  repeat(axis: number, length: number): Value {
+    const shape = this.shape.toSpliced(axis, 0, length);
+    return new Value(this.storage, this.dtype, shape, this.stride.toSpliced(axis, 0, 0), this.offset);
+  }
+
   /** The same elements in another shape; the Value must be contiguous. */
   reshape(shape: readonly number[]): Value {
     if (!this.contiguous || elementsOf(shape) !== this.elements) {

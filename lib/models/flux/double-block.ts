@@ -1,0 +1,110 @@
+import { Linear } from "../../nn/linear.js";
+import { RMSNorm } from "../../nn/norm.js";
+import type { Scope } from "../../nn/scope.js";
+import type { Recorder } from "../../runtime/recorder.js";
+import type { Value } from "../../runtime/value.js";
+import type { Modulation } from "./modulation.js";
+
+/** LayerNorm and RMSNorm epsilon throughout the transformer. */
+export const EPS = 1e-6;
+
+/** What every block sees besides the residual stream. */
+export interface BlockContext {
+  readonly modulation: Modulation;
+  /** This step's row of the modulation table, [B, columns]. */
+  readonly row: Value;
+  /** [T, 64, 2] cos and sin. */
+  readonly rope: Value;
+  /** Text tokens come first in the joint sequence. */
+  readonly textTokens: number;
+}
+
+/** One stream's weights: image and text have the same layers under different names. */
+class Stream {
+  readonly qkv: Linear;
+  readonly normQ: RMSNorm;
+  readonly normK: RMSNorm;
+  readonly out: Linear;
+  readonly up: Linear;
+  readonly down: Linear;
+
+  constructor(
+    scope: Scope,
+    width: number,
+    /** Its modulation layer's full name. */
+    readonly layer: string,
+    names: { qkv: string[]; normQ: string; normK: string; out: string; mlp: string },
+  ) {
+    const quantised = true;
+    const attn = scope.at("attn");
+    this.qkv = new Linear(attn, names.qkv, width, [width, width, width], { quantised });
+    this.normQ = new RMSNorm(attn, names.normQ, 128, EPS);
+    this.normK = new RMSNorm(attn, names.normK, 128, EPS);
+    this.out = new Linear(attn, names.out, width, width, { quantised });
+    this.up = new Linear(scope.at(names.mlp), "net.0.proj", width, 4 * width, { quantised });
+    this.down = new Linear(scope.at(names.mlp), "net.2", 4 * width, width, { quantised });
+  }
+}
+
+/**
+ * A double block: text and image have their own weights and meet in attention. It works in place on the joint residual
+ * stream [B, text + image, D]; each stream is a slice of it.
+ */
+export class FluxDoubleBlock {
+  readonly #text: Stream;
+  readonly #image: Stream;
+
+  constructor(
+    scope: Scope,
+    index: number,
+    readonly heads: number,
+  ) {
+    const width = heads * 128;
+    const block = scope.at("transformer_blocks").at(index);
+    this.#text = new Stream(block, width, `transformer_blocks.${index}.norm1_context`, {
+      qkv: ["add_q_proj", "add_k_proj", "add_v_proj"],
+      normQ: "norm_added_q",
+      normK: "norm_added_k",
+      out: "to_add_out",
+      mlp: "ff_context",
+    });
+    this.#image = new Stream(block, width, `transformer_blocks.${index}.norm1`, {
+      qkv: ["to_q", "to_k", "to_v"],
+      normQ: "norm_q",
+      normK: "norm_k",
+      out: "to_out.0",
+      mlp: "ff",
+    });
+  }
+
+  forward(g: Recorder, hidden: Value, { modulation, row, rope, textTokens }: BlockContext): void {
+    const [batch, tokens, width] = hidden.shape as [number, number, number];
+    const streams = [
+      { weights: this.#text, start: 0, length: textTokens },
+      { weights: this.#image, start: textTokens, length: tokens - textTokens },
+    ];
+    const qkv = g.empty([batch, tokens, 3, this.heads, 128]);
+    for (const { weights, start, length } of streams) {
+      const { shift, scale } = modulation.branch(row, weights.layer, 0);
+      const x = g.layerNorm(hidden.slice(1, start, length), { shift, scale, eps: EPS });
+      g.qkvLinear(x, weights.qkv, {
+        qkv: qkv.slice(1, start, length),
+        normQ: weights.normQ.weight,
+        normK: weights.normK.weight,
+        rope: rope.slice(0, start, length),
+        eps: EPS,
+      });
+    }
+    const heads = g.attention(qkv.pick(2, 0), qkv.pick(2, 1), qkv.pick(2, 2), { scale: 1 / Math.sqrt(128) });
+    const attended = heads.reshape([batch, tokens, width]);
+    for (const { weights, start, length } of streams) {
+      const residual = hidden.slice(1, start, length);
+      const attention = modulation.branch(row, weights.layer, 0);
+      weights.out.forward(g, attended.slice(1, start, length), { gate: attention.gate, residual, into: residual });
+      const mlp = modulation.branch(row, weights.layer, 1);
+      const x = g.layerNorm(residual, { shift: mlp.shift, scale: mlp.scale, eps: EPS });
+      const up = weights.up.forward(g, x, { activation: "gelu" });
+      weights.down.forward(g, up, { gate: mlp.gate, residual, into: residual });
+    }
+  }
+}

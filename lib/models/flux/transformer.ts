@@ -1,0 +1,100 @@
+import type { FluxTransformerConfig } from "../../loaders/config.js";
+import { Linear } from "../../nn/linear.js";
+import { Model } from "../../nn/model.js";
+import type { Precision } from "../../nn/scope.js";
+import type { Device } from "../../runtime/device.js";
+import { type Recorder, type Tensor, valueOf } from "../../runtime/recorder.js";
+import type { Value } from "../../runtime/value.js";
+import { EPS, FluxDoubleBlock } from "./double-block.js";
+import { type Conditioning, TimeTextEmbedding } from "./embeddings.js";
+import { Modulation } from "./modulation.js";
+import { FluxSingleBlock } from "./single-block.js";
+
+/** RoPE's base. */
+const THETA = 10000;
+
+/** What a step reads besides the latents; all of it is made once an image, before the loop. */
+export interface StepInputs {
+  /** Packed latents of the image (and reference) tokens: [B, Ti, C]. */
+  readonly latents: Tensor;
+  /** Embedded text, [B, Tt, D], from `embedText`. */
+  readonly text: Tensor;
+  /** This step's row of the modulation table: [B, columns]. */
+  readonly modulation: Value;
+  /** [Tt + Ti, 64, 2] from `rope`. */
+  readonly rope: Tensor;
+}
+
+/**
+ * FLUX.1's transformer (Black Forest Labs, 2024): double blocks, then single blocks, on one joint sequence [text; image].
+ * What does not change with the step (text embedding, modulation, RoPE) is recorded apart from `forward`.
+ */
+export class FluxTransformer extends Model {
+  readonly #embedLatents: Linear;
+  readonly #embedText: Linear;
+  readonly #embedTime: TimeTextEmbedding;
+  readonly #modulation: Modulation;
+  readonly #doubleBlocks: FluxDoubleBlock[];
+  readonly #singleBlocks: FluxSingleBlock[];
+  readonly #out: Linear;
+
+  constructor(
+    device: Device,
+    readonly config: FluxTransformerConfig,
+    precision: Precision = "f32",
+  ) {
+    super(device, precision);
+    const { scope } = this;
+    const heads = config.numAttentionHeads;
+    this.#embedLatents = new Linear(scope, "x_embedder", config.inChannels, this.width);
+    this.#embedText = new Linear(scope, "context_embedder", config.jointAttentionDim, this.width);
+    this.#embedTime = new TimeTextEmbedding(scope.at("time_text_embed"), config, this.width);
+    this.#modulation = new Modulation(scope, config);
+    this.#doubleBlocks = Array.from({ length: config.numLayers }, (_, i) => new FluxDoubleBlock(scope, i, heads));
+    this.#singleBlocks = Array.from({ length: config.numSingleLayers }, (_, i) => new FluxSingleBlock(scope, i, heads));
+    this.#out = new Linear(scope, "proj_out", this.width, config.outChannels);
+  }
+
+  /** Width of the residual stream. */
+  get width(): number {
+    return this.config.numAttentionHeads * this.config.attentionHeadDim;
+  }
+
+  /** Columns of the modulation table. */
+  get modulationColumns(): number {
+    return this.#modulation.columns;
+  }
+
+  /** T5 embeddings [B, Tt, J] → [B, Tt, D]. */
+  embedText(g: Recorder, promptEmbeds: Tensor): Value {
+    return this.#embedText.forward(g, promptEmbeds);
+  }
+
+  /** Every block's modulation at every step: [S, B, columns]. */
+  modulate(g: Recorder, conditioning: Conditioning): Value {
+    const [steps, batch] = valueOf(conditioning.timesteps).shape as [number, number];
+    return this.#modulation.forward(g, this.#embedTime.forward(g, conditioning, steps, batch));
+  }
+
+  /** The rotary table of token ids [T, 3]: index, row, column. */
+  rope(g: Recorder, ids: Tensor): Value {
+    return g.ropeTable(ids, this.config.axesDimsRope, THETA);
+  }
+
+  /** The velocity at the image tokens: [B, Ti, outChannels]. */
+  forward(g: Recorder, { latents, text, modulation: row, rope }: StepInputs): Value {
+    const [batch, textTokens, width] = valueOf(text).shape as [number, number, number];
+    const imageTokens = valueOf(latents).shape[1]!;
+    const hidden = g.empty([batch, textTokens + imageTokens, width]);
+    const image = hidden.slice(1, textTokens, imageTokens);
+    g.copy(text, hidden.slice(1, 0, textTokens));
+    this.#embedLatents.forward(g, latents, { into: image });
+
+    const context = { modulation: this.#modulation, row, rope: valueOf(rope), textTokens };
+    for (const block of this.#doubleBlocks) block.forward(g, hidden, context);
+    for (const block of this.#singleBlocks) block.forward(g, hidden, context);
+
+    const x = g.layerNorm(image, { ...this.#modulation.final(row), eps: EPS });
+    return this.#out.forward(g, x);
+  }
+}
