@@ -6,7 +6,15 @@
 // The environment may say FLUX_CUDA=AUTO|ON|OFF and FLUX_CUDA_ARCHITECTURES (see CMakeLists.txt). Nothing is done when the
 // sources, the options and the toolchain are those of the last build.
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync, copyFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { createRequire } from "node:module";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -59,12 +67,20 @@ function toolchain() {
     .flatMap((folder) => ["nvcc", "c++", "ninja"].map((name) => join(folder, name)))
     .filter((path) => existsSync(path));
   return digestText(
-    JSON.stringify([names.map((name) => process.env[name] ?? ""), found, root, process.arch, process.versions.modules]),
+    JSON.stringify([
+      names.map((name) => process.env[name] ?? ""),
+      found,
+      root,
+      process.arch,
+      process.versions.modules,
+    ]),
   );
 }
 
 function sources() {
-  const versions = ["node-addon-api", "node-api-headers"].map((name) => require(`${name}/package.json`).version);
+  const versions = ["node-addon-api", "node-api-headers"].map(
+    (name) => require(`${name}/package.json`).version,
+  );
   return digestText(digestFiles(root, ["CMakeLists.txt", "cmake", "csrc", "kernels"]) + versions.join());
 }
 
@@ -80,11 +96,15 @@ function cmakeOptions(sanitize) {
 
 function cmakeJs(parameters) {
   const program = require.resolve("cmake-js/bin/cmake-js");
-  const run = spawnSync(process.execPath, [program, ...parameters, "--directory", root, "--log-level", "warn"], {
-    stdio: ["ignore", 2, 2],
-    // npm's own settings, such as nodedir, are not for cmake-js: the headers come from node-api-headers.
-    env: { ...process.env, npm_config_nodedir: "" },
-  });
+  const run = spawnSync(
+    process.execPath,
+    [program, ...parameters, "--directory", root, "--log-level", "warn"],
+    {
+      stdio: ["ignore", 2, 2],
+      // npm's own settings, such as nodedir, are not for cmake-js: the headers come from node-api-headers.
+      env: { ...process.env, npm_config_nodedir: "" },
+    },
+  );
   if (run.error) throw run.error;
   if (run.status !== 0) throw new Error(`native build: cmake-js ${parameters[0]} failed`);
 }

@@ -1,0 +1,20 @@
+// npm's install script. node-gyp-build looks for an addon that loads on this machine (prebuilds/, build/Release) and builds
+// one through binding.gyp when there is none. Nothing is downloaded: node-gyp is given a folder instead of Node's headers.
+import { spawnSync } from "node:child_process";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+
+const require = createRequire(import.meta.url);
+const run = spawnSync(process.execPath, [require.resolve("node-gyp-build/bin.js")], {
+  cwd: fileURLToPath(new URL("../..", import.meta.url)),
+  stdio: "inherit",
+  env: { ...process.env, npm_config_nodedir: fileURLToPath(new URL("headers", import.meta.url)) },
+});
+if (run.error) throw run.error;
+if (run.status !== 0) {
+  console.error(
+    "fluxwarp: there is no prebuilt addon for this machine and building one failed. It needs a C++20 compiler, CMake 3.24, " +
+      "Python 3 and make; with FLUX_CUDA=OFF no CUDA toolkit is used.",
+  );
+}
+process.exitCode = run.status ?? 1;
