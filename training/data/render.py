@@ -5,14 +5,17 @@ tones, then texture, period, phase x, phase y, angle. Colours are in 0..255; x a
 radius, period and phases shares of the shorter side. Coverage at an edge is 0.5 - distance in pixels, clamped.
 """
 import math
+from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 
 from .palette import COLOURS, SHAPES, TEXTURES, second_tone
 from .scenes import place_objects
 
 OBJECT_WIDTH = 7
 SCENE_WIDTH = 3 * OBJECT_WIDTH + 6 + 5
+TABLE, EXTENT = 768, 1.3  # samples a side, radii
 STYLES = ("plain", "outline", "night", "pixel", "sticker")
 
 
@@ -136,16 +139,29 @@ def pixel_grid(height, width, cell, device):
     return y.float()[None, :, None].expand(1, height, width), x.float()[None, None, :].expand(1, height, width)
 
 
+@lru_cache(maxsize=None)
+def distance_table(device):
+    """Every shape's signed distance on a grid: (1, 1, shapes, TABLE, TABLE) over [-EXTENT, EXTENT] radii."""
+    axis = torch.linspace(-EXTENT, EXTENT, TABLE)
+    x, y = axis[None, :].expand(TABLE, TABLE), axis[:, None].expand(TABLE, TABLE)
+    return torch.stack([shape_distance(name, x, y) for name in SHAPES])[None, None].to(device)
+
+
 def object_distance(row, x, y, height, width):
-    """Signed distance in pixels to one object of every scene: row (B, 7) -> (B, H, W)."""
+    """Signed distance in pixels to one object of every scene: row (B, 7) -> (B, H, W).
+
+    Read from the table; beyond it, the distance at the table's rim plus the way there.
+    """
     side = float(min(height, width))
     shape, radius = row[:, 0, None, None], (row[:, 6] * side)[:, None, None]
-    u = (x - (row[:, 4] * width)[:, None, None]) / radius
-    v = (y - (row[:, 5] * height)[:, None, None]) / radius
-    distance = torch.full_like(u, 1e3)
-    for index, name in enumerate(SHAPES):
-        distance = torch.where(shape == index, shape_distance(name, u, v), distance)
-    return distance * radius
+    u = (x - (row[:, 4] * width)[:, None, None]) / (radius * EXTENT)
+    v = (y - (row[:, 5] * height)[:, None, None]) / (radius * EXTENT)
+    depth = (shape.clamp(min=0) * (2.0 / (len(SHAPES) - 1)) - 1.0).expand_as(u + v)
+    grid = torch.stack([(u + 0 * v).clamp(-1, 1), (v + 0 * u).clamp(-1, 1), depth], dim=-1)
+    table = distance_table(row.device)
+    distance = F.grid_sample(table, grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0, 0]
+    beyond = ((u.abs() - 1).clamp(min=0) ** 2 + (v.abs() - 1).clamp(min=0) ** 2).sqrt() * EXTENT
+    return torch.where(shape < 0, 1e3, (distance + beyond) * radius)
 
 
 def blend(canvas, colour, coverage):
