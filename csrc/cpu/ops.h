@@ -44,8 +44,8 @@
 //                 attr channelsFirst (0 | 1): x is [B, C, h, w]
 //   unpackLatents x [B, (h/2)·(w/2), 4C] → y [B, h, w, C];  attrs scale, shift: y = x/scale + shift
 //   sampleLatents moments [B, h, w, 2C] (mean, log-variance), noise? [B, h, w, C] → y = mean + exp(½·clamp(lv, −30, 20))·noise
-//   toRgb8        x [B, H, W, 3] f32 → y u8: round half to even of 255·clamp(x/2 + ½, 0, 1)
-//   fromRgb8      x [B, H, W, 3] u8 → y f32 = x/255·2 − 1
+//   toImage       x f32 → y: u = clamp(x/2 + ½, 0, 1); as u8: round half to even of 255·u (NaN becomes 0); as f32: u
+//   fromImage     x [B, H, W, 3] u8 → y f32 = x/255·2 − 1
 //   greater       a, b [1] f32 → y [1] i32 = a > b
 //   quantizeRows  x [.., K] f32 → codes [.., K] f8e4m3, scale [rows] f32, as in linear
 #pragma once

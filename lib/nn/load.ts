@@ -1,26 +1,10 @@
 import { FluxError } from "../errors.js";
+import type { LocatedTensor, WeightSource } from "../loaders/weights.js";
 import type { Buffer } from "../runtime/buffer.js";
 import type { Device } from "../runtime/device.js";
 import { elementsOf, sizeOf } from "../runtime/dtype.js";
 import { type NativeMapping, native } from "../runtime/native.js";
 import type { Parameter } from "./parameter.js";
-
-/** A tensor of a checkpoint and where its bytes lie. */
-export interface StoredTensor {
-  readonly path: string;
-  /** Safetensors dtype: BF16, F16, F32, F8_E4M3. */
-  readonly dtype: string;
-  readonly shape: readonly number[];
-  /** Absolute offset of the first byte in the file. */
-  readonly begin: number;
-}
-
-/** A checkpoint's tensors by name: one file, or shards. */
-export interface TensorSource {
-  /** For messages. */
-  readonly path: string;
-  find(name: string): StoredTensor | undefined;
-}
 
 export interface LoadOptions {
   signal?: AbortSignal | undefined;
@@ -44,7 +28,7 @@ const NATIVE_DTYPES: Readonly<Record<string, "f32" | "bf16" | "f16" | "f8e4m3">>
 export async function loadParameters(
   device: Device,
   parameters: readonly Parameter[],
-  source: TensorSource,
+  source: WeightSource,
   options: LoadOptions = {},
 ): Promise<void> {
   const found = resolveAll(parameters, source);
@@ -76,12 +60,12 @@ export async function loadParameters(
   }
 }
 
-function resolveAll(parameters: readonly Parameter[], source: TensorSource): Map<Parameter, StoredTensor[]> {
-  const resolved = new Map<Parameter, StoredTensor[]>();
+function resolveAll(parameters: readonly Parameter[], source: WeightSource): Map<Parameter, LocatedTensor[]> {
+  const resolved = new Map<Parameter, LocatedTensor[]>();
   const missing: string[] = [];
   const wrong: string[] = [];
   for (const parameter of parameters) {
-    const tensors: StoredTensor[] = [];
+    const tensors: LocatedTensor[] = [];
     parameter.spec.names.forEach((name, part) => {
       const tensor = source.find(name);
       const shape = parameter.spec.shapes[part]!;
@@ -104,7 +88,7 @@ function resolveAll(parameters: readonly Parameter[], source: TensorSource): Map
   return resolved;
 }
 
-function allocate(device: Device, parameter: Parameter, tensors: readonly StoredTensor[]): void {
+function allocate(device: Device, parameter: Parameter, tensors: readonly LocatedTensor[]): void {
   const dtype = parameter.deviceDtype(tensors.map((tensor) => tensor.dtype));
   const buffer: Buffer = device.buffer(dtype, parameter.shape);
   const scale = dtype === "f8e4m3" ? device.buffer("f32", [parameter.shape[0]!]) : undefined;
@@ -112,14 +96,14 @@ function allocate(device: Device, parameter: Parameter, tensors: readonly Stored
 }
 
 /** One native request per part; the parts of a parameter lie one after another. */
-function requestsOf(parameter: Parameter, tensors: readonly StoredTensor[], mappings: Map<string, NativeMapping>) {
+function requestsOf(parameter: Parameter, tensors: readonly LocatedTensor[], mappings: Map<string, NativeMapping>) {
   const { buffer, scale, spec } = parameter;
   let row = 0;
   return tensors.map((tensor, part) => {
-    let file = mappings.get(tensor.path);
+    let file = mappings.get(tensor.file.path);
     if (file === undefined) {
-      file = new (native().Mapping)(tensor.path);
-      mappings.set(tensor.path, file);
+      file = new (native().Mapping)(tensor.file.path);
+      mappings.set(tensor.file.path, file);
     }
     const rowBytes = (elementsOf(tensor.shape) / tensor.shape[0]!) * sizeOf(buffer.dtype);
     const request = {
@@ -138,10 +122,10 @@ function requestsOf(parameter: Parameter, tensors: readonly StoredTensor[], mapp
   });
 }
 
-function bytesOf(tensor: StoredTensor): number {
+function bytesOf(tensor: LocatedTensor): number {
   return elementsOf(tensor.shape) * sizeOf(NATIVE_DTYPES[tensor.dtype]!);
 }
 
-function badWeights(source: TensorSource, problem: string): FluxError {
-  return new FluxError("ERR_FLUX_BAD_WEIGHTS", `${source.path}: ${problem}. Download or export the checkpoint again.`);
+function badWeights(source: WeightSource, problem: string): FluxError {
+  return new FluxError("ERR_FLUX_BAD_WEIGHTS", `${source.location}: ${problem}. Download or export the checkpoint again.`);
 }

@@ -1,5 +1,6 @@
+import type { WeightSource } from "../loaders/weights.js";
 import type { Device } from "../runtime/device.js";
-import { type LoadOptions, loadParameters, type TensorSource } from "./load.js";
+import { type LoadOptions, loadParameters } from "./load.js";
 import { type Precision, Scope } from "./scope.js";
 
 /**
@@ -19,7 +20,7 @@ export abstract class Model {
    * Fills all parameters.
    * @throws FluxError `ERR_FLUX_BAD_WEIGHTS` (see `loadParameters`); the model then holds no memory.
    */
-  load(source: TensorSource, options?: LoadOptions): Promise<void> {
+  load(source: WeightSource, options?: LoadOptions): Promise<void> {
     return loadParameters(this.device, this.scope.parameters, source, options);
   }
 

@@ -302,14 +302,14 @@ export class Recorder {
     return this.#emit("sampleLatents", { inputs: { moments, noise }, outputs: { y } });
   }
 
-  /** [−1, 1] to 8 bits: round half to even of 255·clamp(x/2 + ½, 0, 1). */
-  toRgb8(x: Tensor): Value {
-    return this.#emit("toRgb8", { inputs: { x }, outputs: { y: this.empty(valueOf(x).shape, "u8") } });
+  /** [−1, 1] to [0, 1], clamped: as f32, or as u8 with 255·u rounded half to even. */
+  toImage(x: Tensor, dtype: "u8" | "f32"): Value {
+    return this.#emit("toImage", { inputs: { x }, outputs: { y: this.empty(valueOf(x).shape, dtype) } });
   }
 
   /** 8 bits to [−1, 1]: x/255·2 − 1. */
-  fromRgb8(x: Tensor): Value {
-    return this.#emit("fromRgb8", { inputs: { x }, outputs: { y: this.empty(valueOf(x).shape) } });
+  fromImage(x: Tensor): Value {
+    return this.#emit("fromImage", { inputs: { x }, outputs: { y: this.empty(valueOf(x).shape) } });
   }
 
   /** a > b as [1] i32, both [1] f32. */

@@ -1,7 +1,7 @@
 import type { FluxTransformerConfig } from "../../loaders/config.js";
 import { Linear } from "../../nn/linear.js";
 import type { Scope } from "../../nn/scope.js";
-import type { Recorder, Tensor } from "../../runtime/recorder.js";
+import { type Recorder, type Tensor, valueOf } from "../../runtime/recorder.js";
 import type { Value } from "../../runtime/value.js";
 
 /** Sinusoid width of timestep and guidance. */
@@ -47,10 +47,10 @@ export class TimeTextEmbedding {
   }
 
   /** → [S, B, D]. */
-  forward(g: Recorder, { timesteps, guidance, pooled }: Conditioning, steps: number, batch: number): Value {
-    const flat = g.empty([steps, batch]);
-    g.copy(timesteps, flat);
-    const time = this.#time.forward(g, g.timestepEmbedding(flat.reshape([steps * batch]), FREQUENCIES));
+  forward(g: Recorder, { timesteps, guidance, pooled }: Conditioning): Value {
+    const [steps, batch] = valueOf(timesteps).shape as [number, number];
+    const flat = valueOf(timesteps).reshape([steps * batch]);
+    const time = this.#time.forward(g, g.timestepEmbedding(flat, FREQUENCIES));
     let text = this.#text.forward(g, pooled);
     if (this.#guidance !== undefined) {
       text = g.add(this.#guidance.forward(g, g.timestepEmbedding(guidance, FREQUENCIES)), text);

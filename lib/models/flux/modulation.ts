@@ -46,8 +46,8 @@ export class Modulation {
   readonly columns: number;
 
   /** Every layer's vectors from SiLU(temb): temb [.., D] → [.., columns]. */
-  forward(g: Recorder, temb: Tensor): Value {
-    return this.#linear.forward(g, g.activation(temb, "silu"));
+  forward(g: Recorder, temb: Tensor, into?: Value): Value {
+    return this.#linear.forward(g, g.activation(temb, "silu"), into && { into });
   }
 
   /** Of one row [B, columns]: branch `index` (0 attention, 1 MLP) of a block's layer: shift, scale, gate in that order. */

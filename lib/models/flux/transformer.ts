@@ -1,3 +1,4 @@
+import { FluxError } from "../../errors.js";
 import type { FluxTransformerConfig } from "../../loaders/config.js";
 import { Linear } from "../../nn/linear.js";
 import { Model } from "../../nn/model.js";
@@ -44,6 +45,12 @@ export class FluxTransformer extends Model {
     precision: Precision = "f32",
   ) {
     super(device, precision);
+    if (config.attentionHeadDim !== 128) {
+      throw new FluxError(
+        "ERR_FLUX_UNSUPPORTED",
+        `attention_head_dim is ${config.attentionHeadDim}; fluxwarp runs models with 128, as all of FLUX.1 have`,
+      );
+    }
     const { scope } = this;
     const heads = config.numAttentionHeads;
     this.#embedLatents = new Linear(scope, "x_embedder", config.inChannels, this.width);
@@ -66,14 +73,13 @@ export class FluxTransformer extends Model {
   }
 
   /** T5 embeddings [B, Tt, J] → [B, Tt, D]. */
-  embedText(g: Recorder, promptEmbeds: Tensor): Value {
-    return this.#embedText.forward(g, promptEmbeds);
+  embedText(g: Recorder, promptEmbeds: Tensor, into?: Value): Value {
+    return this.#embedText.forward(g, promptEmbeds, into && { into });
   }
 
   /** Every block's modulation at every step: [S, B, columns]. */
-  modulate(g: Recorder, conditioning: Conditioning): Value {
-    const [steps, batch] = valueOf(conditioning.timesteps).shape as [number, number];
-    return this.#modulation.forward(g, this.#embedTime.forward(g, conditioning, steps, batch));
+  modulate(g: Recorder, conditioning: Conditioning, into?: Value): Value {
+    return this.#modulation.forward(g, this.#embedTime.forward(g, conditioning), into);
   }
 
   /** The rotary table of token ids [T, 3]: index, row, column. */
