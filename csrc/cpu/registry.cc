@@ -1,0 +1,54 @@
+// The op names of ops.h and their kernels.
+#include <algorithm>
+#include <array>
+
+#include "cpu/kernels.h"
+
+namespace flux::cpu {
+
+namespace {
+
+struct Entry {
+  std::string_view kind;
+  Kernel kernel;
+};
+
+constexpr std::array<Entry, 28> kOps{{
+    {"linear", linear},
+    {"qkvLinear", qkv_linear},
+    {"attention", attention},
+    {"layerNorm", layer_norm},
+    {"rmsNorm", rms_norm},
+    {"groupNorm", group_norm},
+    {"conv2d", conv2d},
+    {"embedding", embedding},
+    {"timestepEmbedding", timestep_embedding},
+    {"ropeTable", rope_table},
+    {"t5Bias", t5_bias},
+    {"add", add},
+    {"multiply", multiply},
+    {"activation", activation},
+    {"copy", copy},
+    {"takeRow", take_row},
+    {"gatherRows", gather_rows},
+    {"increment", increment},
+    {"eulerStep", euler_step},
+    {"guide", guide},
+    {"scaleNoise", scale_noise},
+    {"packLatents", pack_latents},
+    {"unpackLatents", unpack_latents},
+    {"sampleLatents", sample_latents},
+    {"toRgb8", to_rgb8},
+    {"fromRgb8", from_rgb8},
+    {"greater", greater},
+    {"quantizeRows", quantize_rows},
+}};
+
+}  // namespace
+
+Kernel find_kernel(std::string_view kind) {
+  const auto entry = std::find_if(kOps.begin(), kOps.end(), [&](const Entry& op) { return op.kind == kind; });
+  return entry == kOps.end() ? nullptr : entry->kernel;
+}
+
+}  // namespace flux::cpu
