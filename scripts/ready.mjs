@@ -76,7 +76,7 @@ function packagesProblem() {
 function compileTypeScript() {
   const stamp = join(root, "build/typescript");
   const now = digestFiles(root, ["lib", "tsconfig.json", "tsconfig.build.json", "package-lock.json"]);
-  if (existsSync(join(root, "dist/index.js")) && read(stamp) === now) return;
+  if (existsSync(join(root, "dist")) && read(stamp) === now) return;
   console.error("typescript: compiling lib/ to dist/");
   if (run(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"]) !== 0) {
     throw new Error("the TypeScript in lib/ does not compile");
