@@ -42,7 +42,7 @@ void greater(const OpCall& call, ThreadPool& pool);
 void pack_latents(const OpCall& call, ThreadPool& pool);
 void unpack_latents(const OpCall& call, ThreadPool& pool);
 void sample_latents(const OpCall& call, ThreadPool& pool);
-void to_rgb8(const OpCall& call, ThreadPool& pool);
-void from_rgb8(const OpCall& call, ThreadPool& pool);
+void to_image(const OpCall& call, ThreadPool& pool);
+void from_image(const OpCall& call, ThreadPool& pool);
 
 }  // namespace flux::cpu

@@ -1,4 +1,5 @@
 // Between images, VAE moments and the transformer's packed latents.
+#include <algorithm>
 #include <cmath>
 
 #include "cpu/checks.h"
@@ -9,39 +10,47 @@ namespace flux::cpu {
 
 namespace {
 
-// An image [B, h, w, C] and its packed form [B, (h/2)·(w/2), 4C], where channel c of pixel (dy, dx) of a patch is c·4 + dy·2 + dx.
+// An image [B, h, w, C], or [B, C, h, w], and its packed form [B, (h/2)·(w/2), 4C], where channel c of pixel (dy, dx) of a patch
+// is c·4 + dy·2 + dx.
 class Patchwork {
  public:
   Patchwork(const OpCall& call, std::string_view image_name, const TensorView& image, std::string_view packed_name,
-            const TensorView& packed)
-      : image_(image), packed_(packed) {
+            const TensorView& packed, bool channels_first)
+      : packed_(packed) {
     expect_shape(call, image_name, image, {-1, -1, -1, -1});
-    if (image.shape[1] % 2 != 0 || image.shape[2] % 2 != 0) {
-      fail(call, describe(image_name, image) + " must have an even height and width");
-    }
-    expect_shape(call, packed_name, packed, {image.shape[0], image.shape[1] / 2 * (image.shape[2] / 2), 4 * image.shape[3]});
+    const int y_axis = channels_first ? 2 : 1, x_axis = y_axis + 1, channel_axis = channels_first ? 1 : 3;
+    batch_stride_ = image.stride[0];
+    y_stride_ = image.stride[y_axis];
+    x_stride_ = channels_first ? 1 : image.stride[x_axis];
+    channel_stride_ = channels_first ? image.stride[channel_axis] : 1;
+    const int64_t height = image.shape[y_axis], width = image.shape[x_axis];
+    across_ = width / 2;
+    channels_ = image.shape[channel_axis];
+    if (height % 2 != 0 || width % 2 != 0) fail(call, describe(image_name, image) + " must have an even height and width");
+    expect_shape(call, packed_name, packed, {image.shape[0], height / 2 * across_, 4 * channels_});
   }
 
   // visit(offset in the image, offset in the packed form) for every element
   template <typename Visit>
   void for_each(ThreadPool& pool, const Visit& visit) const {
-    const int64_t tokens = packed_.shape[1], across = image_.shape[2] / 2, channels = image_.shape[3];
-    pool.parallel_for(image_.shape[0] * tokens, rows_per_chunk(4 * channels), [&](int64_t begin, int64_t end) {
+    const int64_t tokens = packed_.shape[1];
+    pool.parallel_for(packed_.shape[0] * tokens, rows_per_chunk(4 * channels_), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const int64_t batch = row / tokens, token = row % tokens;
         const int64_t to = batch * packed_.stride[0] + token * packed_.stride[1];
         for (int64_t corner = 0; corner < 4; ++corner) {
-          const int64_t y = token / across * 2 + corner / 2, x = token % across * 2 + corner % 2;
-          const int64_t from = batch * image_.stride[0] + y * image_.stride[1] + x * image_.stride[2];
-          for (int64_t c = 0; c < channels; ++c) visit(from + c, to + 4 * c + corner);
+          const int64_t y = token / across_ * 2 + corner / 2, x = token % across_ * 2 + corner % 2;
+          const int64_t from = batch * batch_stride_ + y * y_stride_ + x * x_stride_;
+          for (int64_t c = 0; c < channels_; ++c) visit(from + c * channel_stride_, to + 4 * c + corner);
         }
       }
     });
   }
 
  private:
-  const TensorView& image_;
   const TensorView& packed_;
+  int64_t batch_stride_, y_stride_, x_stride_, channel_stride_;
+  int64_t across_, channels_;
 };
 
 }  // namespace
@@ -50,7 +59,8 @@ void pack_latents(const OpCall& call, ThreadPool& pool) {
   const TensorView& x = operand(call, "x");
   const TensorView& y = operand(call, "y");
   const float scale = float_attribute(call, "scale"), shift = float_attribute(call, "shift");
-  Patchwork(call, "x", x, "y", y).for_each(pool, [&](int64_t image, int64_t packed) {
+  const bool channels_first = integer_attribute(call, "channelsFirst", 0, 1) == 1;
+  Patchwork(call, "x", x, "y", y, channels_first).for_each(pool, [&](int64_t image, int64_t packed) {
     y.as<float>()[packed] = (x.as<const float>()[image] - shift) * scale;
   });
 }
@@ -60,7 +70,7 @@ void unpack_latents(const OpCall& call, ThreadPool& pool) {
   const TensorView& y = operand(call, "y");
   const float scale = float_attribute(call, "scale"), shift = float_attribute(call, "shift");
   if (scale == 0.0f) fail(call, "attribute 'scale' must not be zero");
-  Patchwork(call, "y", y, "x", x).for_each(pool, [&](int64_t image, int64_t packed) {
+  Patchwork(call, "y", y, "x", x, false).for_each(pool, [&](int64_t image, int64_t packed) {
     y.as<float>()[image] = x.as<const float>()[packed] / scale + shift;
   });
 }
@@ -92,31 +102,35 @@ void sample_latents(const OpCall& call, ThreadPool& pool) {
   });
 }
 
-void to_rgb8(const OpCall& call, ThreadPool& pool) {
+void to_image(const OpCall& call, ThreadPool& pool) {
   const TensorView& x = operand(call, "x");
-  const TensorView& y = operand(call, "y", {DType::kU8});
-  expect_shape(call, "x", x, {-1, -1, -1, 3});
+  const TensorView& y = operand(call, "y", {DType::kU8, DType::kF32});
   expect_same_shape(call, "y", y, "x", x);
   for_each_run<2>(pool, {&x, &y}, [&](const std::array<int64_t, 2>& at, int64_t n) {
     const float* source = x.as<const float>() + at[0];
+    if (y.dtype == DType::kF32) {
+      float* target = y.as<float>() + at[1];
+      for (int64_t i = 0; i < n; ++i) target[i] = std::clamp(source[i] / 2.0f + 0.5f, 0.0f, 1.0f);  // a NaN stays a NaN
+      return;
+    }
     uint8_t* target = y.as<uint8_t>() + at[1];
     for (int64_t i = 0; i < n; ++i) {
-      // A NaN fails both comparisons and becomes 0.
       const float unit = source[i] / 2.0f + 0.5f;
-      const float clamped = unit > 0.0f ? (unit < 1.0f ? unit : 1.0f) : 0.0f;
+      const float clamped = unit > 0.0f ? (unit < 1.0f ? unit : 1.0f) : 0.0f;  // a NaN fails both comparisons
       // 2^23 has an ulp of 1: the addition rounds half to even.
       target[i] = static_cast<uint8_t>(255.0f * clamped + 0x1p23f - 0x1p23f);
     }
   });
 }
 
-void from_rgb8(const OpCall& call, ThreadPool& pool) {
+void from_image(const OpCall& call, ThreadPool& pool) {
   const TensorView& x = operand(call, "x", {DType::kU8});
   const TensorView& y = operand(call, "y");
-  expect_shape(call, "x", x, {-1, -1, -1, 3});
   expect_same_shape(call, "y", y, "x", x);
   for_each_run<2>(pool, {&x, &y}, [&](const std::array<int64_t, 2>& at, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) y.as<float>()[at[1] + i] = static_cast<float>(x.as<const uint8_t>()[at[0] + i]) / 255.0f * 2.0f - 1.0f;
+    const uint8_t* source = x.as<const uint8_t>() + at[0];
+    float* target = y.as<float>() + at[1];
+    for (int64_t i = 0; i < n; ++i) target[i] = static_cast<float>(source[i]) / 255.0f * 2.0f - 1.0f;
   });
 }
 

@@ -38,8 +38,8 @@ constexpr std::array<Entry, 28> kOps{{
     {"packLatents", pack_latents},
     {"unpackLatents", unpack_latents},
     {"sampleLatents", sample_latents},
-    {"toRgb8", to_rgb8},
-    {"fromRgb8", from_rgb8},
+    {"toImage", to_image},
+    {"fromImage", from_image},
     {"greater", greater},
     {"quantizeRows", quantize_rows},
 }};
