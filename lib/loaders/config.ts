@@ -36,6 +36,8 @@ export interface ClipTextConfig {
   readonly maxPositionEmbeddings: number;
   readonly hiddenAct: "quick_gelu" | "gelu_tanh";
   readonly layerNormEps: number;
+  /** Whose row is pooled; 2 in old configs, which means the largest id of the prompt. */
+  readonly eosTokenId: number;
 }
 
 export interface T5Config {
@@ -73,6 +75,8 @@ export interface FluxTransformerConfig {
 }
 
 export interface AutoencoderKLConfig {
+  /** Side in pixels of the images that it was made for: the default size of a picture. */
+  readonly sampleSize: number;
   readonly inChannels: number;
   readonly outChannels: number;
   readonly blockOutChannels: readonly number[];
@@ -175,6 +179,7 @@ export function parseClipTextConfig(json: unknown, file: string): ClipTextConfig
     maxPositionEmbeddings: fields.integer("max_position_embeddings", 77),
     hiddenAct,
     layerNormEps: fields.positive("layer_norm_eps", 1e-5),
+    eosTokenId: fields.integer("eos_token_id", 49407, 0),
   };
   if (config.hiddenSize % config.numAttentionHeads !== 0) {
     throw fields.invalid("hidden_size", `a multiple of num_attention_heads (${config.numAttentionHeads})`);
@@ -267,6 +272,7 @@ export function parseAutoencoderKLConfig(json: unknown, file: string): Autoencod
       throw fields.unsupported(key, "null, with scaling_factor and shift_factor");
   }
   return {
+    sampleSize: fields.integer("sample_size", 1024, 16),
     inChannels: fields.integer("in_channels", 3),
     outChannels: fields.integer("out_channels", 3),
     blockOutChannels,
