@@ -6,6 +6,26 @@ import { elementsOf, sizeOf } from "../runtime/dtype.js";
 import { type NativeMapping, native } from "../runtime/native.js";
 import type { Parameter } from "./parameter.js";
 
+/** Where `load` finds tensors: a WeightSource, or a view of one under other names. */
+export type TensorSource = Pick<WeightSource, "location" | "find">;
+
+/** A view of `source` in which a tensor that is not there is looked up by its other names, the first that is there. */
+export function withAliases(
+  source: TensorSource,
+  aliasesOf: (name: string) => readonly string[],
+): TensorSource {
+  return {
+    location: source.location,
+    find: (name) => {
+      for (const candidate of [name, ...aliasesOf(name)]) {
+        const tensor = source.find(candidate);
+        if (tensor !== undefined) return tensor;
+      }
+      return undefined;
+    },
+  };
+}
+
 export interface LoadOptions {
   signal?: AbortSignal | undefined;
   /** After every tensor. Bytes as they are in the file. */
@@ -28,7 +48,7 @@ const NATIVE_DTYPES: Readonly<Record<string, "f32" | "bf16" | "f16" | "f8e4m3">>
 export async function loadParameters(
   device: Device,
   parameters: readonly Parameter[],
-  source: WeightSource,
+  source: TensorSource,
   options: LoadOptions = {},
 ): Promise<void> {
   const found = resolveAll(parameters, source);
@@ -60,7 +80,7 @@ export async function loadParameters(
   }
 }
 
-function resolveAll(parameters: readonly Parameter[], source: WeightSource): Map<Parameter, LocatedTensor[]> {
+function resolveAll(parameters: readonly Parameter[], source: TensorSource): Map<Parameter, LocatedTensor[]> {
   const resolved = new Map<Parameter, LocatedTensor[]>();
   const missing: string[] = [];
   const wrong: string[] = [];
@@ -96,7 +116,11 @@ function allocate(device: Device, parameter: Parameter, tensors: readonly Locate
 }
 
 /** One native request per part; the parts of a parameter lie one after another. */
-function requestsOf(parameter: Parameter, tensors: readonly LocatedTensor[], mappings: Map<string, NativeMapping>) {
+function requestsOf(
+  parameter: Parameter,
+  tensors: readonly LocatedTensor[],
+  mappings: Map<string, NativeMapping>,
+) {
   const { buffer, scale, spec } = parameter;
   let row = 0;
   return tensors.map((tensor, part) => {
@@ -126,6 +150,9 @@ function bytesOf(tensor: LocatedTensor): number {
   return elementsOf(tensor.shape) * sizeOf(NATIVE_DTYPES[tensor.dtype]!);
 }
 
-function badWeights(source: WeightSource, problem: string): FluxError {
-  return new FluxError("ERR_FLUX_BAD_WEIGHTS", `${source.location}: ${problem}. Download or export the checkpoint again.`);
+function badWeights(source: TensorSource, problem: string): FluxError {
+  return new FluxError(
+    "ERR_FLUX_BAD_WEIGHTS",
+    `${source.location}: ${problem}. Download or export the checkpoint again.`,
+  );
 }

@@ -1,6 +1,5 @@
-import type { WeightSource } from "../loaders/weights.js";
 import type { Device } from "../runtime/device.js";
-import { type LoadOptions, loadParameters } from "./load.js";
+import { type LoadOptions, loadParameters, type TensorSource } from "./load.js";
 import { type Precision, Scope } from "./scope.js";
 
 /**
@@ -20,7 +19,7 @@ export abstract class Model {
    * Fills all parameters.
    * @throws FluxError `ERR_FLUX_BAD_WEIGHTS` (see `loadParameters`); the model then holds no memory.
    */
-  load(source: WeightSource, options?: LoadOptions): Promise<void> {
+  load(source: TensorSource, options?: LoadOptions): Promise<void> {
     return loadParameters(this.device, this.scope.parameters, source, options);
   }
 

@@ -1,0 +1,67 @@
+import type { AutoencoderKLConfig } from "../../loaders/config.js";
+import { Conv2d } from "../../nn/conv.js";
+import { GroupNorm } from "../../nn/norm.js";
+import type { Scope } from "../../nn/scope.js";
+import type { Recorder, Tensor } from "../../runtime/recorder.js";
+import type { Value } from "../../runtime/value.js";
+import { MidBlock } from "./attention.js";
+import { NORM_EPS, ResnetBlock } from "./resnet.js";
+
+/** From an image to the moments of its latents: blocks of resnets, each but the last halving the resolution. */
+export class Encoder {
+  readonly convIn: Conv2d;
+  readonly down: readonly DownBlock[];
+  readonly mid: MidBlock;
+  readonly #normOut: GroupNorm;
+  readonly #convOut: Conv2d;
+
+  constructor(scope: Scope, config: AutoencoderKLConfig) {
+    const { blockOutChannels: widths, normNumGroups: groups, layersPerBlock } = config;
+    const last = widths.length - 1;
+    this.convIn = new Conv2d(scope, "conv_in", config.inChannels, widths[0], 3);
+    this.down = widths.map((width, index) => {
+      const channels = widths[Math.max(0, index - 1)];
+      const block = scope.at("down_blocks").at(index);
+      return new DownBlock(block, channels, width, layersPerBlock, groups, index < last);
+    });
+    this.mid = new MidBlock(scope.at("mid_block"), widths[last], groups, config.midBlockAddAttention);
+    this.#normOut = new GroupNorm(scope, "conv_norm_out", widths[last], groups, NORM_EPS);
+    this.#convOut = new Conv2d(scope, "conv_out", widths[last], 2 * config.latentChannels, 3);
+  }
+
+  /** image [B, H, W, image channels] → [B, H/8, W/8, 2 · latent channels] for FLUX's four blocks. */
+  forward(g: Recorder, image: Tensor): Value {
+    let x = this.convIn.forward(g, image);
+    for (const block of this.down) x = block.forward(g, x);
+    x = this.mid.forward(g, x);
+    return this.#convOut.forward(g, this.#normOut.forward(g, x, "silu"));
+  }
+}
+
+/** Resnets, then a convolution of stride 2 whose padding is on the right and at the bottom only. */
+class DownBlock {
+  readonly #resnets: readonly ResnetBlock[];
+  readonly #downsample: Conv2d | undefined;
+
+  constructor(
+    scope: Scope,
+    channels: number,
+    out: number,
+    count: number,
+    groups: number,
+    downsampling: boolean,
+  ) {
+    this.#resnets = Array.from(
+      { length: count },
+      (_, index) => new ResnetBlock(scope.at("resnets").at(index), index === 0 ? channels : out, out, groups),
+    );
+    this.#downsample = downsampling ? new Conv2d(scope.at("downsamplers.0"), "conv", out, out, 3) : undefined;
+  }
+
+  /** [B, H, W, channels] → [B, H/2, W/2, out], or [B, H, W, out] without downsampling. */
+  forward(g: Recorder, x: Value): Value {
+    let y = x;
+    for (const resnet of this.#resnets) y = resnet.forward(g, y);
+    return this.#downsample?.forward(g, y, { stride: 2, padding: [0, 0, 1, 1] }) ?? y;
+  }
+}
