@@ -1,0 +1,155 @@
+// Latents as the transformer sees them: an image of height × width has latents [16, height/8, width/8], packed in 2×2 patches
+// into (height/16)·(width/16) tokens of 64 channels; each token has an id (index, row, column) for RoPE.
+
+import { FluxError } from "../errors.js";
+
+/** Pixels per latent, along each side. */
+export const VAE_SCALE = 8;
+/** Latents per token, along each side. */
+export const PATCH = 2;
+/** Image sides are multiples of this. */
+export const SIZE_MULTIPLE = VAE_SCALE * PATCH;
+
+export interface LatentSize {
+  /** Pixels. */
+  readonly height: number;
+  readonly width: number;
+  /** height/8 and width/8. */
+  readonly latentHeight: number;
+  readonly latentWidth: number;
+  /** Rows and columns of tokens: height/16 and width/16. */
+  readonly rows: number;
+  readonly columns: number;
+  /** rows · columns. */
+  readonly tokens: number;
+}
+
+/**
+ * The sizes that follow from an image's.
+ *
+ * @param height Pixels, a multiple of 16.
+ * @param width Pixels, a multiple of 16.
+ * @throws FluxError ERR_FLUX_BAD_ARGUMENT for any other size, naming the nearest that would do.
+ */
+export function latentSize(height: number, width: number): LatentSize {
+  checkSide("height", height);
+  checkSide("width", width);
+  const rows = height / SIZE_MULTIPLE;
+  const columns = width / SIZE_MULTIPLE;
+  return {
+    height,
+    width,
+    latentHeight: height / VAE_SCALE,
+    latentWidth: width / VAE_SCALE,
+    rows,
+    columns,
+    tokens: rows * columns,
+  };
+}
+
+/**
+ * Ids of an image's tokens for RoPE.
+ *
+ * @param index First axis: 0 for the image that is made, 1 for Kontext's reference.
+ * @returns [rows · columns, 3], row-major: (index, row, column).
+ */
+export function imageIds({ rows, columns }: Pick<LatentSize, "rows" | "columns">, index = 0): Float32Array {
+  const ids = new Float32Array(rows * columns * 3);
+  let at = 0;
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) {
+      ids[at++] = index;
+      ids[at++] = row;
+      ids[at++] = column;
+    }
+  }
+  return ids;
+}
+
+/** Ids of text tokens, all zero: [tokens, 3]. */
+export function textIds(tokens: number): Float32Array {
+  return new Float32Array(tokens * 3);
+}
+
+/** Ids of the image that is made, followed by those of Kontext's reference image with index 1: [tokens of both, 3]. */
+export function kontextImageIds(target: LatentSize, reference: LatentSize): Float32Array {
+  const ids = new Float32Array((target.tokens + reference.tokens) * 3);
+  ids.set(imageIds(target));
+  ids.set(imageIds(reference, 1), target.tokens * 3);
+  return ids;
+}
+
+/**
+ * Packs latents into tokens: channel-major 2×2 patches, channel · 4 + row · 2 + column.
+ *
+ * @param latents [batch, channels, latentHeight, latentWidth].
+ * @returns [batch, tokens, channels · 4].
+ */
+export function packLatents(
+  latents: Float32Array,
+  batch: number,
+  channels: number,
+  size: LatentSize,
+): Float32Array {
+  const packed = new Float32Array(requireLength(latents, batch, channels, size));
+  forEachLatent(batch, channels, size, (flat, inPacked) => {
+    packed[inPacked] = latents[flat];
+  });
+  return packed;
+}
+
+/** The inverse of packLatents: [batch, tokens, channels · 4] to [batch, channels, latentHeight, latentWidth]. */
+export function unpackLatents(
+  packed: Float32Array,
+  batch: number,
+  channels: number,
+  size: LatentSize,
+): Float32Array {
+  const latents = new Float32Array(requireLength(packed, batch, channels, size));
+  forEachLatent(batch, channels, size, (flat, inPacked) => {
+    latents[flat] = packed[inPacked];
+  });
+  return latents;
+}
+
+/** Visits every latent with its position in [batch, channel, row, column] and in the packed order. */
+function forEachLatent(
+  batch: number,
+  channels: number,
+  { latentHeight, latentWidth, columns, tokens }: LatentSize,
+  visit: (flat: number, packed: number) => void,
+): void {
+  let flat = 0;
+  for (let image = 0; image < batch; image++) {
+    for (let channel = 0; channel < channels; channel++) {
+      for (let y = 0; y < latentHeight; y++) {
+        const rowOfTokens = image * tokens + Math.floor(y / PATCH) * columns;
+        for (let x = 0; x < latentWidth; x++) {
+          const token = rowOfTokens + Math.floor(x / PATCH);
+          visit(flat++, token * channels * 4 + channel * 4 + (y % PATCH) * PATCH + (x % PATCH));
+        }
+      }
+    }
+  }
+}
+
+function requireLength(values: Float32Array, batch: number, channels: number, size: LatentSize): number {
+  const length = batch * channels * size.latentHeight * size.latentWidth;
+  if (values.length !== length) {
+    throw new FluxError(
+      "ERR_FLUX_BAD_ARGUMENT",
+      `Latents for ${batch} image(s) of ${size.height}×${size.width} have ${length} values, but ${values.length} were given.`,
+    );
+  }
+  return length;
+}
+
+function checkSide(name: "height" | "width", side: number): void {
+  if (Number.isSafeInteger(side) && side >= SIZE_MULTIPLE && side % SIZE_MULTIPLE === 0) return;
+  const nearest = Math.max(1, Math.round(side / SIZE_MULTIPLE)) * SIZE_MULTIPLE;
+  const advice = Number.isSafeInteger(nearest) ? ` Use ${nearest}.` : "";
+  throw new FluxError(
+    "ERR_FLUX_BAD_ARGUMENT",
+    `${name} must be a multiple of ${SIZE_MULTIPLE} pixels, but it is ${side}.${advice}`,
+  );
+}

@@ -1,0 +1,86 @@
+import { describe, expect, it } from "vitest";
+import {
+  imageIds,
+  kontextImageIds,
+  latentSize,
+  packLatents,
+  textIds,
+  unpackLatents,
+} from "../../lib/models/latents.js";
+import { golden } from "../support/golden.js";
+
+const packing = golden("cases/packing.safetensors");
+const SIZES: [height: number, width: number][] = [
+  [128, 128],
+  [96, 160],
+];
+
+describe("latentSize", () => {
+  it("gives /8 latents and /16 tokens", () => {
+    expect(latentSize(768, 1344)).toEqual({
+      height: 768,
+      width: 1344,
+      latentHeight: 96,
+      latentWidth: 168,
+      rows: 48,
+      columns: 84,
+      tokens: 4032,
+    });
+  });
+
+  it.each([
+    [100, 128, "height", "Use 96"],
+    [128, 1023, "width", "Use 1024"],
+    [0, 128, "height", "Use 16"],
+    [-16, 128, "height", "Use 16"],
+    [128, 16.5, "width", "Use 16"],
+    [Number.NaN, 128, "height", "NaN"],
+    [128, Number.POSITIVE_INFINITY, "width", "Infinity"],
+    ["128" as unknown as number, 128, "height", "Use 128"],
+  ])("refuses %s × %s", (height, width, side, says) => {
+    expect(() => latentSize(height, width)).toThrow(
+      expect.objectContaining({
+        code: "ERR_FLUX_BAD_ARGUMENT",
+        message: expect.stringMatching(new RegExp(`^${side} must be a multiple of 16.*${says}`)),
+      }),
+    );
+  });
+});
+
+describe("packing", () => {
+  it.each(SIZES)("equals diffusers exactly for %i×%i, and unpacks to where it came from", (height, width) => {
+    const size = latentSize(height, width);
+    const { shape, data } = packing.tensor(`${height}x${width}.latents`);
+    const [batch, channels] = shape;
+    expect(shape).toEqual([2, 16, size.latentHeight, size.latentWidth]);
+    const packed = packLatents(data, batch, channels, size);
+    expect(packing.shape(`${height}x${width}.packed`)).toEqual([batch, size.tokens, channels * 4]);
+    expect(packed).toEqual(packing.f32(`${height}x${width}.packed`));
+    expect(unpackLatents(packing.f32(`${height}x${width}.packed`), batch, channels, size)).toEqual(data);
+  });
+
+  it("refuses latents of another size", () => {
+    const bad = expect.objectContaining({
+      code: "ERR_FLUX_BAD_ARGUMENT",
+      message: expect.stringMatching("65536"),
+    });
+    expect(() => packLatents(new Float32Array(7), 1, 16, latentSize(512, 512))).toThrow(bad);
+    expect(() => unpackLatents(new Float32Array(7), 1, 16, latentSize(512, 512))).toThrow(bad);
+  });
+});
+
+describe("ids", () => {
+  it.each(SIZES)("equal diffusers exactly for %i×%i", (height, width) => {
+    expect(imageIds(latentSize(height, width))).toEqual(packing.f32(`${height}x${width}.img_ids`));
+  });
+
+  it("of Kontext's reference follow with index 1", () => {
+    expect(kontextImageIds(latentSize(128, 128), latentSize(96, 160))).toEqual(
+      packing.f32("kontext.img_ids"),
+    );
+  });
+
+  it("of text are zero", () => {
+    expect(textIds(5)).toEqual(new Float32Array(15));
+  });
+});
