@@ -1,6 +1,6 @@
 // Checks that an addon can be shipped: prints its size and the newest glibc that it needs, and fails when that is newer than
-// this machine's own, when it needs a library that is not part of glibc, when it exports more than Node-API's entry points,
-// or when code for a newer instruction set could be linked into the rest of the program.
+// this machine's own, when it needs a library that is not part of glibc or a symbol that nothing defines, when it exports more
+// than Node-API's entry points, or when code for a newer instruction set could be linked into the rest of the program.
 //
 //   node scripts/check-binary.mjs FILE.node
 import { spawnSync } from "node:child_process";
@@ -34,6 +34,12 @@ export function checkBinary(path) {
     (line) => line.split(/[ @]/)[0],
   );
   for (const name of exported) if (!allowedExports.test(name)) problems.push(`it exports ${name}`);
+
+  // Undefined in our own sources, and found by nobody until the addon is loaded.
+  const missing = lines("nm", ["-D", "--undefined-only", "--format=posix", path]).flatMap(
+    (line) => line.match(/^([^ @]+) U/)?.[1] ?? [],
+  );
+  for (const name of missing) if (!/^(napi|node_api)_/.test(name)) problems.push(`nothing defines ${name}`);
 
   problems.push(...sharedSimdCode(join(root, "build/cmake/CMakeFiles")));
   if (problems.length > 0) throw new Error(`${path} must not be shipped:\n  ${problems.join("\n  ")}`);
