@@ -1,4 +1,7 @@
 // Every launch function of fluxwarp's kernels, by family. No Node, no model names, nothing beyond the CUDA runtime.
 #pragma once
 
+#include "elementwise/elementwise.h"
+#include "norm/norm.h"
+#include "quantise/quantise.h"
 #include "status.h"

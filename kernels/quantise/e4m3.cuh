@@ -1,0 +1,72 @@
+// A row's e4m3 scale and codes. One definition for every kernel that quantises:
+//
+//   scale = max|x| / 448 in f32 (1 for a row of zeros), code = e4m3(x / scale), to nearest even, saturating at ±448.
+//
+// NaN values are passed over by the maximum and become code 0x7f. An infinity makes the scale infinite: finite values of
+// that row become zeros and the infinity becomes NaN (0x7f), so that what is computed from the row is NaN and not a wrong
+// number. A row so small that max|x| / 448 underflows to 0 in f32 saturates.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "ptx/convert.cuh"
+
+namespace flux::kernels {
+
+inline constexpr float kE4m3Max = 448.0f;
+
+// Two codes, the first value's in the low byte.
+__device__ __forceinline__ uint32_t e4m3x2(float low, float high) {
+#if __CUDA_ARCH__ >= 890
+  return ptx::cvt_rn_satfinite_e4m3x2(low, high);
+#else
+  // Rounded in f32: adding 1.5·2^(23 + e) leaves multiples of the code's step 2^e, e = max(exponent, -6) - 3.
+  const auto code = [](float value) -> uint32_t {
+    if (isnan(value)) return 0x7fu;
+    const uint32_t sign = (__float_as_uint(value) >> 24) & 0x80u;
+    const float magnitude = fminf(fabsf(value), kE4m3Max);
+    const int exponent = max(int(__float_as_uint(magnitude) >> 23) - 127, -6);
+    const float step = __uint_as_float(uint32_t(exponent - 3 + 127) << 23);
+    const uint32_t steps = uint32_t(__float2int_rn(magnitude / step));
+    return sign | (uint32_t(exponent + 6) * 8u + steps);
+  };
+  return code(low) | (code(high) << 8);
+#endif
+}
+
+struct RowQuantiser {
+  float scale;
+  float inverse;  // 1 / scale
+  bool ordinary;  // neither so small nor so large that the products below leave f32's normal range
+
+  __device__ __forceinline__ explicit RowQuantiser(float largest) {
+    scale = largest > 0.0f ? largest / kE4m3Max : 1.0f;
+    inverse = 1.0f / scale;
+    ordinary = scale > 0x1p-100f && scale < 0x1p100f;
+  }
+
+  // x / scale, correctly rounded: the quotient's own remainder corrects it (Markstein 1990).
+  __device__ __forceinline__ float quotient(float x) const {
+    const float estimate = x * inverse;
+    return fmaf(fmaf(-estimate, scale, x), inverse, estimate);
+  }
+
+  // Eight codes; kExact asks for the correctly rounded quotient, else a product with the inverse, which can move a value
+  // that lies within an ulp of the middle between two codes.
+  template <bool kExact>
+  __device__ __forceinline__ uint2 codes(const float (&x)[8]) const {
+    float q[8];
+    if (ordinary) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) q[i] = kExact ? quotient(x[i]) : x[i] * inverse;
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) q[i] = x[i] / scale;
+    }
+    return make_uint2(e4m3x2(q[0], q[1]) | (e4m3x2(q[2], q[3]) << 16), e4m3x2(q[4], q[5]) | (e4m3x2(q[6], q[7]) << 16));
+  }
+};
+
+}  // namespace flux::kernels
