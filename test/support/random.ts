@@ -8,3 +8,9 @@ export function seededRandom(seed: number): () => number {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   };
 }
+
+/** Values in [−scale, scale) that are the same in every run. */
+export function randomValues(count: number, seed: number, scale = 1): Float32Array {
+  const next = seededRandom(seed);
+  return Float32Array.from({ length: count }, () => (2 * next() - 1) * scale);
+}

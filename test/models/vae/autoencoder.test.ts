@@ -1,0 +1,152 @@
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { readAutoencoderKLConfig } from "../../../lib/loaders/config.js";
+import { WeightSource } from "../../../lib/loaders/weights.js";
+import { AutoencoderKL } from "../../../lib/models/vae/autoencoder.js";
+import type { Device } from "../../../lib/runtime/device.js";
+import { bufferFrom, compute, cpuDevice } from "../../support/device.js";
+import { temporaryFolder, writeWeights } from "../../support/fixture-folder.js";
+import { golden, goldenPath, relativeL2 } from "../../support/golden.js";
+import { toChannelsLast } from "../../support/layout.js";
+import { randomValues } from "../../support/random.js";
+
+const FOLDER = goldenPath("tiny-flux/vae");
+const cases = golden("cases/vae.safetensors");
+const channelsLast = (name: string) => toChannelsLast(cases.tensor(name));
+
+async function tinyVae(device: Device): Promise<AutoencoderKL> {
+  const model = new AutoencoderKL(device, await readAutoencoderKLConfig(FOLDER));
+  await model.load(await WeightSource.open(FOLDER));
+  return model;
+}
+
+/** Means, then log-variances, as diffusers stores them. */
+function splitMoments(
+  moments: Float32Array,
+  latentChannels: number,
+): { mean: Float32Array; logvar: Float32Array } {
+  const pixels = moments.length / (2 * latentChannels);
+  const mean = new Float32Array(pixels * latentChannels);
+  const logvar = new Float32Array(pixels * latentChannels);
+  for (let p = 0; p < pixels; p++) {
+    for (let c = 0; c < latentChannels; c++) {
+      mean[p * latentChannels + c] = moments[p * 2 * latentChannels + c];
+      logvar[p * latentChannels + c] = moments[(p * 2 + 1) * latentChannels + c];
+    }
+  }
+  return { mean, logvar };
+}
+
+describe("AutoencoderKL", () => {
+  it.each(["128x128", "96x160", "64x64"])("decodes as diffusers does: %s", async (size) => {
+    const device = cpuDevice();
+    const model = await tinyVae(device);
+    const z = bufferFrom(device, channelsLast(`${size}.z`));
+    const { image } = await compute(device, (g) => ({ image: model.decode(g, z) }));
+    expect(relativeL2(image, channelsLast(`${size}.decoded`).data)).toBeLessThan(1e-4);
+  });
+
+  it.each(["128x128", "96x160", "64x64"])("encodes as diffusers does: %s", async (size) => {
+    const device = cpuDevice();
+    const model = await tinyVae(device);
+    const image = bufferFrom(device, channelsLast(`${size}.image`));
+    const { moments } = await compute(device, (g) => ({ moments: model.encode(g, image) }));
+    const { mean, logvar } = splitMoments(moments, 16);
+    expect(relativeL2(mean, channelsLast(`${size}.mean`).data)).toBeLessThan(1e-4);
+    expect(relativeL2(logvar, channelsLast(`${size}.logvar`).data)).toBeLessThan(1e-4);
+  });
+
+  it("gives the decoder's intermediate values", async () => {
+    const device = cpuDevice();
+    const { decoder } = await tinyVae(device);
+    const z = bufferFrom(device, channelsLast("96x160.z"));
+    const values = await compute(device, (g) => {
+      const dec_in = decoder.convIn.forward(g, z);
+      const resnet0 = decoder.mid.resnets[0].forward(g, dec_in);
+      const dec_mid_attn = decoder.mid.attention!.forward(g, resnet0);
+      const dec_mid = decoder.mid.forward(g, dec_in);
+      const dec_up0 = decoder.up[0].forward(g, dec_mid);
+      const dec_up3 = decoder.up.slice(1).reduce((x, block) => block.forward(g, x), dec_up0);
+      return { dec_in, dec_mid_attn, dec_mid, dec_up0, dec_up3 };
+    });
+    for (const [name, value] of Object.entries(values)) {
+      expect(relativeL2(value, channelsLast(`96x160.${name}`).data), name).toBeLessThan(1e-4);
+    }
+  });
+
+  it("gives the encoder's intermediate values", async () => {
+    const device = cpuDevice();
+    const { encoder } = await tinyVae(device);
+    const image = bufferFrom(device, channelsLast("96x160.image"));
+    const values = await compute(device, (g) => {
+      const enc_down0 = encoder.down[0].forward(g, encoder.convIn.forward(g, image));
+      const deepest = encoder.down.slice(1).reduce((x, block) => block.forward(g, x), enc_down0);
+      return { enc_down0, enc_mid: encoder.mid.forward(g, deepest) };
+    });
+    for (const [name, value] of Object.entries(values)) {
+      expect(relativeL2(value, channelsLast(`96x160.${name}`).data), name).toBeLessThan(1e-4);
+    }
+  });
+
+  it("puts 1×1 convolutions around the latents where the config asks for them", async () => {
+    const device = cpuDevice();
+    const path = join(await temporaryFolder(), "quant.safetensors");
+    const quant = pointwise(32, 1);
+    const postQuant = pointwise(16, 2);
+    await writeWeights(path, {
+      "quant_conv.weight": { shape: [32, 32, 1, 1], data: quant.weight },
+      "quant_conv.bias": { shape: [32], data: quant.bias },
+      "post_quant_conv.weight": { shape: [16, 16, 1, 1], data: postQuant.weight },
+      "post_quant_conv.bias": { shape: [16], data: postQuant.bias },
+    });
+    const [extra, weights] = await Promise.all([WeightSource.open(path), WeightSource.open(FOLDER)]);
+    const config = { ...(await readAutoencoderKLConfig(FOLDER)), useQuantConv: true, usePostQuantConv: true };
+    const model = new AutoencoderKL(device, config);
+    await model.load({ location: FOLDER, find: (name) => extra.find(name) ?? weights.find(name) });
+    const plain = await tinyVae(device);
+    const z = channelsLast("64x64.z");
+    const zBuffer = bufferFrom(device, z);
+    const mixedBuffer = bufferFrom(device, { shape: z.shape, data: postQuant.apply(z.data) });
+    const image = bufferFrom(device, channelsLast("64x64.image"));
+    const values = await compute(device, (g) => ({
+      decoded: model.decode(g, zBuffer),
+      expectedDecoded: plain.decode(g, mixedBuffer),
+      moments: model.encode(g, image),
+      plainMoments: plain.encode(g, image),
+    }));
+    expect(relativeL2(values.decoded, values.expectedDecoded)).toBeLessThan(1e-5);
+    expect(relativeL2(values.moments, quant.apply(values.plainMoments))).toBeLessThan(1e-5);
+  });
+
+  it("has no attention, and asks for none of its weights, where the config says so", async () => {
+    const device = cpuDevice();
+    const source = await WeightSource.open(FOLDER);
+    const config = { ...(await readAutoencoderKLConfig(FOLDER)), midBlockAddAttention: false };
+    const model = new AutoencoderKL(device, config);
+    await model.load({
+      location: FOLDER,
+      find: (name) => (name.includes("attentions") ? undefined : source.find(name)),
+    });
+    const { decoder } = await tinyVae(device);
+    const x = bufferFrom(device, channelsLast("96x160.dec_in"));
+    const { actual, expected } = await compute(device, (g) => ({
+      actual: model.decoder.mid.forward(g, x.value),
+      expected: decoder.mid.resnets.reduce((h, resnet) => resnet.forward(g, h), x.value),
+    }));
+    expect(actual).toEqual(expected);
+    expect(relativeL2(actual, channelsLast("96x160.dec_mid").data)).toBeGreaterThan(1e-3);
+  });
+});
+
+/** A random 1×1 convolution and, in f64 on the host, what it does to channels-last data. */
+function pointwise(channels: number, seed: number) {
+  const weight = randomValues(channels * channels, seed, 0.3);
+  const bias = randomValues(channels, seed + 100, 0.3);
+  const apply = (data: Float32Array): Float32Array =>
+    data.map((_, at) => {
+      const out = at % channels;
+      const pixel = data.subarray(at - out, at - out + channels);
+      return pixel.reduce((sum, value, c) => sum + value * weight[out * channels + c], bias[out]);
+    });
+  return { weight, bias, apply };
+}
