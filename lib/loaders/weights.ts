@@ -65,48 +65,9 @@ export class WeightSource {
     return this.#tensors.values();
   }
 
-  has(name: string): boolean {
-    return this.#tensors.has(name);
-  }
-
+  /** The tensor of this name, or undefined. */
   find(name: string): LocatedTensor | undefined {
     return this.#tensors.get(name);
-  }
-
-  /**
-   * One tensor by name, with its shape checked where one is given.
-   *
-   * @throws FluxError ERR_FLUX_BAD_WEIGHTS when it is missing or has another shape.
-   */
-  get(name: string, shape?: readonly number[]): LocatedTensor {
-    const tensor = this.#tensors.get(name);
-    if (tensor === undefined) throw this.#misfit([`${quoted(name)} is missing`]);
-    if (shape !== undefined && !sameShape(tensor.shape, shape))
-      throw this.#misfit([shapeMisfit(tensor, shape)]);
-    return tensor;
-  }
-
-  /**
-   * Checks that every tensor of a model is there with its shape.
-   *
-   * @param expected Shape by name.
-   * @throws FluxError ERR_FLUX_BAD_WEIGHTS naming all tensors that are missing or of a wrong shape, not only the first.
-   */
-  check(expected: Iterable<readonly [name: string, shape: readonly number[]]>): void {
-    const misfits: string[] = [];
-    for (const [name, shape] of expected) {
-      const tensor = this.#tensors.get(name);
-      if (tensor === undefined) misfits.push(`${quoted(name)} is missing`);
-      else if (!sameShape(tensor.shape, shape)) misfits.push(shapeMisfit(tensor, shape));
-    }
-    if (misfits.length > 0) throw this.#misfit(misfits);
-  }
-
-  #misfit(misfits: readonly string[]): FluxError {
-    return badWeights(
-      `The weights in ${this.location} do not fit their config: ${misfits.join("; ")}. ` +
-        "Use weights and config of the same model, completely downloaded.",
-    );
   }
 }
 
@@ -185,14 +146,6 @@ async function readIndex(path: string): Promise<Map<string, string>> {
   }
   if (shardOfTensor.size === 0) throw wrong('its "weight_map" is empty');
   return shardOfTensor;
-}
-
-function sameShape(a: readonly number[], b: readonly number[]): boolean {
-  return a.length === b.length && a.every((size, axis) => size === b[axis]);
-}
-
-function shapeMisfit(tensor: LocatedTensor, shape: readonly number[]): string {
-  return `${quoted(tensor.name)} has shape [${tensor.shape}] instead of [${shape}]`;
 }
 
 function badWeights(message: string): FluxError {

@@ -101,6 +101,7 @@ describe("configs of the published models", () => {
       maxPositionEmbeddings: 77,
       hiddenAct: "quick_gelu",
       layerNormEps: 1e-5,
+      eosTokenId: 2,
     });
     expect(await readT5Config(goldenPath(`${model}/text_encoder_2`))).toEqual({
       vocabSize: 32128,
@@ -123,6 +124,7 @@ describe("configs of the published models", () => {
       scalingFactor: 0.3611,
       shiftFactor: 0.1159,
       midBlockAddAttention: true,
+      sampleSize: 1024,
       useQuantConv: false,
       usePostQuantConv: false,
     });

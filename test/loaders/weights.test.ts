@@ -2,7 +2,7 @@ import { mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { readTensor } from "../../lib/loaders/safetensors.js";
-import { WeightSource } from "../../lib/loaders/weights.js";
+import { type LocatedTensor, WeightSource } from "../../lib/loaders/weights.js";
 import { safetensorsBytes, temporaryFolder } from "../support/fixture-folder.js";
 import { goldenJson, goldenPath, hasGolden } from "../support/golden.js";
 
@@ -53,7 +53,9 @@ describe("WeightSource.open", () => {
     for (const path of [folder, join(folder, "model.safetensors.index.json")]) {
       const source = await WeightSource.open(path);
       expect([...source.names()].sort()).toEqual(["a", "b"]);
-      const { file, name } = source.get("b", [1]);
+      const { file, name, shape } = source.find("b") as LocatedTensor;
+      expect(shape).toEqual([1]);
+      expect(source.find("c")).toBeUndefined();
       expect(file.path).toBe(join(folder, "model-00002-of-00002.safetensors"));
       expect((await readTensor(file, name)).data).toEqual(Uint8Array.of(2));
     }
@@ -126,39 +128,5 @@ describe("WeightSource.open", () => {
     await expect(WeightSource.open(folder)).rejects.toMatchObject(
       badWeights("model.safetensors.index.json is not a usable index", says),
     );
-  });
-});
-
-describe("WeightSource.get and check", () => {
-  it("name the tensor that is missing or misshapen", async () => {
-    const source = await WeightSource.open(await folderOf(sharded()));
-    expect(source.has("a")).toBe(true);
-    expect(source.find("c")).toBeUndefined();
-    expect(() => source.get("c")).toThrow(
-      expect.objectContaining(badWeights(source.location, '"c" is missing')),
-    );
-    expect(() => source.get("a", [1, 1])).toThrow(
-      expect.objectContaining(badWeights('"a" has shape [1] instead of [1,1]')),
-    );
-  });
-
-  it("name all tensors that do not fit, not only the first", async () => {
-    const source = await WeightSource.open(await folderOf(sharded()));
-    expect(() =>
-      source.check([
-        ["a", [1]],
-        ["b", [2]],
-        ["c", [1]],
-        ["d", [4]],
-      ]),
-    ).toThrow(
-      expect.objectContaining(
-        badWeights('"b" has shape [1] instead of [2]', '"c" is missing', '"d" is missing'),
-      ),
-    );
-    source.check([
-      ["a", [1]],
-      ["b", [1]],
-    ]);
   });
 });
