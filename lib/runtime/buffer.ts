@@ -68,7 +68,7 @@ export class Buffer<D extends DType = DType> {
    * Writes elements from element `offset` on, in the order of the device's queue. The data is copied at the call, so the
    * caller may change it at once.
    */
-  write(data: TypedArrays[D], offset = 0): Promise<void> {
+  async write(data: TypedArrays[D], offset = 0): Promise<void> {
     if (!(data instanceof ARRAYS[this.dtype])) {
       throw new FluxError(
         "ERR_FLUX_BAD_ARGUMENT",
@@ -82,7 +82,7 @@ export class Buffer<D extends DType = DType> {
       );
     }
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    return this.native.write(bytes, offset * sizeOf(this.dtype));
+    await this.native.write(bytes, offset * sizeOf(this.dtype));
   }
 
   /** All elements, after everything that was queued before. */

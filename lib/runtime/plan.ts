@@ -63,8 +63,8 @@ export class Plan {
   }
 
   /** Replays the plan once. */
-  run(): Promise<void> {
-    return this.#alive().run();
+  async run(): Promise<void> {
+    await this.#alive().run();
   }
 
   /** Runs once with a clock around every top-level op; `toString()` and `describe()` then show the times. */

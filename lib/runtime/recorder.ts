@@ -302,9 +302,9 @@ export class Recorder {
     return this.#emit("sampleLatents", { inputs: { moments, noise }, outputs: { y } });
   }
 
-  /** [−1, 1] to [0, 1], clamped: as f32, or as u8 with 255·u rounded half to even. */
-  toImage(x: Tensor, dtype: "u8" | "f32"): Value {
-    return this.#emit("toImage", { inputs: { x }, outputs: { y: this.empty(valueOf(x).shape, dtype) } });
+  /** [−1, 1] to [0, 1], clamped, written into `into`: as f32, or as u8 with 255·u rounded half to even. */
+  toImage(x: Tensor, into: Tensor): void {
+    this.#emit("toImage", { inputs: { x }, outputs: { y: valueOf(into) } });
   }
 
   /** 8 bits to [−1, 1]: x/255·2 − 1. */

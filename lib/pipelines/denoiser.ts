@@ -1,0 +1,139 @@
+import type { FluxTransformer } from "../models/flux/transformer.js";
+import type { Buffer } from "../runtime/buffer.js";
+import type { DType } from "../runtime/dtype.js";
+import type { Plan } from "../runtime/plan.js";
+import type { Recorder } from "../runtime/recorder.js";
+import type { Value } from "../runtime/value.js";
+
+/** What a recorded denoising loop depends on. Anything else is contents of its Buffers. */
+export interface DenoiserShape {
+  readonly batch: number;
+  readonly textTokens: number;
+  /** Of latent tokens: a sixteenth of the image's sides. */
+  readonly rows: number;
+  readonly columns: number;
+  readonly steps: number;
+  /** True classifier-free guidance's scale; 1 without. */
+  readonly trueCfgScale: number;
+}
+
+/** One side of true classifier-free guidance: the text that it is conditioned on, and what follows from it before the loop. */
+interface Branch {
+  /** T5's embeddings, [B, Tt, J]. */
+  readonly promptEmbeds: Buffer<"f32">;
+  /** CLIP's, [B, P]. */
+  readonly pooled: Buffer<"f32">;
+  /** Embedded text, [B, Tt, D]. */
+  readonly text: Buffer<"f32">;
+  /** Modulation of every step, [S, B, columns]. */
+  readonly table: Buffer<"f32">;
+}
+
+/**
+ * The denoising loop of one shape: Buffers that hold everything that changes from image to image, a plan that runs once
+ * before the loop, and a plan that is one step. A step needs nothing from the host: sigmas, modulation and the step
+ * counter are on the device.
+ */
+export class Denoiser {
+  /** Unpacked noise [B, C/4, 2·rows, 2·columns], in the order in which PyTorch draws it. */
+  readonly noise: Buffer<"f32">;
+  /** Packed latents [B, Ti, C]: noise before the loop, the image's latents after it. */
+  readonly latents: Buffer<"f32">;
+  /** Of each step and batch entry, in [0, 1]: [S, B]. */
+  readonly timesteps: Buffer<"f32">;
+  /** [S + 1], the last 0. */
+  readonly sigmas: Buffer<"f32">;
+  /** [B]. */
+  readonly guidance: Buffer<"f32">;
+  /** Index, row and column of all tokens, text first: [T, 3]. */
+  readonly ids: Buffer<"f32">;
+  /** The step to run next: [1]. */
+  readonly counter: Buffer<"i32">;
+  readonly positive: Branch;
+  readonly negative: Branch | undefined;
+  /** Packs the noise into the latents. */
+  readonly pack: Plan;
+  /** Embeds texts, makes every step's modulation and the rotary table. */
+  readonly prepare: Plan;
+  /** One denoising step. */
+  readonly step: Plan;
+
+  readonly #rope: Buffer<"f32">;
+  readonly #buffers: Buffer[] = [];
+
+  constructor(
+    readonly transformer: FluxTransformer,
+    readonly shape: DenoiserShape,
+  ) {
+    const { batch, textTokens, rows, columns, steps } = shape;
+    const { config, device } = transformer;
+    const tokens = textTokens + rows * columns;
+    this.noise = this.#buffer("f32", [batch, config.inChannels / 4, 2 * rows, 2 * columns]);
+    this.latents = this.#buffer("f32", [batch, rows * columns, config.inChannels]);
+    this.timesteps = this.#buffer("f32", [steps, batch]);
+    this.sigmas = this.#buffer("f32", [steps + 1]);
+    this.guidance = this.#buffer("f32", [batch]);
+    this.ids = this.#buffer("f32", [tokens, 3]);
+    this.counter = this.#buffer("i32", [1]);
+    this.#rope = this.#buffer("f32", [tokens, config.attentionHeadDim / 2, 2]);
+    this.positive = this.#branch();
+    this.negative = shape.trueCfgScale > 1 ? this.#branch() : undefined;
+    this.pack = device.record("pack", (g) => {
+      g.packLatents(this.noise, { channelsFirst: true, into: this.latents.value });
+    });
+    this.prepare = device.record("prepare", (g) => this.#recordPrepare(g));
+    this.step = device.record("step", (g) => this.#recordStep(g));
+  }
+
+  dispose(): void {
+    this.pack.dispose();
+    this.prepare.dispose();
+    this.step.dispose();
+    for (const buffer of this.#buffers) buffer.dispose();
+  }
+
+  #recordPrepare(g: Recorder): void {
+    const { transformer, timesteps, guidance } = this;
+    g.copy(transformer.rope(g, this.ids), this.#rope);
+    for (const { promptEmbeds, pooled, text, table } of this.#branches()) {
+      transformer.embedText(g, promptEmbeds, text.value);
+      transformer.modulate(g, { timesteps, guidance, pooled }, table.value);
+    }
+  }
+
+  #recordStep(g: Recorder): void {
+    const { latents, sigmas, counter, shape } = this;
+    let velocity = this.#velocity(g, this.positive);
+    if (this.negative !== undefined) {
+      velocity = g.guide(this.#velocity(g, this.negative), velocity, shape.trueCfgScale);
+    }
+    g.eulerStep(latents, velocity, sigmas, counter);
+    g.increment(counter);
+  }
+
+  #velocity(g: Recorder, { text, table }: Branch): Value {
+    const modulation = g.takeRow(table, this.counter);
+    return this.transformer.forward(g, { latents: this.latents, text, modulation, rope: this.#rope });
+  }
+
+  #branches(): Branch[] {
+    return this.negative === undefined ? [this.positive] : [this.positive, this.negative];
+  }
+
+  #branch(): Branch {
+    const { batch, textTokens, steps } = this.shape;
+    const { config, width, modulationColumns } = this.transformer;
+    return {
+      promptEmbeds: this.#buffer("f32", [batch, textTokens, config.jointAttentionDim]),
+      pooled: this.#buffer("f32", [batch, config.pooledProjectionDim]),
+      text: this.#buffer("f32", [batch, textTokens, width]),
+      table: this.#buffer("f32", [steps, batch, modulationColumns]),
+    };
+  }
+
+  #buffer<D extends DType>(dtype: D, shape: readonly number[]): Buffer<D> {
+    const buffer = this.transformer.device.buffer(dtype, shape);
+    this.#buffers.push(buffer);
+    return buffer;
+  }
+}

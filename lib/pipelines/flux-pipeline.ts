@@ -1,0 +1,293 @@
+import { FluxError } from "../errors.js";
+import { imageIds, textIds } from "../models/latents.js";
+import type { Precision } from "../nn/scope.js";
+import { Device, type DeviceName } from "../runtime/device.js";
+import { Generator } from "../runtime/generator.js";
+import type { Plan } from "../runtime/plan.js";
+import { type Checkpoint, type LoadProgress, loadCheckpoint } from "./checkpoint.js";
+import { runSteps } from "./denoise-loop.js";
+import { Denoiser } from "./denoiser.js";
+import type { HostTensor } from "./host-tensor.js";
+import { FluxImage } from "./image.js";
+import { ImageDecoder } from "./image-decoder.js";
+import type { GenerateOptions } from "./options.js";
+import { PromptEncoder } from "./prompt-encoder.js";
+import { type Capabilities, type Conditions, checkRequest, type Request } from "./request.js";
+import { Turns } from "./turns.js";
+
+export interface FromPretrainedOptions {
+  /** `"auto"` by default: a GPU if one can be used, else the CPU. Or a Device of one's own, which the pipeline does not dispose. */
+  device?: DeviceName | Device;
+  /** What the linears compute in: `"f32"` (the CPU's default) or `"fp8"`. */
+  precision?: Precision;
+  /** CPU threads; all cores by default. Images do not depend on it. */
+  threads?: number;
+  signal?: AbortSignal;
+  onProgress?: (progress: LoadProgress) => void;
+}
+
+/** What `generate` gives; what `outputType` did not ask for is absent. */
+export interface GenerateResult {
+  /** With `"image"`: prompts in order, each with its images in order. */
+  images: FluxImage[];
+  /** With `"raw"`: [B, H, W, 3] in [0, 1]. */
+  raw?: HostTensor;
+  /** With `"latents"`: packed, [B, tokens, 64]. */
+  latents?: HostTensor;
+  /** The seed that was used: pass it again for the same images. */
+  seed: number | bigint;
+}
+
+/** Recorded shapes that are kept; the least recently used goes first. */
+const KEPT_DENOISERS = 4;
+const KEPT_DECODERS = 4;
+
+/**
+ * FLUX.1 from prompt to picture. `generate` calls run one after another in the order in which they were made.
+ *
+ *     await using pipe = await FluxPipeline.fromPretrained("FLUX.1-schnell");
+ *     const { images } = await pipe.generate({ prompt: "a cat", seed: 42 });
+ *     await images[0].save("cat.png");
+ */
+export class FluxPipeline {
+  readonly #checkpoint: Checkpoint;
+  readonly #ownsDevice: boolean;
+  readonly #prompts: PromptEncoder;
+  readonly #denoisers = new Map<string, Denoiser>();
+  readonly #decoders = new Map<string, ImageDecoder>();
+  readonly #turns = new Turns();
+  #disposed = false;
+
+  private constructor(
+    readonly device: Device,
+    checkpoint: Checkpoint,
+    ownsDevice: boolean,
+  ) {
+    this.#checkpoint = checkpoint;
+    this.#ownsDevice = ownsDevice;
+    const { clip, t5, transformer } = checkpoint;
+    const { pooledProjectionDim: pooled, jointAttentionDim: sequence } = transformer.config;
+    this.#prompts = new PromptEncoder(device, { clip, t5 }, { pooled, sequence });
+  }
+
+  /**
+   * Loads a checkpoint folder in diffusers' layout.
+   * @throws FluxError `ERR_FLUX_BAD_WEIGHTS`, `ERR_FLUX_UNSUPPORTED`, `ERR_FLUX_NO_DEVICE`, `ERR_FLUX_OUT_OF_MEMORY`.
+   */
+  static async fromPretrained(folder: string, options: FromPretrainedOptions = {}): Promise<FluxPipeline> {
+    const { precision = "f32", signal, onProgress, threads } = options;
+    if (precision !== "f32" && precision !== "fp8") {
+      throw new FluxError("ERR_FLUX_UNSUPPORTED", `precision "${precision}" is not there on the CPU; use "f32" or "fp8"`);
+    }
+    signal?.throwIfAborted();
+    const ownsDevice = !(options.device instanceof Device);
+    const device =
+      options.device instanceof Device ? options.device : Device.open(options.device, threads === undefined ? {} : { threads });
+    try {
+      const checkpoint = await loadCheckpoint(folder, device, precision, { signal, onProgress });
+      return new FluxPipeline(device, checkpoint, ownsDevice);
+    } catch (error) {
+      if (ownsDevice) device.dispose();
+      throw error;
+    }
+  }
+
+  /**
+   * Draws images.
+   * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a wrong option, `ERR_FLUX_OUT_OF_MEMORY`, `ERR_FLUX_DISPOSED` when the
+   *   pipeline is disposed before or meanwhile; the signal's reason when it is aborted.
+   */
+  async generate(options: GenerateOptions): Promise<GenerateResult> {
+    this.#alive();
+    options.signal?.throwIfAborted();
+    const request = checkRequest(options, this.#capabilities());
+    const generator = new Generator(request.seed);
+    return this.#turns.take(options.signal, async () => {
+      this.#alive();
+      const denoiser = await this.#prepare(request, generator);
+      await runSteps(denoiser, options);
+      const latents = { data: await denoiser.latents.read(), shape: denoiser.latents.shape };
+      requireFinite(latents);
+      options.signal?.throwIfAborted();
+      return { ...(await this.#finish(request, latents, options.signal)), seed: request.seed };
+    });
+  }
+
+  /** The plan of one denoising step for such a request, for printing and profiling. */
+  plan(options: Partial<GenerateOptions> = {}): Plan {
+    this.#alive();
+    const request = checkRequest({ prompt: "", negativePrompt: "", ...options }, this.#capabilities());
+    return this.#denoiser(request, request.maxSequenceLength).step;
+  }
+
+  /**
+   * Gives back all device memory. A `generate` that is running rejects with `ERR_FLUX_DISPOSED` at its next step.
+   */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    for (const denoiser of this.#denoisers.values()) denoiser.dispose();
+    for (const decoder of this.#decoders.values()) decoder.dispose();
+    this.#prompts.dispose();
+    const { clip, t5, transformer, vae } = this.#checkpoint;
+    for (const model of [clip.model, t5.model, transformer, vae]) model.dispose();
+    if (this.#ownsDevice) this.device.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose();
+    await this.#turns.idle();
+  }
+
+  /** Fills the denoiser of the request's shape with everything that the loop reads. */
+  async #prepare(request: Request, generator: Generator): Promise<Denoiser> {
+    const { batch, tokens, height, width, guidanceScale } = request;
+    const positive = await this.#conditions(request.positive, request);
+    const negative = request.negative && (await this.#conditions(request.negative, request));
+    const textTokens = positive.embeds.shape[1]!;
+    if (negative !== undefined && negative.embeds.shape[1] !== textTokens) {
+      throw new FluxError("ERR_FLUX_BAD_ARGUMENT", "promptEmbeds and negativePromptEmbeds must have the same number of tokens");
+    }
+    const { sigmas } = this.#schedule(request);
+    const denoiser = this.#denoiser(request, textTokens);
+    const noise = request.latents === undefined ? await generator.normal(this.device, denoiser.noise.elements) : undefined;
+    const ids = new Float32Array(3 * (textTokens + tokens));
+    ids.set(textIds(textTokens));
+    ids.set(imageIds({ rows: height / 16, columns: width / 16 }), 3 * textTokens);
+    const writes = [
+      ...(noise === undefined ? [denoiser.latents.write(request.latents!.data)] : [denoiser.noise.write(noise), denoiser.pack.run()]),
+      denoiser.ids.write(ids),
+      denoiser.sigmas.write(sigmas),
+      denoiser.timesteps.write(repeatEach(sigmas.subarray(0, -1), batch)),
+      denoiser.guidance.write(new Float32Array(batch).fill(guidanceScale)),
+      denoiser.counter.write(Int32Array.of(0)),
+      denoiser.positive.promptEmbeds.write(positive.embeds.data),
+      denoiser.positive.pooled.write(positive.pooled.data),
+    ];
+    if (negative !== undefined && denoiser.negative !== undefined) {
+      writes.push(denoiser.negative.promptEmbeds.write(negative.embeds.data));
+      writes.push(denoiser.negative.pooled.write(negative.pooled.data));
+    }
+    await Promise.all(writes);
+    return denoiser;
+  }
+
+  /** Embeddings of a batch: every prompt's, once for each of its images. */
+  async #conditions(conditions: Conditions, request: Request): Promise<{ embeds: HostTensor; pooled: HostTensor }> {
+    const { numImagesPerPrompt: copies, maxSequenceLength } = request;
+    if (!("texts" in conditions)) {
+      return { embeds: repeatRows(conditions.embeds, copies), pooled: repeatRows(conditions.pooled, copies) };
+    }
+    const embeds: HostTensor[] = [];
+    const pooled: HostTensor[] = [];
+    for (const { clip, t5 } of conditions.texts) {
+      pooled.push(await this.#prompts.pooled(clip));
+      embeds.push(await this.#prompts.sequence(t5, maxSequenceLength));
+    }
+    return { embeds: repeatRows(stack(embeds), copies), pooled: repeatRows(stack(pooled), copies) };
+  }
+
+  async #finish(request: Request, latents: HostTensor, signal?: AbortSignal): Promise<Omit<GenerateResult, "seed">> {
+    const { height, width, batch, outputType } = request;
+    if (outputType === "latents") return { images: [], latents };
+    const decoder = this.#decoder(height, width, outputType === "raw" ? "f32" : "u8");
+    const length = latents.data.length / batch;
+    const pictures: (Uint8Array | Float32Array)[] = [];
+    for (let i = 0; i < batch; i++) {
+      signal?.throwIfAborted();
+      pictures.push(await decoder.decode(latents.data.subarray(i * length, (i + 1) * length)));
+    }
+    signal?.throwIfAborted();
+    if (outputType === "image") return { images: pictures.map((data) => new FluxImage(width, height, data as Uint8Array)) };
+    const shape = [1, height, width, 3];
+    return { images: [], raw: { ...stack(pictures.map((data) => ({ data: data as Float32Array, shape }))), shape: [batch, height, width, 3] } };
+  }
+
+  #schedule({ numInferenceSteps, sigmas, tokens }: Request) {
+    const steps = sigmas === undefined ? { numInferenceSteps } : { sigmas };
+    return this.#checkpoint.scheduler.schedule({ ...steps, imageSeqLen: tokens });
+  }
+
+  #denoiser(request: Request, textTokens: number): Denoiser {
+    const { batch, height, width, negative, sigmas } = request;
+    const steps = sigmas?.length ?? request.numInferenceSteps;
+    const trueCfgScale = negative === undefined ? 1 : request.trueCfgScale;
+    const shape = { batch, textTokens, rows: height / 16, columns: width / 16, steps, trueCfgScale };
+    return kept(this.#denoisers, JSON.stringify(shape), KEPT_DENOISERS, () => new Denoiser(this.#checkpoint.transformer, shape));
+  }
+
+  #decoder(height: number, width: number, dtype: "u8" | "f32"): ImageDecoder {
+    const { vae, vaeConfig } = this.#checkpoint;
+    const key = `${height}×${width} ${dtype}`;
+    return kept(this.#decoders, key, KEPT_DECODERS, () => new ImageDecoder(vae, vaeConfig, height, width, dtype));
+  }
+
+  #capabilities(): Capabilities {
+    const { transformer, vaeConfig, t5 } = this.#checkpoint;
+    const { guidanceEmbeds, jointAttentionDim, pooledProjectionDim, inChannels } = transformer.config;
+    return {
+      sampleSize: Math.max(16, vaeConfig.sampleSize - (vaeConfig.sampleSize % 16)),
+      guidanceEmbeds,
+      sequenceLength: Math.min(512, t5.tokenizer.modelMaxLength),
+      embedWidth: jointAttentionDim,
+      pooledWidth: pooledProjectionDim,
+      packedChannels: inChannels,
+    };
+  }
+
+  #alive(): void {
+    if (this.#disposed) throw new FluxError("ERR_FLUX_DISPOSED", "this pipeline is disposed; load it again");
+  }
+}
+
+/** The entry of `key`, made if absent; beyond `most` entries the least recently used is disposed. */
+function kept<T extends { dispose(): void }>(cache: Map<string, T>, key: string, most: number, make: () => T): T {
+  const known = cache.get(key);
+  if (known !== undefined) cache.delete(key);
+  if (known === undefined && cache.size >= most) {
+    const [oldest, value] = cache.entries().next().value!;
+    cache.delete(oldest);
+    value.dispose();
+  }
+  const entry = known ?? make();
+  cache.set(key, entry);
+  return entry;
+}
+
+/** Along a new first axis. */
+function stack(tensors: readonly HostTensor[]): HostTensor {
+  const { data: first, shape } = tensors[0]!;
+  const data = new Float32Array(tensors.length * first.length);
+  tensors.forEach((tensor, index) => {
+    data.set(tensor.data, index * first.length);
+  });
+  return { data, shape: [tensors.length, ...shape] };
+}
+
+/** Each entry of the first axis `copies` times in a row. */
+function repeatRows({ data, shape }: HostTensor, copies: number): HostTensor {
+  const length = data.length / shape[0]!;
+  const out = new Float32Array(data.length * copies);
+  for (let row = 0; row < shape[0]! * copies; row++) {
+    const from = Math.floor(row / copies) * length;
+    out.set(data.subarray(from, from + length), row * length);
+  }
+  return { data: out, shape: shape.with(0, shape[0]! * copies) };
+}
+
+function repeatEach(values: Float32Array, copies: number): Float32Array {
+  return repeatRows({ data: values, shape: [values.length] }, copies).data;
+}
+
+/** Finite weights can still overflow: better an error than a black image. */
+function requireFinite({ data }: HostTensor): void {
+  if (data.every(Number.isFinite)) return;
+  throw new FluxError(
+    "ERR_FLUX_BAD_WEIGHTS",
+    "the transformer produced NaN or infinite latents; the checkpoint is damaged, or guidanceScale or trueCfgScale is far out of range",
+  );
+}

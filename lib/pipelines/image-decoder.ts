@@ -1,0 +1,46 @@
+import type { AutoencoderKLConfig } from "../loaders/config.js";
+import type { AutoencoderKL } from "../models/vae/autoencoder.js";
+import type { Buffer } from "../runtime/buffer.js";
+import type { Plan } from "../runtime/plan.js";
+
+/** Latents are an eighth of the image's sides. */
+const SCALE_FACTOR = 8;
+
+/** Packed latents of one image to pixels, for one size: unpack, undo scale and shift, decode, convert. */
+export class ImageDecoder {
+  /** [1, tokens, 4·channels]. */
+  readonly latents: Buffer<"f32">;
+  /** [1, H, W, 3]: 8 bits, or f32 in [0, 1]. */
+  readonly pixels: Buffer<"u8" | "f32">;
+  readonly plan: Plan;
+
+  constructor(
+    vae: AutoencoderKL,
+    config: AutoencoderKLConfig,
+    readonly height: number,
+    readonly width: number,
+    dtype: "u8" | "f32",
+  ) {
+    const { device } = vae;
+    const [rows, columns] = [height / SCALE_FACTOR, width / SCALE_FACTOR];
+    const { latentChannels, scalingFactor, shiftFactor } = config;
+    this.latents = device.buffer("f32", [1, (rows / 2) * (columns / 2), 4 * latentChannels]);
+    this.pixels = device.buffer(dtype, [1, height, width, 3]);
+    this.plan = device.record(`VAE decode ${width}×${height}`, (g) => {
+      const z = g.unpackLatents(this.latents, rows, columns, { scale: scalingFactor, shift: shiftFactor });
+      g.toImage(vae.decode(g, z), this.pixels);
+    });
+  }
+
+  /** @param latents of one image, packed. */
+  async decode(latents: Float32Array): Promise<Uint8Array | Float32Array> {
+    const [, , pixels] = await Promise.all([this.latents.write(latents), this.plan.run(), this.pixels.read()]);
+    return pixels;
+  }
+
+  dispose(): void {
+    this.plan.dispose();
+    this.latents.dispose();
+    this.pixels.dispose();
+  }
+}
