@@ -35,8 +35,8 @@ export class FluxTransformer extends Model {
   readonly #embedText: Linear;
   readonly #embedTime: TimeTextEmbedding;
   readonly #modulation: Modulation;
-  readonly #doubleBlocks: FluxDoubleBlock[];
-  readonly #singleBlocks: FluxSingleBlock[];
+  readonly doubleBlocks: readonly FluxDoubleBlock[];
+  readonly singleBlocks: readonly FluxSingleBlock[];
   readonly #out: Linear;
 
   constructor(
@@ -57,8 +57,8 @@ export class FluxTransformer extends Model {
     this.#embedText = new Linear(scope, "context_embedder", config.jointAttentionDim, this.width);
     this.#embedTime = new TimeTextEmbedding(scope.at("time_text_embed"), config, this.width);
     this.#modulation = new Modulation(scope, config);
-    this.#doubleBlocks = Array.from({ length: config.numLayers }, (_, i) => new FluxDoubleBlock(scope, i, heads));
-    this.#singleBlocks = Array.from({ length: config.numSingleLayers }, (_, i) => new FluxSingleBlock(scope, i, heads));
+    this.doubleBlocks = Array.from({ length: config.numLayers }, (_, i) => new FluxDoubleBlock(scope, i, heads));
+    this.singleBlocks = Array.from({ length: config.numSingleLayers }, (_, i) => new FluxSingleBlock(scope, i, heads));
     this.#out = new Linear(scope, "proj_out", this.width, config.outChannels);
   }
 
@@ -97,8 +97,8 @@ export class FluxTransformer extends Model {
     this.#embedLatents.forward(g, latents, { into: image });
 
     const context = { modulation: this.#modulation, row, rope: valueOf(rope), textTokens };
-    for (const block of this.#doubleBlocks) block.forward(g, hidden, context);
-    for (const block of this.#singleBlocks) block.forward(g, hidden, context);
+    for (const block of this.doubleBlocks) block.forward(g, hidden, context);
+    for (const block of this.singleBlocks) block.forward(g, hidden, context);
 
     const x = g.layerNorm(image, { ...this.#modulation.final(row), eps: EPS });
     return this.#out.forward(g, x);
