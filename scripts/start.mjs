@@ -2,13 +2,12 @@
 import { findModel } from "./find-model.mjs";
 import { main, ready, run } from "./ready.mjs";
 
-const defaults = { "--prompt": "a red circle above a blue square", "--output": "fluxwarp.png" };
-
 await main(async () => {
   const options = process.argv.slice(2);
-  const given = (name) => options.some((option) => option === name || option.startsWith(`${name}=`));
-  const added = Object.entries(defaults).flatMap(([name, value]) => (given(name) ? [] : [name, value]));
-  if (!given("--model")) {
+  const given = (...names) =>
+    options.some((option) => names.some((name) => option === name || option.startsWith(`${name}=`)));
+  const added = given("--prompt", "-p") ? [] : ["--prompt", "a red circle above a blue square"];
+  if (!given("--model", "-m", "--help", "-h")) {
     const model = findModel();
     if (model === undefined) {
       throw new Error("there is no model in models/: name a FLUX.1 folder with npm start -- --model PATH");
