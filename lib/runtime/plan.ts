@@ -55,6 +55,12 @@ export class Plan {
     this.#ops = ops;
     this.#placement = place(ops);
     this.#buffers = buffersOf(ops);
+    if (this.#buffers.some((buffer) => buffer.device !== device)) {
+      throw new FluxError(
+        "ERR_FLUX_BAD_ARGUMENT",
+        `the plan "${name}" uses a Buffer of another Device; record it with Buffers of its own`,
+      );
+    }
     this.#native = device.compile(lower(ops, this.#placement, this.#buffers));
   }
 
@@ -136,7 +142,8 @@ export class Plan {
   }
 
   #alive(): NativePlan {
-    if (this.#disposed) throw new FluxError("ERR_FLUX_DISPOSED", `the plan "${this.name}" is disposed; record it again`);
+    if (this.#disposed)
+      throw new FluxError("ERR_FLUX_DISPOSED", `the plan "${this.name}" is disposed; record it again`);
     return this.#native;
   }
 }
@@ -172,9 +179,15 @@ function lower(ops: readonly Op[], placement: Placement, buffers: readonly Buffe
   };
   const lowerOp = (op: Op): NativeOp => ({
     kind: op.kind,
-    operands: [...Object.entries(op.inputs), ...Object.entries(op.outputs)].map(([name, value]) => operand(name, value)),
+    operands: [...Object.entries(op.inputs), ...Object.entries(op.outputs)].map(([name, value]) =>
+      operand(name, value),
+    ),
     attributes: op.attributes,
     ...(op.body !== undefined && { body: op.body.map(lowerOp) }),
   });
-  return { ops: ops.map(lowerOp), memories: buffers.map((buffer) => buffer.native), arenaBytes: placement.arenaBytes };
+  return {
+    ops: ops.map(lowerOp),
+    memories: buffers.map((buffer) => buffer.native),
+    arenaBytes: placement.arenaBytes,
+  };
 }

@@ -1,0 +1,132 @@
+import { describe, expect, it } from "vitest";
+import { Recorder } from "../../lib/runtime/recorder.js";
+import { bufferOf, compute, cpuDevice } from "../support/device.js";
+
+const BAD_ARGUMENT = { code: "ERR_FLUX_BAD_ARGUMENT" };
+const misuse = (message: RegExp) =>
+  expect.objectContaining({ ...BAD_ARGUMENT, message: expect.stringMatching(message) });
+
+describe("Recorder", () => {
+  it("refuses to read what nothing has written", () => {
+    const g = new Recorder();
+    expect(() => g.activation(g.empty([2, 4]), "silu")).toThrow(
+      misuse(/activation reads f32\[2, 4\] before anything wrote it/),
+    );
+  });
+
+  it("refuses values of another recording", () => {
+    const device = cpuDevice(1);
+    const x = bufferOf(device, "f32", [4], Float32Array.of(1, 2, 3, 4));
+    const foreign = new Recorder().activation(x, "silu");
+    expect(() => new Recorder().add(x, foreign)).toThrow(misuse(/before anything wrote it/));
+  });
+
+  it("refuses a value after the condition that alone wrote it", () => {
+    const device = cpuDevice(1);
+    const flag = device.buffer("i32", [1]);
+    const x = device.buffer("f32", [4]);
+    const g = new Recorder();
+    let inside = g.empty([4]);
+    g.if(flag, () => {
+      inside = g.activation(x, "silu");
+      g.add(inside, inside);
+    });
+    expect(() => g.add(x, inside)).toThrow(misuse(/written only inside a condition/));
+  });
+
+  it("refuses it in a sibling condition, too", () => {
+    const device = cpuDevice(1);
+    const flag = device.buffer("i32", [1]);
+    const x = device.buffer("f32", [4]);
+    const g = new Recorder();
+    let inside = g.empty([4]);
+    g.if(flag, () => {
+      inside = g.activation(x, "silu");
+    });
+    const sibling = () => g.if(flag, () => void g.activation(inside, "silu"));
+    expect(sibling).toThrow(misuse(/written only inside a condition/));
+  });
+
+  it("goes on in the outer list after a condition whose recording threw", () => {
+    const device = cpuDevice(1);
+    const x = device.buffer("f32", [4]);
+    const g = new Recorder();
+    expect(() =>
+      g.if(device.buffer("i32", [1]), () => {
+        throw new Error("from model code");
+      }),
+    ).toThrow("from model code");
+    g.activation(x, "silu");
+    expect(g.ops.map((op) => op.kind)).toEqual(["activation"]);
+  });
+
+  it("names the shapes that do not fit", () => {
+    const device = cpuDevice(1);
+    const g = new Recorder();
+    const x = device.buffer("f32", [2, 3, 8]);
+    const weight = device.buffer("f32", [5, 7]);
+    expect(() => g.linear(x, { weight })).toThrow(
+      misuse(/linear: f32\[2, 3, 8\] times a weight of \[5, 7\]/),
+    );
+    expect(() => g.add(x, device.buffer("f32", [2, 3]))).toThrow(
+      misuse(/add: f32\[2, 3, 8\] and f32\[2, 3\]/),
+    );
+    expect(() => g.attention(x, x, x, { scale: 1 })).toThrow(misuse(/attention: f32\[2, 3, 8\]/));
+    const kernel = device.buffer("f32", [4, 3, 3, 16]);
+    expect(() => g.conv2d(device.buffer("f32", [1, 6, 6, 8]), { weight: kernel })).toThrow(
+      misuse(/conv2d: f32\[1, 6, 6, 8\] with 16 input channels/),
+    );
+  });
+});
+
+describe("Value", () => {
+  const value = () => new Recorder().empty([2, 3, 8]);
+
+  it("refuses views beyond its shape", () => {
+    expect(() => value().slice(1, 2, 2)).toThrow(
+      misuse(/cannot take 2 entries from 2 of axis 1 of f32\[2, 3, 8\]/),
+    );
+    expect(() => value().slice(3, 0, 1)).toThrow(misuse(/axis 3/));
+    expect(() => value().slice(0, 0, 0)).toThrow(misuse(/cannot take 0/));
+    expect(() => value().pick(2, 0)).toThrow(misuse(/innermost/));
+    expect(() => value().split(-1, [3, 3])).toThrow(misuse(/cannot split/));
+  });
+
+  it("refuses to reshape a view with gaps", () => {
+    expect(() => value().slice(-1, 0, 4).reshape([24])).toThrow(misuse(/cannot reshape/));
+    expect(() => value().reshape([47])).toThrow(misuse(/cannot reshape/));
+  });
+
+  it("reads and writes through views", async () => {
+    const device = cpuDevice(1);
+    const x = bufferOf(
+      device,
+      "f32",
+      [2, 3, 4],
+      Float32Array.from({ length: 24 }, (_, i) => i),
+    );
+    const { column, picked, heads, joint } = await compute(device, (g) => {
+      const joint = g.empty([2, 4]);
+      g.copy(x.value.pick(0, 0).slice(0, 2, 1), joint.slice(0, 1, 1));
+      g.copy(x.value.pick(0, 1).slice(0, 0, 1), joint.slice(0, 0, 1));
+      return {
+        column: x.value.slice(-1, 1, 2),
+        picked: x.value.pick(1, 1),
+        heads: x.value.split(-1, [2, 2]).pick(2, 1),
+        joint,
+      };
+    });
+    expect([...column]).toEqual([1, 2, 5, 6, 9, 10, 13, 14, 17, 18, 21, 22]);
+    expect([...picked]).toEqual([4, 5, 6, 7, 16, 17, 18, 19]);
+    expect([...heads]).toEqual([2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23]);
+    expect([...joint]).toEqual([12, 13, 14, 15, 8, 9, 10, 11]);
+  });
+
+  it("repeats an axis without memory of its own", async () => {
+    const device = cpuDevice(1);
+    const row = bufferOf(device, "f32", [1, 3], Float32Array.of(1, 2, 3));
+    const x = bufferOf(device, "f32", [2, 1, 3], Float32Array.of(10, 20, 30, 40, 50, 60));
+    const { sum } = await compute(device, (g) => ({ sum: g.add(x, row.value.repeat(0, 2)) }));
+    expect([...sum]).toEqual([11, 22, 33, 41, 52, 63]);
+  });
+});
