@@ -3,7 +3,7 @@
 import { existsSync, mkdtempSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { goldenPath } from "./golden.js";
+import { goldenPath, sharedPath } from "./golden.js";
 
 const PARTS = ["model_index.json", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae"];
 
@@ -19,5 +19,5 @@ export function schnellFolder(): string {
 
 /** The dev-like pipeline, which only ../shared has. */
 export function devFolder(): string {
-  return goldenPath("tiny-flux");
+  return sharedPath("golden/tiny-flux");
 }
