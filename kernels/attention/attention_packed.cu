@@ -1,0 +1,75 @@
+// 8-bit attention: q·k in int8 or e4m3, P·V in e4m3, on the operands of qkv_layout.cuh.
+#include "attention/launch_hopper.cuh"
+#include "attention/qkv_layout.cuh"
+
+namespace flux::kernels {
+
+namespace attention {
+
+// Blocks of 16 tokens, 2048 bytes each, in boxes of C::kKeyTile tokens.
+template <typename C>
+Status map_values(CUtensorMap* map, const uint8_t* values, int keys, int slices) {
+  const uint64_t blocks = qkv::token_blocks(keys);
+  const TensorMapShape shape{CU_TENSOR_MAP_DATA_TYPE_UINT8,
+                             {256, 8, blocks, uint64_t(slices)},
+                             {256, 2048, blocks * 2048},
+                             {256, 8, C::kKeyTile / 16, 1},
+                             CU_TENSOR_MAP_SWIZZLE_NONE};
+  return make_tensor_map(map, values, shape, "value");
+}
+
+template <typename C>
+Status run_packed(const AttentionPacked& call, cudaStream_t stream) {
+  Parameters p{};
+  p.heads = call.heads;
+  p.queries = call.queries;
+  p.keys = call.keys;
+  p.padded_queries = qkv::padded_tokens(call.queries);
+  p.padded_keys = qkv::padded_tokens(call.keys);
+  p.scale_log2 = call.scale * 1.4426950408889634f;
+  p.query_scale = call.operands.query_scale;
+  p.key_scale = call.operands.key_scale;
+  p.value_exponent = call.operands.value_exponent;
+  p.log_sum_exp = call.log_sum_exp;
+  const int blocks = plan_blocks<C>(p, call.batch * call.heads, call.workspace);
+  const auto map = [&](CUtensorMap* to, uint8_t* data, int tokens, int rows, const char* what) {
+    const int64_t slice = int64_t(tokens) * C::kHeadDim;
+    return map_tokens(to, {data, slice * call.heads, C::kHeadDim, slice}, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, C::kHeadDim,
+                      tokens, call.heads, call.batch, rows, what);
+  };
+  if (Status s = map(&p.query, call.operands.query, call.queries, 64, "query"); !s.ok()) return s;
+  if (Status s = map(&p.key, call.operands.key, call.keys, C::kKeyTile, "key"); !s.ok()) return s;
+  if (Status s = map_values<C>(&p.value, call.operands.value, call.keys, call.batch * call.heads); !s.ok()) return s;
+  if (Status s = map_tokens(&p.output, call.output, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, C::kHeadDim, call.queries, call.heads,
+                            call.batch, 64, "output");
+      !s.ok()) {
+    return s;
+  }
+  return launch_hopper<C>(p, blocks, stream);
+}
+
+}  // namespace attention
+
+PackedSizes attention_packed_sizes(int batch, int heads, int queries, int keys) {
+  const size_t slices = size_t(batch) * heads;
+  return {slices * qkv::scored_slice_bytes(queries),
+          slices * qkv::scored_slice_bytes(keys),
+          slices * qkv::value_slice_bytes(keys),
+          slices * qkv::padded_tokens(queries) * sizeof(float),
+          slices * qkv::padded_tokens(keys) * sizeof(float),
+          slices * qkv::padded_tokens(keys) * sizeof(float)};
+}
+
+Status attention_packed(const AttentionPacked& call, cudaStream_t stream) {
+  using namespace attention;
+  if (call.batch < 1 || call.heads < 1 || call.queries < 1 || call.keys < 1 || !(call.scale > 0.0f)) {
+    return Status::bad_argument("attention_packed: batch, heads, queries, keys and scale must be positive");
+  }
+  if (device_architecture() / 10 != 9) {
+    return Status::unsupported("attention_packed: 8-bit attention needs a Hopper GPU (sm_90); use attention_bf16 here");
+  }
+  if (call.type == ScoreType::kInt8) return run_packed<Config<int8_t, 128, 3, 96, 4>>(call, stream);
+  return run_packed<Config<__nv_fp8_e4m3, 128, 3, 96, 4>>(call, stream);
+}
+
+}  // namespace flux::kernels

@@ -1,0 +1,175 @@
+// How 8-bit attention wants its operands, and the device functions that write them.
+//
+// This is the only description of the layout. Whoever produces q, k and v (the QKV GEMM's epilogue, or the pack kernel for
+// callers that bring bf16) holds, for 64 tokens of one head, a wgmma accumulator of 64 × 128 f32 values in a warpgroup and
+// calls `store_scored_tile` for q and k and `store_value_tile` for v. The attention kernel reads the result.
+//
+//   T tokens, S = batch · heads slices (batch-major), T₁₆ = ⌈T/16⌉, Tₚ = T rounded up to 64.
+//   q, k       [S][T][128] bytes, int8 or e4m3. Channel c = 8i + 2t + b (i < 16, t < 4, b < 2) lies at byte
+//              64·(i / 8) + 16t + 2·(i % 8) + b of its row: a lane of the accumulator writes 16 contiguous bytes, and since
+//              q and k agree, q·k is what it was.
+//   qScale, kScale  [S][Tₚ] f32: q = code · qScale. One scale a token, so that an outlier costs its own token alone.
+//   v          [S][T₁₆][128][16] bytes, e4m3: blocks of 16 tokens, in them a row a channel, in it the tokens in the order
+//              0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15. A block row is a 16-byte row of wgmma's core matrices, so any number of
+//              blocks is one flat copy and a valid operand; and the order is that in which a softmax accumulator, packed to
+//              e4m3 in place, holds P along k. Slots of tokens ≥ T are zero.
+//   vExponent  [S][Tₚ] f32, equal over each 64 tokens: v = code · 2^vExponent. A power of two changes no rounding; it only
+//              keeps tiny and huge v inside e4m3's range. It costs nothing: it joins the exponent of the softmax.
+//
+// Finite |q|, |k| < 2^60 and |v| < 2^32 are kept in range; smaller |v| than 2^-70 become zero.
+#pragma once
+
+#include <cuda_fp8.h>
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ptx/barrier.cuh"
+#include "ptx/convert.cuh"
+
+namespace flux::kernels::qkv {
+
+inline constexpr int kHeadDim = 128;
+inline constexpr int kTokenBlock = 16;   // tokens in a block of v
+inline constexpr int kScaleTokens = 64;  // tokens that share an exponent of v
+inline constexpr int kMinExponent = -64, kMaxExponent = 24;
+
+__host__ __device__ constexpr int padded_tokens(int tokens) { return (tokens + 63) / 64 * 64; }
+__host__ __device__ constexpr int token_blocks(int tokens) { return (tokens + 15) / 16; }
+
+// Bytes of one slice.
+__host__ __device__ constexpr size_t scored_slice_bytes(int tokens) { return size_t(tokens) * kHeadDim; }
+__host__ __device__ constexpr size_t value_slice_bytes(int tokens) { return size_t(token_blocks(tokens)) * 2048; }
+
+// Byte of channel c in a row of q or k.
+__host__ __device__ constexpr int channel_position(int c) {
+  const int i = c / 8, t = c / 2 % 4, b = c % 2;
+  return 64 * (i / 8) + 16 * t + 2 * (i % 8) + b;
+}
+
+// Byte of a token (modulo 16) in a row of a block of v.
+__host__ __device__ constexpr int token_slot(int token) { return token % 8 / 2 * 4 + token / 8 * 2 + token % 2; }
+
+// Byte of v[token][channel] in its slice.
+__host__ __device__ constexpr size_t value_position(int token, int channel) {
+  return size_t(token / kTokenBlock) * 2048 + channel * 16 + token_slot(token % kTokenBlock);
+}
+
+template <typename Code>
+inline constexpr float kLargestCode = 127.0f;  // int8
+template <>
+inline constexpr float kLargestCode<__nv_fp8_e4m3> = 448.0f;
+
+// Row scale for a row maximum: a code x / scale is at most the type's largest value.
+template <typename Code>
+__host__ __device__ constexpr float row_scale(float maximum) {
+  return (maximum < 1e-30f ? 1e-30f : maximum > 0x1p60f ? 0x1p60f : maximum) / kLargestCode<Code>;
+}
+
+// The least e with maximum · 2^-e ≤ 448, within the limits; the lower limit for an all-zero group.
+__device__ __forceinline__ int value_exponent(float maximum) {
+  const int exponent = ((__float_as_int(maximum * (1.0f / 448.0f)) + 0x7fffff) >> 23) - 127;
+  return min(max(exponent, kMinExponent), kMaxExponent);
+}
+
+// Four codes of x · inverse, x[0] in the low byte.
+template <typename Code>
+__device__ __forceinline__ uint32_t pack_codes(float x0, float x1, float x2, float x3, float inverse);
+
+template <>
+__device__ __forceinline__ uint32_t pack_codes<int8_t>(float x0, float x1, float x2, float x3, float inverse) {
+  constexpr float kRound = 12582912.0f;  // 1.5 · 2^23: adding it leaves the rounded integer in the low bits
+  const uint32_t b0 = __float_as_uint(fmaf(x0, inverse, kRound)), b1 = __float_as_uint(fmaf(x1, inverse, kRound));
+  const uint32_t b2 = __float_as_uint(fmaf(x2, inverse, kRound)), b3 = __float_as_uint(fmaf(x3, inverse, kRound));
+  return __byte_perm(__byte_perm(b0, b1, 0x0040), __byte_perm(b2, b3, 0x0040), 0x5410);
+}
+
+template <>
+__device__ __forceinline__ uint32_t pack_codes<__nv_fp8_e4m3>(float x0, float x1, float x2, float x3, float inverse) {
+  return ptx::cvt_rn_satfinite_e4m3x2(x0 * inverse, x1 * inverse) |
+         uint32_t(ptx::cvt_rn_satfinite_e4m3x2(x2 * inverse, x3 * inverse)) << 16;
+}
+
+// Quantises and stores 64 tokens of q or k of one head. All 128 threads of the warpgroup call it.
+//   x       the accumulator: x[4i + 2h + b] is token 16·warp + lane / 4 + 8h, channel 8i + 2·(lane % 4) + b
+//   rows, scales   of the slice
+//   first_token    of the tile in its sequence; tokens from `tokens` on are not stored
+template <typename Code>
+__device__ __forceinline__ void store_scored_tile(const float (&x)[64], int first_token, int tokens, uint8_t* rows,
+                                                  float* scales) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float maximum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      maximum = fmaxf(maximum, fmaxf(fabsf(x[4 * i + 2 * half]), fabsf(x[4 * i + 2 * half + 1])));
+    }
+    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffff, maximum, 1));
+    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffff, maximum, 2));
+    const float scale = row_scale<Code>(maximum);
+    const float inverse = 1.0f / scale;
+    const int token = first_token + 16 * warp + lane / 4 + 8 * half;
+    if (token >= tokens) continue;
+    if (lane % 4 == 0) scales[token] = scale;
+    uint8_t* row = rows + size_t(token) * kHeadDim + 16 * (lane % 4);
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      uint32_t word[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float* pair = x + 4 * (8 * part + 2 * j) + 2 * half;
+        word[j] = pack_codes<Code>(pair[0], pair[1], pair[4], pair[5], inverse);
+      }
+      *reinterpret_cast<uint4*>(row + 64 * part) = make_uint4(word[0], word[1], word[2], word[3]);
+    }
+  }
+}
+
+// Quantises and stores 64 tokens of v of one head. All 128 threads of the warpgroup call it.
+//   x, first_token, tokens   as above; first_token is a multiple of 64
+//   values, exponents        of the slice
+//   scratch                  four floats of shared memory that are the warpgroup's own during the call
+//   barrier                  a named barrier of the warpgroup's own
+__device__ __forceinline__ void store_value_tile(const float (&x)[64], int first_token, int tokens, uint8_t* values,
+                                                 float* exponents, float* scratch, int barrier) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+  const int token = first_token + 16 * warp + lane / 4;  // and the one 8 further
+  const bool present[2] = {token < tokens, token + 8 < tokens};
+  float maximum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 64; ++i) maximum = fmaxf(maximum, present[i / 2 % 2] ? fabsf(x[i]) : 0.0f);
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffff, maximum, offset));
+  }
+  if (lane == 0) scratch[warp] = maximum;
+  ptx::bar_sync(barrier, 128);
+  const int exponent =
+      value_exponent(fmaxf(fmaxf(scratch[0], scratch[1]), fmaxf(scratch[2], scratch[3])));
+  const float inverse = __int_as_float((127 - exponent) << 23);
+  if (lane < 16) exponents[first_token + 16 * warp + lane] = float(exponent);
+  ptx::bar_sync(barrier, 128);  // scratch may be reused
+
+  // Lanes 4 apart (tokens r and r + 1) trade: the even one takes channel c of both, the odd one channel c + 1, with the tokens 8
+  // further that is the four tokens of one 32-bit slot, and the warp writes 128 contiguous bytes.
+  const bool odd = lane / 4 % 2 != 0;
+  const int block = first_token / kTokenBlock + warp;
+  if (block >= token_blocks(tokens)) return;
+  uint8_t* destination = values + size_t(block) * 2048 + (2 * (lane % 4) + odd) * 16 + lane / 8 * 4;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float* v = x + 4 * i;
+    const uint32_t low = ptx::cvt_rn_satfinite_e4m3x2(present[0] ? v[0] * inverse : 0.0f,
+                                                      present[0] ? v[1] * inverse : 0.0f);
+    const uint32_t high = ptx::cvt_rn_satfinite_e4m3x2(present[1] ? v[2] * inverse : 0.0f,
+                                                       present[1] ? v[3] * inverse : 0.0f);
+    const uint32_t mine = low | high << 16;  // bytes: (r, c) (r, c+1) (r+8, c) (r+8, c+1)
+    const uint32_t theirs = __shfl_xor_sync(0xffffffff, mine, 4);
+    const uint32_t word = odd ? __byte_perm(theirs, mine, 0x7351) : __byte_perm(mine, theirs, 0x6240);
+    *reinterpret_cast<uint32_t*>(destination + i * 128) = word;
+  }
+}
+
+}  // namespace flux::kernels::qkv
