@@ -23,11 +23,16 @@ export async function runSteps(
     onStep?.({ step, total, ...(data && { latents: { data, shape: latents.shape } }) });
   };
 
-  const queued = [denoiser.prepare.run()];
+  const queued: Promise<void>[] = [];
+  const enqueue = (job: Promise<void>) => {
+    job.catch(() => {}); // awaited below, in order; a later one may fail first
+    queued.push(job);
+  };
   try {
+    enqueue(denoiser.prepare.run());
     for (let step = 1; step <= total; step++) {
       signal?.throwIfAborted();
-      queued.push(runStep(step));
+      enqueue(runStep(step));
       if (queued.length > QUEUED_STEPS) await queued.shift();
     }
     await Promise.all(queued);
