@@ -1,0 +1,190 @@
+import { access, constants } from "node:fs/promises";
+import { dirname, extname } from "node:path";
+import { type Command, Option } from "commander";
+import { FluxError } from "../errors.js";
+import type { FluxPipeline, FromPretrainedOptions } from "../pipelines/flux-pipeline.js";
+import { imageFormatOf } from "../pipelines/image.js";
+import type { GenerateOptions } from "../pipelines/options.js";
+import { decimal, seed, wholeNumber } from "./option-values.js";
+import { type CommandContext, ProgressLine } from "./terminal.js";
+
+/** Options that say how a checkpoint is loaded; `inspect plan` has them too. */
+export interface LoadFlags {
+  device: NonNullable<FromPretrainedOptions["device"]>;
+  precision?: NonNullable<FromPretrainedOptions["precision"]>;
+  threads?: number;
+}
+
+/** Options that give a run its shape; `inspect plan` has them too. */
+export interface ShapeFlags {
+  height?: number;
+  width?: number;
+  steps?: number;
+  trueCfgScale?: number;
+  images?: number;
+  maxSequenceLength?: number;
+}
+
+interface GenerateFlags extends LoadFlags, ShapeFlags {
+  model: string;
+  prompt: string;
+  prompt2?: string;
+  negativePrompt?: string;
+  guidanceScale?: number;
+  seed?: bigint;
+  output: string;
+  quality?: number;
+  json?: boolean;
+}
+
+export function addGenerateCommand(program: Command, context: CommandContext): void {
+  const command = program
+    .command("generate")
+    .description("Make images from a prompt.")
+    .requiredOption("-m, --model <folder>", "FLUX.1 checkpoint in diffusers' layout")
+    .requiredOption("-p, --prompt <text>", "what to draw")
+    .option("--prompt2 <text>", "what T5 reads, when it is to differ from what CLIP reads")
+    .option("--negative-prompt <text>", "what to avoid; needs --true-cfg-scale above 1")
+    .option("-g, --guidance-scale <number>", "embedded guidance (default: 3.5)", decimal)
+    .option("--seed <number>", "same seed, same image (default: random)", seed)
+    .option("-o, --output <file>", "where to save: .png, .jpg, .webp or .avif", "fluxwarp.png")
+    .option("--quality <1-100>", "of .jpg, .webp and .avif (default: 90)", wholeNumber(1))
+    .option("--json", "print the result as JSON");
+  addShapeOptions(command);
+  addLoadOptions(command);
+  command
+    .addHelpText(
+      "after",
+      `
+Examples:
+  $ fluxwarp generate -m FLUX.1-schnell -p "a cat holding a sign that says hello world" --steps 4
+  $ fluxwarp generate -m FLUX.1-dev -p "a harbour at dawn" -W 1344 -H 768 --steps 28 --seed 7 -o harbour.webp
+  $ fluxwarp generate -m FLUX.1-dev -p "a portrait" --negative-prompt "blurry" --true-cfg-scale 4
+  $ fluxwarp generate -m FLUX.1-schnell -p "a fox" --images 4 -o fox.png     # fox-1.png … fox-4.png`,
+    )
+    .action((flags: GenerateFlags) => generate(flags, context));
+}
+
+export function addShapeOptions(command: Command): void {
+  command
+    .option("-H, --height <pixels>", "a multiple of 16 (default: the model's)", wholeNumber(1))
+    .option("-W, --width <pixels>", "a multiple of 16 (default: the model's)", wholeNumber(1))
+    .option("-s, --steps <number>", "denoising steps (default: 28, or 4 for schnell)", wholeNumber(1))
+    .option("--true-cfg-scale <number>", "guidance by a negative prompt, at twice the time", decimal)
+    .option("-n, --images <number>", "images to make", wholeNumber(1))
+    .option("--max-sequence-length <tokens>", "T5 tokens of the prompt, up to 512", wholeNumber(1));
+}
+
+export function addLoadOptions(command: Command): void {
+  command
+    .option("--device <name>", "auto, cpu or cuda:0", "auto")
+    .addOption(new Option("--precision <name>", "what the linears compute in").choices(["f32", "fp8"]))
+    .option("--threads <number>", "CPU threads (default: all cores)", wholeNumber(1));
+}
+
+/** The shape's options under the pipeline's names. */
+export function shapeOf(flags: ShapeFlags): Partial<GenerateOptions> {
+  return withoutUndefined({
+    height: flags.height,
+    width: flags.width,
+    numInferenceSteps: flags.steps,
+    trueCfgScale: flags.trueCfgScale,
+    numImagesPerPrompt: flags.images,
+    maxSequenceLength: flags.maxSequenceLength,
+  });
+}
+
+/** Loads a checkpoint, with its progress on the terminal. The library is loaded here, so that --help does without it. */
+export async function loadPipeline(
+  folder: string,
+  flags: LoadFlags,
+  { signal }: CommandContext,
+  progress: ProgressLine,
+): Promise<FluxPipeline> {
+  const { FluxPipeline } = await import("../pipelines/flux-pipeline.js");
+  const { device, precision, threads } = flags;
+  return FluxPipeline.fromPretrained(folder, {
+    ...withoutUndefined({ device, precision, threads }),
+    signal,
+    onProgress: ({ component, loadedBytes, totalBytes }) => {
+      progress.show(`loading ${component}`, loadedBytes / totalBytes);
+    },
+  });
+}
+
+async function generate(flags: GenerateFlags, context: CommandContext): Promise<void> {
+  imageFormatOf(flags.output);
+  await requireWritableFolder(flags.output);
+  const progress = new ProgressLine(context.stderr);
+  const started = performance.now();
+  let pipeline: FluxPipeline | undefined;
+  try {
+    pipeline = await loadPipeline(flags.model, flags, context, progress);
+    const result = await pipeline.generate({
+      ...shapeOf(flags),
+      ...withoutUndefined({
+        prompt2: flags.prompt2,
+        negativePrompt: flags.negativePrompt,
+        guidanceScale: flags.guidanceScale,
+        seed: flags.seed,
+      }),
+      prompt: flags.prompt,
+      signal: context.signal,
+      onStep: ({ step, total }) => progress.show(`step ${step} of ${total}`, step / total),
+    });
+    const paths = result.images.map((_, index) => outputPath(flags.output, index, result.images.length));
+    for (const [index, image] of result.images.entries()) {
+      context.signal.throwIfAborted();
+      await image.save(paths[index], withoutUndefined({ quality: flags.quality }));
+    }
+    progress.clear();
+    const seconds = (performance.now() - started) / 1000;
+    const images = result.images.map(({ width, height }, index) => ({ path: paths[index], width, height }));
+    context.stdout.write(describe(images, result.seed, seconds, flags.json === true));
+  } finally {
+    progress.clear();
+    pipeline?.dispose();
+  }
+}
+
+function describe(
+  images: readonly { path: string; width: number; height: number }[],
+  usedSeed: number | bigint,
+  seconds: number,
+  asJson: boolean,
+): string {
+  if (asJson) {
+    // As text: a seed may be beyond the exact numbers of JSON's readers.
+    return `${JSON.stringify({ images, seed: String(usedSeed), seconds: Number(seconds.toFixed(3)) }, null, 2)}\n`;
+  }
+  const lines = images.map(({ path, width, height }) => `${path}  ${width}×${height}`);
+  return `${lines.join("\n")}\nseed ${usedSeed}, ${seconds.toFixed(1)} s\n`;
+}
+
+/** name.png for one image; name-1.png, name-2.png, … for several. */
+function outputPath(output: string, index: number, count: number): string {
+  if (count === 1) return output;
+  const extension = extname(output);
+  return `${output.slice(0, output.length - extension.length)}-${index + 1}${extension}`;
+}
+
+/** Before minutes of work, not after them. */
+async function requireWritableFolder(output: string): Promise<void> {
+  const folder = dirname(output);
+  try {
+    await access(folder, constants.W_OK);
+  } catch (cause) {
+    const isMissing = (cause as NodeJS.ErrnoException).code === "ENOENT";
+    throw new FluxError(
+      "ERR_FLUX_IO",
+      `${output} cannot be written: the folder ${folder} ${isMissing ? "is not there. Create it first." : "may not be written to. Save elsewhere."}`,
+      { cause },
+    );
+  }
+}
+
+/** The pipeline tells an absent option from one that is undefined by its type. */
+function withoutUndefined<T extends object>(options: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  const entries = Object.entries(options).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(entries) as { [K in keyof T]: Exclude<T[K], undefined> };
+}

@@ -1,0 +1,16 @@
+#!/usr/bin/env node
+// The `fluxwarp` command. The first Ctrl-C aborts cleanly, a second one ends the process at once.
+
+import { runCli } from "./program.js";
+
+const interrupt = new AbortController();
+process.once("SIGINT", () => interrupt.abort());
+
+runCli(process.argv.slice(2), {
+  stdout: process.stdout,
+  stderr: process.stderr,
+  signal: interrupt.signal,
+}).then((code) => {
+  // Not process.exit: what was written to a pipe must get out first.
+  process.exitCode = code;
+});

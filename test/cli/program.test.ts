@@ -1,0 +1,269 @@
+import { cp, readdir, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import sharp from "sharp";
+import { describe, expect, it } from "vitest";
+import { runCli } from "../../lib/cli/program.js";
+import { CapturedStream, capturedContext } from "../support/captured-streams.js";
+import { safetensorsBytes, temporaryFolder } from "../support/fixture-folder.js";
+import { goldenPath, hasGolden } from "../support/golden.js";
+
+async function run(...args: string[]) {
+  const context = capturedContext();
+  const code = await runCli(args, context);
+  return { code, stdout: context.stdout.text, stderr: context.stderr.text };
+}
+
+const WEIGHTS = ["transformer", "vae", "text_encoder", "text_encoder_2"];
+
+/** A folder with the golden configs and vocabularies, and one small tensor for each model. */
+async function smallModel(): Promise<string> {
+  const folder = await temporaryFolder();
+  await cp(goldenPath("configs/tiny-flux"), folder, { recursive: true });
+  for (const name of ["tokenizer", "tokenizer_2"]) {
+    await cp(goldenPath(`tiny-flux/${name}`), join(folder, name), { recursive: true });
+  }
+  const header = {
+    "a.weight": { dtype: "BF16", shape: [2, 3], data_offsets: [0, 12] },
+    "a.bias": { dtype: "F32", shape: [2], data_offsets: [12, 20] },
+  };
+  for (const name of WEIGHTS) {
+    await writeFile(join(folder, name, "model.safetensors"), safetensorsBytes(header, new Uint8Array(20)));
+  }
+  return folder;
+}
+
+describe("fluxwarp", () => {
+  it("prints help with examples for every command and exits with 0", async () => {
+    for (const command of [[], ["generate"], ["inspect", "model"], ["inspect", "gpu"], ["inspect", "plan"]]) {
+      const { code, stdout, stderr } = await run(...command, "--help");
+      expect(code, command.join(" ")).toBe(0);
+      expect(stdout).toContain(`Usage: ${["fluxwarp", ...command].join(" ")}`);
+      expect(stdout).toMatch(/Examples:\n {2}\$ fluxwarp/);
+      expect(stderr).toBe("");
+    }
+  });
+
+  it("prints its version", async () => {
+    expect(await run("--version")).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/^\d+\.\d+\.\d+/),
+    });
+  });
+
+  it.each<[string[], RegExp]>([
+    [[], /Usage: fluxwarp/],
+    [["paint"], /unknown command 'paint'/],
+    [["inspect"], /Usage: fluxwarp inspect/],
+    [["generate", "-m", "x"], /required option '-p, --prompt/],
+    [["generate", "-p", "x"], /required option '-m, --model/],
+    [["generate", "-m", "x", "-p", "x", "--colour"], /unknown option '--colour'/],
+    [["generate", "-m", "x", "-p", "x", "--steps", "0"], /--steps.*at least 1/],
+    [["generate", "-m", "x", "-p", "x", "--steps", "1e2"], /--steps/],
+    [["generate", "-m", "x", "-p", "x", "--width", "-16"], /--width/],
+    [["generate", "-m", "x", "-p", "x", "--guidance-scale", "high"], /--guidance-scale.*a number/],
+    [["generate", "-m", "x", "-p", "x", "--guidance-scale", ""], /--guidance-scale.*a number/],
+    [["generate", "-m", "x", "-p", "x", "--seed", "18446744073709551616"], /--seed/],
+    [["generate", "-m", "x", "-p", "x", "--precision", "f8"], /--precision.*f32, fp8/],
+    [["generate", "-m", "x", "-p", "x", "-o", "a.gif"], /a\.gif.*\.png.*ERR_FLUX_BAD_ARGUMENT/],
+    [["inspect", "gpu", "surplus"], /too many arguments/],
+    [["inspect", "model"], /missing required argument 'path'/],
+  ])("exits with 2 for a wrong command line: %j", async (args, says) => {
+    const { code, stdout, stderr } = await run(...args);
+    expect(stderr).toMatch(says);
+    expect(stdout).toBe("");
+    expect(code).toBe(2);
+  });
+
+  it("exits with 1 before any work when the image could not be saved", async () => {
+    const folder = await temporaryFolder();
+    const { code, stderr } = await run(
+      "generate",
+      "-m",
+      "x",
+      "-p",
+      "x",
+      "-o",
+      join(folder, "absent", "a.png"),
+    );
+    expect(stderr).toMatch(/absent is not there.*ERR_FLUX_IO/);
+    expect(code).toBe(1);
+  });
+});
+
+describe("fluxwarp inspect model", () => {
+  it("lists parts, parameters, dtypes and sizes", async () => {
+    const folder = await smallModel();
+    const { code, stdout, stderr } = await run("inspect", "model", folder);
+    expect(stderr).toBe("");
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/transformer +FluxTransformer2DModel +8 +20 B +1 +BF16 75\.0 %, F32 25\.0 %/);
+    expect(stdout).toMatch(/tokenizer_2 +T5TokenizerFast\n/);
+    expect(stdout).toMatch(/total +FluxPipeline +32 +80 B\n/);
+    expect(stdout).toMatch(/no problems\n$/);
+  });
+
+  it("gives the same as JSON", async () => {
+    const { code, stdout } = await run("inspect", "model", await smallModel(), "--json");
+    expect(code).toBe(0);
+    const report = JSON.parse(stdout);
+    expect(report).toMatchObject({ class: "FluxPipeline", parameters: 32, bytes: 80, problems: [] });
+    expect(report.components).toHaveLength(7);
+    expect(report.components).toContainEqual({
+      name: "vae",
+      class: "AutoencoderKL",
+      parameters: 8,
+      bytes: 20,
+      dtypes: { BF16: 6, F32: 2 },
+      files: 1,
+      problems: [],
+    });
+  });
+
+  it("names all problems of all parts, and exits with 1", async () => {
+    const folder = await smallModel();
+    await rm(join(folder, "tokenizer/merges.txt"));
+    await writeFile(join(folder, "vae/model.safetensors"), "short");
+    await writeFile(join(folder, "transformer/config.json"), '{"num_layers": "many"}');
+    const { code, stdout, stderr } = await run("inspect", "model", folder);
+    expect(stdout).toMatch(
+      /problems:\n.*"num_layers".*\n.*vae.model\.safetensors.*\n.*merges\.txt.*not there/,
+    );
+    expect(stderr).toMatch(/3 problem\(s\)/);
+    expect(code).toBe(1);
+  });
+
+  it("reads a single file", async () => {
+    const file = join(await smallModel(), "vae/model.safetensors");
+    const { code, stdout } = await run("inspect", "model", file, "--json");
+    expect(code).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({
+      path: file,
+      parameters: 8,
+      components: [{ name: "weights" }],
+    });
+  });
+
+  it("refuses a folder without a model, and a path that is not there", async () => {
+    const folder = await temporaryFolder();
+    for (const path of [folder, join(folder, "absent")]) {
+      const { code, stdout, stderr } = await run("inspect", "model", path);
+      expect(code).toBe(1);
+      expect(stdout).toBe("");
+      expect(stderr).toMatch(/model_index\.json is not there.*ERR_FLUX_BAD_WEIGHTS/);
+    }
+  });
+});
+
+describe("fluxwarp inspect gpu", () => {
+  it("tells of the processor and of CUDA", async () => {
+    const { code, stdout, stderr } = await run("inspect", "gpu");
+    expect(stderr).toBe("");
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^cpu: \d+ cores, \w+\ncuda: (available|not available: .+)\n/);
+    const json = JSON.parse((await run("inspect", "gpu", "--json")).stdout);
+    expect(json.cpu.cores).toBeGreaterThanOrEqual(1);
+    expect(stdout).toContain(json.cuda.available ? "cuda: available" : json.cuda.reason);
+  });
+});
+
+// A whole pipeline: the tiny model's weights, from the checkout or from ../shared.
+const TINY = goldenPath("tiny-flux/transformer/diffusion_pytorch_model.safetensors.index.json");
+const tiny = join(TINY, "../..");
+const SIZE = ["-H", "64", "-W", "96", "--steps", "2", "--max-sequence-length", "32", "--device", "cpu"];
+
+describe.skipIf(!hasGolden("tiny-flux/transformer/diffusion_pytorch_model.safetensors.index.json"))(
+  "with the tiny model",
+  () => {
+    it("generate saves an image, prints where, and gives the same bytes for the same seed", async () => {
+      const folder = await temporaryFolder();
+      const args = ["generate", "-m", tiny, "-p", "a cat", ...SIZE, "--seed", "7"];
+      const first = await run(...args, "-o", join(folder, "a.png"));
+      expect(first.stderr).toBe("");
+      expect(first.code).toBe(0);
+      expect(first.stdout).toMatch(/a\.png {2}96×64\nseed 7, [\d.]+ s\n$/);
+      const second = await run(...args, "-o", join(folder, "b.png"), "--json");
+      expect(JSON.parse(second.stdout)).toMatchObject({
+        images: [{ path: join(folder, "b.png"), width: 96, height: 64 }],
+        seed: "7",
+      });
+      const pixels = (name: string) => sharp(join(folder, name)).raw().toBuffer();
+      expect(await pixels("a.png")).toEqual(await pixels("b.png"));
+    });
+
+    it("generate numbers several images", async () => {
+      const folder = await temporaryFolder();
+      const { code } = await run(
+        ...["generate", "-m", tiny, "-p", "a cat", ...SIZE, "--images", "2", "-o", join(folder, "a.webp")],
+      );
+      expect(code).toBe(0);
+      expect((await readdir(folder)).sort()).toEqual(["a-1.webp", "a-2.webp"]);
+    });
+
+    it("generate says what is wrong with a size", async () => {
+      const { code, stderr } = await run(
+        "generate",
+        "-m",
+        tiny,
+        "-p",
+        "a cat",
+        "-H",
+        "65",
+        "--device",
+        "cpu",
+      );
+      expect(stderr).toMatch(/height.*multiple of 16.*ERR_FLUX_BAD_ARGUMENT/);
+      expect(code).toBe(2);
+    });
+
+    it("generate shows progress on a terminal, ends with 130 when interrupted, and saves nothing", async () => {
+      const folder = await temporaryFolder();
+      const interrupt = new AbortController();
+      const stderr = new CapturedStream(true, (written) => {
+        if (written.includes("step 1 of 40")) interrupt.abort();
+      });
+      const context = capturedContext(stderr, interrupt.signal);
+      const args = [
+        "-H",
+        "64",
+        "-W",
+        "96",
+        "--steps",
+        "40",
+        "--max-sequence-length",
+        "32",
+        "--device",
+        "cpu",
+      ];
+      const code = await runCli(
+        ["generate", "-m", tiny, "-p", "a cat", ...args, "-o", join(folder, "a.png")],
+        context,
+      );
+      expect(stderr.text).toContain("loading transformer");
+      expect(stderr.text).toContain("step 1 of 40");
+      expect(stderr.text).not.toContain("step 40 of 40");
+      expect(stderr.text.endsWith("\r\x1b[Kinterrupted\n")).toBe(true);
+      expect(code).toBe(130);
+      expect(context.stdout.text).toBe("");
+      expect(await readdir(folder)).toEqual([]);
+    });
+
+    it("inspect plan prints the ops of a step", async () => {
+      const { code, stdout, stderr } = await run("inspect", "plan", tiny, ...SIZE);
+      expect(stderr).toBe("");
+      expect(code).toBe(0);
+      expect(stdout).toMatch(/^plan .*ops, .*GFLOP/);
+      expect(stdout).toContain("attention");
+      const { ops } = JSON.parse((await run("inspect", "plan", tiny, ...SIZE, "--json")).stdout);
+      expect(ops.map((op: { kind: string }) => op.kind)).toContain("attention");
+    });
+
+    it("inspect model finds no problems and counts what the index says", async () => {
+      const { code, stdout } = await run("inspect", "model", tiny, "--json");
+      expect(code).toBe(0);
+      const { components } = JSON.parse(stdout);
+      expect(components).toContainEqual(
+        expect.objectContaining({ name: "transformer", files: 2, dtypes: { BF16: expect.any(Number) } }),
+      );
+    });
+  },
+);
