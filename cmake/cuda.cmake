@@ -54,8 +54,13 @@ elseif(FLUX_CUDA STREQUAL "AUTO" OR FLUX_CUDA STREQUAL "ON")
   flux_try_cuda()
   if(reason STREQUAL "")
     enable_language(CUDA)
-    # As a flag: CMake before 3.26 does not know that nvcc has C++20.
-    string(APPEND CMAKE_CUDA_FLAGS " -std=c++20")
+    # CMake before 3.26 does not know that nvcc has C++20.
+    if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    endif()
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
     find_package(CUDAToolkit REQUIRED)
     # ptxas reports registers and spills; the launcher keeps the report beside each object, for scripts/check-spills.mjs.
