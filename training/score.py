@@ -97,12 +97,10 @@ def find_objects(image):
     for _, tone in tones:
         foreground &= ((pixels - torch.tensor(tone)) ** 2).sum(-1) > FOREGROUND**2
     labels = label_components(foreground)
-    objects = []
-    for label in labels.unique().tolist():
-        mask = labels == label
-        if label == 0 or mask.sum() < SMALLEST * height * width:
-            continue
-        objects.append(describe_component(mask, pixels))
+    areas = labels.flatten().bincount()
+    areas[0] = 0
+    large = (areas >= SMALLEST * height * width).nonzero()[:, 0]
+    objects = [describe_component(labels == label, pixels) for label in large]
     return objects, tones
 
 
