@@ -24,8 +24,8 @@ class AsyncDevice : public std::enable_shared_from_this<AsyncDevice> {
   // calls. While a promise is pending the process stays alive; a device with nothing pending does not hold it.
   Napi::Promise enqueue(Napi::Env env, std::function<Finish()> work);
 
-  // Queues something that nobody waits for (giving memory back). Must not throw. False when the device is closed.
-  bool post(std::function<void()> work) { return device_->submit(std::move(work)); }
+  // Queues something that nobody waits for: giving memory back, also after the device was closed. Must not throw.
+  void post(std::function<void()> work) { device_->post(std::move(work)); }
 
  private:
   struct Job;

@@ -24,11 +24,9 @@ Failure describe(std::exception_ptr error) {
   }
 }
 
-void throw_js(Napi::Env env, const std::exception& error) {
-  const Failure failure = describe(std::make_exception_ptr(error));
-  const auto* flux = dynamic_cast<const FluxError*>(&error);
-  const std::string code = flux != nullptr ? flux->code() : failure.code;
-  throw Napi::Error(env, to_js_error(env, code, error.what()));
+void throw_js(Napi::Env env) {
+  const Failure failure = describe(std::current_exception());
+  throw Napi::Error(env, to_js_error(env, failure.code, failure.message));
 }
 
 }  // namespace flux::js

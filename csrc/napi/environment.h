@@ -15,14 +15,16 @@ struct Environment {
 
 Environment& environment(Napi::Env env);
 
-// A JS FluxError for a caught exception. std::bad_alloc becomes ERR_FLUX_OUT_OF_MEMORY.
-Napi::Value to_js_error(Napi::Env env, const std::string& code, const std::string& message);
-[[noreturn]] void throw_js(Napi::Env env, const std::exception& error);
-
-// The code and message of any exception, for carrying it from the device's thread to JS.
+// The code and message of any exception, for carrying it from the device's thread to JS. std::bad_alloc becomes
+// ERR_FLUX_OUT_OF_MEMORY.
 struct Failure {
   std::string code, message;
 };
 Failure describe(std::exception_ptr error);
+
+// A JS FluxError.
+Napi::Value to_js_error(Napi::Env env, const std::string& code, const std::string& message);
+// In a catch block: throws the exception on as a JS FluxError.
+[[noreturn]] void throw_js(Napi::Env env);
 
 }  // namespace flux::js

@@ -115,8 +115,8 @@ auto guarded(Napi::Env env, Body&& body) {
     return body();
   } catch (const Napi::Error&) {
     throw;
-  } catch (const std::exception& error) {
-    throw_js(env, error);
+  } catch (const std::exception&) {
+    throw_js(env);
   }
 }
 

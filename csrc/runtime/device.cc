@@ -20,6 +20,18 @@ bool Device::submit(std::function<void()> job) {
   return true;
 }
 
+void Device::post(std::function<void()> job) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!ended_) {
+      jobs_.push_back(std::move(job));
+      wake_.notify_one();
+      return;
+    }
+  }
+  job();
+}
+
 void Device::close() {
   {
     const std::lock_guard lock(mutex_);
@@ -36,6 +48,45 @@ void Device::stop() {
   wake_.notify_all();
   if (thread_.joinable()) thread_.join();
   jobs_.clear();
+  {
+    const std::lock_guard lock(fences_mutex_);
+    no_more_fences_ = true;
+  }
+  fences_wake_.notify_all();
+  if (fences_thread_.joinable()) fences_thread_.join();
+}
+
+void Device::when_reached(std::unique_ptr<Fence> fence, std::function<void(std::exception_ptr)> done) {
+  if (fence == nullptr) {
+    done(nullptr);
+    return;
+  }
+  if (!fences_thread_.joinable()) fences_thread_ = std::thread([this] { await_fences(); });
+  {
+    const std::lock_guard lock(fences_mutex_);
+    fences_.push_back({std::move(fence), std::move(done)});
+  }
+  fences_wake_.notify_one();
+}
+
+void Device::await_fences() {
+  for (;;) {
+    Awaited next;
+    {
+      std::unique_lock lock(fences_mutex_);
+      fences_wake_.wait(lock, [this] { return no_more_fences_ || !fences_.empty(); });
+      if (fences_.empty()) return;
+      next = std::move(fences_.front());
+      fences_.pop_front();
+    }
+    std::exception_ptr error;
+    try {
+      next.fence->wait();
+    } catch (...) {
+      error = std::current_exception();
+    }
+    next.done(error);
+  }
 }
 
 void Device::loop() {
@@ -44,7 +95,11 @@ void Device::loop() {
     {
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [this] { return stopping_ || closed_ || !jobs_.empty(); });
-      if (stopping_ || jobs_.empty()) return;
+      if (stopping_ || jobs_.empty()) {
+        ended_ = true;
+        arena_.reset();
+        return;
+      }
       job = std::move(jobs_.front());
       jobs_.pop_front();
     }

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -27,9 +28,15 @@ class Device : public std::enable_shared_from_this<Device> {
   Backend& backend() { return *backend_; }
   std::shared_ptr<Backend> shared_backend() { return backend_; }
 
-  // Queues a job; false when the device has been stopped. The job must not throw.
+  // Queues a job; false when the device has been closed or stopped. The job must not throw.
   bool submit(std::function<void()> job);
-  // Takes no new jobs; what is queued still runs, then the thread ends. Does not wait.
+  // Queues something that nobody waits for, after close() too: giving memory back. Once the thread has ended it runs here.
+  void post(std::function<void()> job);
+  // Calls `done` when the device has reached `fence`, with what went wrong or null: at once for a null fence, else on a second
+  // thread, in the order of the calls. To be called on the device's thread.
+  void when_reached(std::unique_ptr<Fence> fence, std::function<void(std::exception_ptr)> done);
+
+  // Takes no new jobs; what is queued still runs, then the arena is given back and the thread ends. Does not wait.
   void close();
   // Ends the current job at its next op, drops the queued ones, and joins the thread. Safe to call twice.
   void stop();
@@ -42,7 +49,12 @@ class Device : public std::enable_shared_from_this<Device> {
   uint64_t arena_generation() const { return arena_generation_; }
 
  private:
+  struct Awaited {
+    std::unique_ptr<Fence> fence;
+    std::function<void(std::exception_ptr)> done;
+  };
   void loop();
+  void await_fences();
 
   std::shared_ptr<Backend> backend_;
   std::multiset<uint64_t> reservations_;
@@ -53,6 +65,7 @@ class Device : public std::enable_shared_from_this<Device> {
   std::condition_variable wake_;
   std::deque<std::function<void()>> jobs_;
   bool closed_ = false;
+  bool ended_ = false;  // the thread runs no more jobs
   std::atomic<bool> stopping_{false};
   std::thread thread_;
 };

@@ -75,7 +75,7 @@ export class Buffer<D extends DType = DType> {
         `a Buffer of ${this.dtype} takes a ${ARRAYS[this.dtype].name}`,
       );
     }
-    if (offset < 0 || offset + data.length > this.elements) {
+    if (!Number.isInteger(offset) || offset < 0 || offset + data.length > this.elements) {
       throw new FluxError(
         "ERR_FLUX_BAD_ARGUMENT",
         `${data.length} elements at ${offset} do not fit a Buffer of shape [${this.shape.join(", ")}]`,

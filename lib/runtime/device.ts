@@ -2,7 +2,14 @@ import { availableParallelism } from "node:os";
 import { FluxError } from "../errors.js";
 import { Buffer } from "./buffer.js";
 import { type DType, elementsOf, sizeOf } from "./dtype.js";
-import { type CudaInfo, type NativeDevice, type NativeLoadRequest, type NativePlan, type NativeProgram, native } from "./native.js";
+import {
+  type CudaInfo,
+  type NativeDevice,
+  type NativeLoadRequest,
+  type NativePlan,
+  type NativeProgram,
+  native,
+} from "./native.js";
 import { Plan } from "./plan.js";
 import { Recorder } from "./recorder.js";
 
@@ -60,14 +67,21 @@ export class Device {
   static open(name: DeviceName = "auto", options: DeviceOptions = {}): Device {
     const threads = options.threads ?? availableParallelism();
     if (!Number.isInteger(threads) || threads < 1 || threads > 1024) {
-      throw new FluxError("ERR_FLUX_BAD_ARGUMENT", `threads is a whole number from 1 to 1024, not ${threads}`);
+      throw new FluxError(
+        "ERR_FLUX_BAD_ARGUMENT",
+        `threads is a whole number from 1 to 1024, not ${threads}`,
+      );
     }
     if (name !== "cpu" && name !== "auto" && !/^cuda(:\d+)?$/.test(name)) {
-      throw new FluxError("ERR_FLUX_BAD_ARGUMENT", `device is "auto", "cpu" or "cuda:0" (a number), not "${name}"`);
+      throw new FluxError(
+        "ERR_FLUX_BAD_ARGUMENT",
+        `device is "auto", "cpu" or "cuda:0" (a number), not "${name}"`,
+      );
     }
     if (name !== "cpu") {
       const { cuda } = deviceInfo();
-      if (name !== "auto") throw new FluxError("ERR_FLUX_NO_DEVICE", `no ${name}: ${cuda.reason}; use device "cpu" or "auto"`);
+      if (name !== "auto")
+        throw new FluxError("ERR_FLUX_NO_DEVICE", `no ${name}: ${cuda.reason}; use device "cpu" or "auto"`);
       process.emitWarning(`running on the CPU: ${cuda.reason}`, { code: "FLUX_CPU_FALLBACK" });
     }
     const { Device: Native } = native();
@@ -84,7 +98,10 @@ export class Device {
    */
   buffer<D extends DType>(dtype: D, shape: readonly number[]): Buffer<D> {
     if (!shape.every((length) => Number.isInteger(length) && length >= 1)) {
-      throw new FluxError("ERR_FLUX_BAD_ARGUMENT", `a Buffer's shape has positive whole lengths, not [${shape.join(", ")}]`);
+      throw new FluxError(
+        "ERR_FLUX_BAD_ARGUMENT",
+        `a Buffer's shape has positive whole lengths, not [${shape.join(", ")}]`,
+      );
     }
     return new Buffer(this, dtype, shape, this.#alive().allocate(elementsOf(shape) * sizeOf(dtype)));
   }
@@ -97,8 +114,8 @@ export class Device {
   }
 
   /** Resolves when everything that was queued before is done. */
-  drain(): Promise<void> {
-    return this.#alive().drain();
+  async drain(): Promise<void> {
+    await this.#alive().drain();
   }
 
   /** Device memory that Buffers and the arena take now, and the most that they ever took, in bytes. */
