@@ -1,0 +1,281 @@
+// Arguments → checks → tile → tensor maps → launch.
+#include "gemm/gemm.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "gemm/params.h"
+#include "gemm/tile_choice.h"
+#include "tensor_map.h"
+
+namespace flux::kernels {
+namespace gemm {
+namespace {
+
+int64_t bytes_of(Element element) {
+  switch (element) {
+    case Element::kF32:
+    case Element::kI32: return 4;
+    case Element::kBF16:
+    case Element::kF16: return 2;
+    case Element::kE4M3:
+    case Element::kU8: return 1;
+  }
+  return 1;
+}
+
+Status bad(int group, const std::string& what) {
+  return Status::bad_argument("gemm group " + std::to_string(group) + ": " + what);
+}
+
+// `width` elements a row must fit between one row and the next, and TMA wants multiples of 16 bytes.
+Status check_matrix(int group, const char* name, const GemmRows<const void>& matrix, Element element, int64_t width,
+                    int64_t batches) {
+  const int64_t bytes = bytes_of(element);
+  const auto misaligned = [&](int64_t stride) { return stride * bytes % 16 != 0; };
+  if (matrix.data == nullptr) return bad(group, std::string(name) + " is null");
+  if (reinterpret_cast<uintptr_t>(matrix.data) % 16 != 0) return bad(group, std::string(name) + " is not 16-byte aligned");
+  if (matrix.row_stride < width || misaligned(matrix.row_stride) ||
+      (batches > 1 && (matrix.batch_stride < 0 || misaligned(matrix.batch_stride)))) {
+    return bad(group, std::string(name) + " has strides " + std::to_string(matrix.row_stride) + ", " +
+                          std::to_string(matrix.batch_stride) + "; a row needs " + std::to_string(width) +
+                          " elements, and strides multiples of " + std::to_string(16 / bytes));
+  }
+  return {};
+}
+
+GemmRows<const void> constant(const GemmRows<void>& rows) { return {rows.data, rows.row_stride, rows.batch_stride}; }
+
+// Columns of the widest output, and of what lies beyond q, k and v.
+int64_t head_columns(const Gemm& call) { return call.epilogue == GemmEpilogue::kQkv ? 3 * call.heads * 128 : 0; }
+bool has_mlp(const Gemm& call) { return call.epilogue == GemmEpilogue::kQkv && call.n > head_columns(call); }
+bool writes_c(const Gemm& call) { return call.epilogue != GemmEpilogue::kQkv || call.heads_as == QkvHeads::kRows; }
+int64_t c_columns(const Gemm& call) { return call.epilogue == GemmEpilogue::kQkv ? head_columns(call) : call.n; }
+Element c_element(const Gemm& call) { return call.epilogue == GemmEpilogue::kQkv ? Element::kBF16 : call.output; }
+
+Status check_heads(const Gemm& call, int index) {
+  const GemmGroup& group = call.groups[index];
+  if (group.norm_q == nullptr || group.norm_k == nullptr || group.rope == nullptr) {
+    return bad(index, "q and k need norm_q, norm_k and rope");
+  }
+  if (call.heads_as == QkvHeads::kRows) return {};
+  const PackedQkv& packed = group.packed;
+  if (packed.q == nullptr || packed.k == nullptr || packed.v == nullptr || packed.q_scale == nullptr ||
+      packed.k_scale == nullptr || packed.v_exponent == nullptr) {
+    return bad(index, "packed heads need q, k, v, q_scale, k_scale and v_exponent");
+  }
+  const int64_t end = packed.first_token + group.rows;
+  if (packed.first_token % 64 != 0 || end > packed.tokens || (end % 64 != 0 && end != packed.tokens)) {
+    return bad(index, "packed heads hold tokens " + std::to_string(packed.first_token) + " to " + std::to_string(end) +
+                          " of " + std::to_string(packed.tokens) +
+                          "; both ends must be multiples of 64, the sequence's own end apart");
+  }
+  return {};
+}
+
+Status check_group(const Gemm& call, int index) {
+  const GemmGroup& group = call.groups[index];
+  if (group.rows < 1 || group.batches < 1 || group.rows > INT32_MAX / 2 || group.batches > INT32_MAX / 2) {
+    return bad(index, std::to_string(group.batches) + " batches of " + std::to_string(group.rows) + " rows");
+  }
+  Status status = check_matrix(index, "a", group.a, call.operand, call.k, group.batches);
+  if (!status.ok()) return status;
+  status = check_matrix(index, "w", {group.w, group.w_row_stride, 0}, call.operand, call.k, 1);
+  if (!status.ok()) return status;
+  if (writes_c(call)) {
+    status = check_matrix(index, "c", constant(group.c), c_element(call), c_columns(call), group.batches);
+    if (!status.ok()) return status;
+  }
+  if (has_mlp(call)) {
+    status = check_matrix(index, "mlp", constant(group.mlp), call.output, call.n - head_columns(call), group.batches);
+    if (!status.ok()) return status;
+  }
+  if (call.operand == Element::kE4M3 && (group.a_scale == nullptr || group.w_scale == nullptr)) {
+    return bad(index, "e4m3 operands need a_scale and w_scale");
+  }
+  if (call.output == Element::kE4M3 && group.c_scale == nullptr) return bad(index, "output e4m3 needs c_scale");
+  if (call.epilogue == GemmEpilogue::kQkv) return check_heads(call, index);
+  if (call.epilogue == GemmEpilogue::kGateResidual) {
+    if (group.gate == nullptr) return bad(index, "gate is null");
+    return check_matrix(index, "residual", group.residual, Element::kBF16, call.n, group.batches);
+  }
+  return {};
+}
+
+Status check(const Gemm& call) {
+  if (call.n < 16 || call.k < 16 || call.n % 16 != 0 || call.k % 16 != 0 || call.n > INT32_MAX / 2 ||
+      call.k > INT32_MAX / 2) {
+    return Status::bad_argument("gemm: N = " + std::to_string(call.n) + " and K = " + std::to_string(call.k) +
+                                " must be positive multiples of 16; pad the weight with zeros");
+  }
+  if (call.groups == nullptr || call.group_count < 1 || call.group_count > kGemmMaxGroups) {
+    return Status::bad_argument("gemm: " + std::to_string(call.group_count) + " groups; a launch takes 1 to " +
+                                std::to_string(kGemmMaxGroups));
+  }
+  if (call.epilogue == GemmEpilogue::kQkv && (call.heads < 1 || head_columns(call) > call.n)) {
+    return Status::bad_argument("gemm: " + std::to_string(call.heads) + " heads of q, k and v do not fit in N = " +
+                                std::to_string(call.n));
+  }
+  for (int i = 0; i < call.group_count; ++i) {
+    const Status status = check_group(call, i);
+    if (!status.ok()) return status;
+  }
+  return {};
+}
+
+TensorMapSpec rows_spec(const GemmRows<const void>& matrix, Element element, const GemmGroup& group, int64_t columns) {
+  TensorMapSpec spec;
+  spec.data = matrix.data;
+  spec.element = element;
+  spec.rank = 3;
+  spec.columns = columns;
+  spec.rows = group.rows;
+  spec.batches = group.batches;
+  spec.row_stride = matrix.row_stride;
+  spec.batch_stride = matrix.batch_stride;
+  spec.swizzle = Swizzle::k128;
+  return spec;
+}
+
+// Panels as in panels.cuh: 16 rows of 128 bytes, of 64 bytes for e4m3.
+Status panel_map(const GemmRows<void>& matrix, Element element, const GemmGroup& group, int64_t columns,
+                 CUtensorMap* map) {
+  TensorMapSpec spec = rows_spec(constant(matrix), element, group, columns);
+  spec.box_rows = 16;
+  spec.box_columns = element == Element::kF32 ? 32 : 64;
+  if (element == Element::kE4M3) spec.swizzle = Swizzle::k64;
+  return make_tensor_map(spec, map);
+}
+
+Status make_maps(const Gemm& call, const GemmGroup& group, const TileShape& tile, GroupParams* params) {
+  const int block = int(128 / bytes_of(call.operand));
+  TensorMapSpec spec = rows_spec(group.a, call.operand, group, call.k);
+  spec.box_columns = block;
+  spec.box_rows = tile.rows;
+  Status status = make_tensor_map(spec, &params->a);
+  if (!status.ok()) return status;
+
+  spec = TensorMapSpec{};
+  spec.data = group.w;
+  spec.element = call.operand;
+  spec.columns = call.k;
+  spec.rows = call.n;
+  spec.row_stride = group.w_row_stride;
+  spec.box_columns = block;
+  spec.box_rows = tile.columns / tile.cluster;
+  spec.swizzle = Swizzle::k128;
+  status = make_tensor_map(spec, &params->w);
+  if (!status.ok()) return status;
+
+  if (writes_c(call)) {
+    status = panel_map(group.c, c_element(call), group, c_columns(call), &params->c);
+    if (!status.ok()) return status;
+  }
+  if (has_mlp(call)) {
+    status = panel_map(group.mlp, call.output, group, call.n - head_columns(call), &params->mlp);
+    if (!status.ok()) return status;
+  }
+  if (call.epilogue == GemmEpilogue::kGateResidual) {
+    spec = rows_spec(group.residual, Element::kBF16, group, call.n);
+    spec.box_columns = 64;
+    spec.box_rows = tile.rows;
+    status = make_tensor_map(spec, &params->residual);
+  }
+  return status;
+}
+
+// Row blocks of a band (schedule.cuh): as many as keep A's part of it in about a third of L2, so that W streams by once;
+// beyond that, squares.
+int band_blocks(const Gemm& call, const TileShape& tile, int64_t total_blocks, int clusters) {
+  constexpr int64_t kResidentBytes = int64_t{18} << 20;
+  const int64_t block_bytes = int64_t(tile.rows) * tile.cluster * call.k * bytes_of(call.operand);
+  int64_t square = 1;
+  while (square * square * tile.rows * tile.cluster < int64_t(clusters) * tile.columns) ++square;
+  const int64_t most = std::max(square, kResidentBytes / block_bytes);
+  const int64_t bands = (total_blocks + most - 1) / most;
+  return int((total_blocks + bands - 1) / bands);  // bands of equal height
+}
+
+Status fill_params(const Gemm& call, const TileShape& tile, int most_clusters, GemmParams* params) {
+  params->n = int(call.n);
+  params->k_blocks = int((call.k * bytes_of(call.operand) + 127) / 128);
+  params->column_blocks = int(column_blocks(call, tile));
+  params->activation = call.activation;
+  params->heads = int(call.heads);
+  params->eps = call.eps;
+  int64_t tiles = 0;
+  for (int i = 0; i < call.group_count; ++i) {
+    const GemmGroup& group = call.groups[i];
+    GroupParams& to = params->groups[i];
+    const Status status = make_maps(call, group, tile, &to);
+    if (!status.ok()) return status;
+    to.a_scale = call.operand == Element::kE4M3 ? group.a_scale : nullptr;
+    to.w_scale = call.operand == Element::kE4M3 ? group.w_scale : nullptr;
+    to.bias = group.bias;
+    to.gate = call.epilogue == GemmEpilogue::kGateResidual ? group.gate : nullptr;
+    to.norm_q = group.norm_q;
+    to.norm_k = group.norm_k;
+    to.rope = group.rope;
+    to.packed = group.packed;
+    to.c_scale = group.c_scale;
+    to.a_scale_batch_stride = group.a_scale_batch_stride;
+    to.gate_batch_stride = group.gate_batch_stride;
+    to.c_scale_batch_stride = group.c_scale_batch_stride;
+    to.product_bound = group.product_bound;
+    to.bias_bound = group.bias_bound;
+    to.rows = int(group.rows);
+    to.row_blocks = int(row_blocks(group, tile));
+    to.total_blocks = int(to.row_blocks * group.batches);
+    to.band_blocks = band_blocks(call, tile, to.total_blocks, most_clusters);
+    tiles += int64_t(to.total_blocks) * params->column_blocks;
+    if (tiles > INT32_MAX) return bad(i, "more than 2^31 tiles");
+    to.tile_end = int(tiles);
+  }
+  params->tiles = int(tiles);
+  return {};
+}
+
+struct Gpu {
+  int architecture = 0;
+  int multiprocessors = 0;
+};
+
+Gpu current_gpu() {
+  int device = 0, major = 0, minor = 0;
+  Gpu gpu;
+  if (cudaGetDevice(&device) == cudaSuccess &&
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
+      cudaDeviceGetAttribute(&gpu.multiprocessors, cudaDevAttrMultiProcessorCount, device) == cudaSuccess) {
+    gpu.architecture = 10 * major + minor;
+  }
+  return gpu;
+}
+
+}  // namespace
+}  // namespace gemm
+
+Status gemm_hopper(const Gemm& call, cudaStream_t stream) {
+  Status status = gemm::check(call);
+  if (!status.ok()) return status;
+  const gemm::Gpu gpu = gemm::current_gpu();
+  if (gpu.architecture != 90) return Status::unsupported("gemm_hopper runs on compute capability 9.0 alone");
+  const gemm::Instance* instance = gemm::choose_instance(call, gpu.multiprocessors);
+  if (instance == nullptr) {
+    return Status::unsupported("gemm: no kernel for this combination of operand, output and epilogue; see gemm/gemm.h");
+  }
+  const int most_clusters = std::max(gpu.multiprocessors / instance->tile.cluster, 1);
+  gemm::GemmParams params{};
+  status = gemm::fill_params(call, instance->tile, most_clusters, &params);
+  if (!status.ok()) return status;
+  return instance->launch(params, std::min(params.tiles, most_clusters), stream);
+}
+
+std::string gemm_hopper_tile(const Gemm& call) {
+  const gemm::Instance* instance = gemm::choose_instance(call, gemm::current_gpu().multiprocessors);
+  if (instance == nullptr) return "none";
+  return std::to_string(instance->tile.rows) + "x" + std::to_string(instance->tile.columns) + ", cluster " +
+         std::to_string(instance->tile.cluster);
+}
+
+}  // namespace flux::kernels

@@ -1,0 +1,26 @@
+#include "gemm/instance.cuh"
+#include "gemm/linear.cuh"
+
+namespace flux::kernels::gemm {
+namespace {
+
+using Operand = __nv_bfloat16;
+
+template <typename Config, typename Output>
+constexpr Instance linear() {
+  return instance<Config, LinearEpilogue<Config, Output>>(GemmEpilogue::kLinear);
+}
+
+constexpr Instance kInstances[] = {
+    linear<Config128x256<Operand>, __nv_bfloat16>(),
+    linear<Config192x192<Operand>, __nv_bfloat16>(),
+    linear<Config128x128<Operand>, __nv_bfloat16>(),
+    linear<Config128x256<Operand>, float>(),
+    linear<Config128x128<Operand>, float>(),
+};
+
+}  // namespace
+
+InstanceList linear_bf16() { return {kInstances, int(std::size(kInstances))}; }
+
+}  // namespace flux::kernels::gemm

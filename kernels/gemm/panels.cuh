@@ -1,0 +1,110 @@
+// The one way out: registers → a warp's panel in shared memory → TMA store.
+//
+// A panel is 16 rows × 64 columns (f32: 32) in the swizzle of its tensor map, so that writes have no bank conflicts:
+// 128-byte rows have 16-byte chunk c of row r at c ^ (r % 8), 64-byte rows (e4m3) at c ^ (r / 2 % 4).
+// Every warp has its own panels and waits only until its panel before last has been read, never for other warps.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp8.h>
+
+#include <type_traits>
+
+#include "ptx/convert.cuh"
+#include "ptx/matrix.cuh"
+#include "ptx/shared.cuh"
+#include "ptx/tma.cuh"
+
+namespace flux::kernels::gemm {
+
+template <typename Output>
+struct PanelShape {
+  static constexpr int kColumns = std::is_same_v<Output, float> ? 32 : 64;
+  static constexpr int kRows = 16;
+  static constexpr int kRowBytes = kColumns * int(sizeof(Output));
+  static constexpr int kValues = kRows * kColumns / 32;  // a thread's
+};
+
+// Where a lane's row of stmatrix or ldmatrix lies in a panel of 128-byte rows: rows 0 to 15 of chunk 0 (lanes 0 to 15) and
+// of chunk 1. Exclusive or with 16·j gives chunks j and j + 1, for an even j.
+__device__ __forceinline__ uint32_t swizzled_lane(uint32_t lane) {
+  return lane % 16 * 128 + ((lane / 16) ^ (lane % 8)) * 16;
+}
+
+// `values` are a thread's part of wgmma's accumulator (ptx/wgmma.cuh), 8-column block j at 4·j.
+__device__ __forceinline__ void write_panel(const float (&values)[32], uint32_t panel, uint32_t lane, __nv_bfloat16) {
+  const uint32_t at = panel + swizzled_lane(lane);
+#pragma unroll
+  for (int j = 0; j < 8; j += 2) {
+    const uint32_t packed[4] = {ptx::cvt_rn_bf16x2(values[4 * j + 0], values[4 * j + 1]),
+                                ptx::cvt_rn_bf16x2(values[4 * j + 2], values[4 * j + 3]),
+                                ptx::cvt_rn_bf16x2(values[4 * j + 4], values[4 * j + 5]),
+                                ptx::cvt_rn_bf16x2(values[4 * j + 6], values[4 * j + 7])};
+    ptx::stmatrix_x4(at ^ (j * 16), packed);
+  }
+}
+
+__device__ __forceinline__ void write_panel(const float (&values)[16], uint32_t panel, uint32_t lane, float) {
+  const uint32_t row = lane / 4, quarter = lane % 4;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const uint32_t at = panel + row * 128 + (((2 * j + quarter / 2) ^ row) * 16) + (quarter % 2) * 8;
+    ptx::st_shared_v2_f32(at, values[4 * j + 0], values[4 * j + 1]);
+    ptx::st_shared_v2_f32(at + 8 * 128, values[4 * j + 2], values[4 * j + 3]);
+  }
+}
+
+// Neighbouring lanes trade, so that each stores 4 codes of one 8-column block: even lanes of the first, odd of the second.
+__device__ __forceinline__ void write_panel(const float (&values)[32], uint32_t panel, uint32_t lane, __nv_fp8_e4m3) {
+  const uint32_t row = lane / 4, odd = lane % 2;
+  const uint32_t at = panel + row * 64 + odd * 8 + (lane % 4 / 2) * 4;
+#pragma unroll
+  for (int j = 0; j < 8; j += 2) {
+    const uint32_t chunk = ((j / 2) ^ (row / 2 % 4)) * 16;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint32_t first = ptx::cvt_rn_satfinite_e4m3x2(values[4 * j + 2 * half], values[4 * j + 2 * half + 1]);
+      const uint32_t second = ptx::cvt_rn_satfinite_e4m3x2(values[4 * j + 4 + 2 * half], values[4 * j + 5 + 2 * half]);
+      const uint32_t mine = first | second << 16;
+      const uint32_t theirs = __shfl_xor_sync(0xffffffff, mine, 1);
+      const uint32_t word = odd ? __byte_perm(theirs, mine, 0x7632) : __byte_perm(mine, theirs, 0x5410);
+      ptx::st_shared_b32(at + half * 8 * 64 + chunk, word);
+    }
+  }
+}
+
+template <typename Config>
+class PanelWriter {
+ public:
+  __device__ __forceinline__ PanelWriter(uint32_t shared, uint32_t math_warp, uint32_t lane)
+      : panels_(shared + Config::kPanelsAt + math_warp * (Config::kPanelBuffers * Config::kPanelBytes)), lane_(lane) {}
+
+  // Rows and columns outside the map's tensor are dropped by the copy engine.
+  template <typename Output>
+  __device__ __forceinline__ void store(const float (&values)[PanelShape<Output>::kValues], const CUtensorMap* map,
+                                        int column, int row, int batch) {
+    if (lane_ == 0) ptx::cp_async_bulk_wait_group_read<Config::kPanelBuffers - 1>();
+    __syncwarp();
+    const uint32_t panel = panels_ + buffer_ * Config::kPanelBytes;
+    write_panel(values, panel, lane_, Output());
+    ptx::fence_proxy_async();
+    __syncwarp();
+    if (lane_ == 0) {
+      ptx::cp_async_bulk_tensor_3d_store(map, panel, column, row, batch);
+      ptx::cp_async_bulk_commit_group();
+    }
+    buffer_ = (buffer_ + 1) % Config::kPanelBuffers;
+  }
+
+  // Before the CTA's shared memory goes.
+  __device__ __forceinline__ void drain() {
+    if (lane_ == 0) ptx::cp_async_bulk_wait_group_read<0>();
+  }
+
+ private:
+  uint32_t panels_;
+  uint32_t lane_;
+  uint32_t buffer_ = 0;
+};
+
+}  // namespace flux::kernels::gemm

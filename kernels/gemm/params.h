@@ -1,0 +1,48 @@
+// What a GEMM kernel is given, by value: it must stay valid in a captured graph.
+#pragma once
+
+#include <cuda.h>
+
+#include "gemm/gemm.h"
+
+namespace flux::kernels::gemm {
+
+struct GroupParams {
+  CUtensorMap a;         // [batches, rows, K], box kTileM × k-block
+  CUtensorMap w;         // [N, K], box kTileN / kCluster × k-block
+  CUtensorMap c;         // [batches, rows, N], box 16 × panel
+  CUtensorMap residual;  // kGateResidual: like c
+  CUtensorMap mlp;       // kQkv: like c, of the columns beyond q, k, v
+  const float* a_scale;
+  const float* w_scale;
+  const float* bias;
+  const float* gate;
+  const float* norm_q;
+  const float* norm_k;
+  const float* rope;
+  float* c_scale;
+  PackedQkv packed;
+  int64_t a_scale_batch_stride;
+  int64_t gate_batch_stride;
+  int64_t c_scale_batch_stride;
+  float product_bound;
+  float bias_bound;
+  int rows;
+  int row_blocks;    // of one batch; a row block is the rows of one cluster
+  int total_blocks;  // of all batches
+  int band_blocks;   // see schedule.cuh
+  int tile_end;      // cluster tiles of this and all earlier groups
+};
+
+struct GemmParams {
+  GroupParams groups[kGemmMaxGroups];
+  int n;
+  int k_blocks;
+  int column_blocks;
+  int tiles;  // cluster tiles of all groups
+  Activation activation;
+  int heads;
+  float eps;
+};
+
+}  // namespace flux::kernels::gemm

@@ -1,0 +1,15 @@
+// Which tile a product gets.
+#pragma once
+
+#include "gemm/instance.h"
+
+namespace flux::kernels::gemm {
+
+// The instance that computes `call` in the least estimated time on a GPU of `multiprocessors`; nullptr when none does.
+const Instance* choose_instance(const Gemm& call, int multiprocessors);
+
+// Cluster tiles of a group with this tile.
+int64_t row_blocks(const GemmGroup& group, const TileShape& tile);  // of one batch
+int64_t column_blocks(const Gemm& call, const TileShape& tile);
+
+}  // namespace flux::kernels::gemm

@@ -1,0 +1,36 @@
+// Packed conversions and approximate functions, one instruction each.
+#pragma once
+
+#include <cstdint>
+
+namespace flux::ptx {
+
+// Two f32 to bf16x2 by round to nearest even; `low` lands in the low half.
+__device__ __forceinline__ uint32_t cvt_rn_bf16x2(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+// Two f32 to e4m3x2 by round to nearest even, saturating at ±448; `low` lands in the low byte.
+__device__ __forceinline__ uint16_t cvt_rn_satfinite_e4m3x2(float low, float high) {
+  uint16_t packed;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+// tanh with a relative error under 2^-11.
+__device__ __forceinline__ float tanh_approx(float x) {
+  float y;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 1 / √x with a relative error under 2^-22.
+__device__ __forceinline__ float rsqrt_approx(float x) {
+  float y;
+  asm("rsqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+}  // namespace flux::ptx
