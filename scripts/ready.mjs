@@ -8,14 +8,19 @@ import { digestFiles } from "./native/digest.mjs";
 
 export const root = fileURLToPath(new URL("..", import.meta.url));
 
-/** Throws an Error with one sentence when a part cannot be made. */
-export async function ready() {
+/**
+ * Throws an Error with one sentence when a part cannot be made.
+ * @param {{ native?: boolean }} [parts] native: false leaves the addon out, for who builds another
+ */
+export async function ready({ native = true } = {}) {
   checkNode();
   const release = lock();
   try {
     installPackages();
-    const { buildNative } = await import("./native/build.mjs");
-    buildNative();
+    if (native) {
+      const { buildNative } = await import("./native/build.mjs");
+      buildNative();
+    }
     compileTypeScript();
   } finally {
     release();

@@ -60,7 +60,7 @@ function check(tarball, folder, env) {
 }
 
 await main(async () => {
-  await ready();
+  await ready({ native: false });
   const work = mkdtempSync(join(tmpdir(), "fluxwarp-pack-"));
   try {
     execute(root, "npm", ["pack", "--ignore-scripts", "--pack-destination", work]);

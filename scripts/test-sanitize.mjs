@@ -2,7 +2,8 @@
 // AddressSanitizer and UndefinedBehaviorSanitizer; once for each instruction set that this processor has.
 //
 // Node is not built with the sanitizers, so their runtime is preloaded. Leaks are looked for at the end of each process; Node
-// itself leaves memory to the system at exit, so only leaks with the addon among their callers count.
+// itself leaves memory to the system at exit, so only leaks with the addon among their callers count. vitest runs the tests in
+// threads: it ends the processes of its other pool by a signal, before they can look for leaks.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -45,7 +46,7 @@ function findings() {
 }
 
 await main(async () => {
-  await ready();
+  await ready({ native: false });
   const { buildNative } = await import("./native/build.mjs");
   const addon = buildNative({ sanitize: true });
   const tests = folders.filter((folder) => existsSync(join(root, folder)));
@@ -55,8 +56,16 @@ await main(async () => {
     rmSync(logs, { recursive: true, force: true });
     mkdirSync(logs, { recursive: true });
     const options = process.argv.slice(2).map((option) => option.replaceAll("{simd}", variant));
-    const vitest = ["node_modules/vitest/vitest.mjs", "run", "--project", "unit", ...tests, ...options];
-    status ||= run(process.execPath, vitest, {
+    const vitest = [
+      "node_modules/vitest/vitest.mjs",
+      "run",
+      "--project",
+      "unit",
+      "--pool=threads",
+      ...tests,
+      ...options,
+    ];
+    const tested = run(process.execPath, vitest, {
       FLUX_SIMD: variant,
       FLUXWARP_PREBUILD: join(dirname(addon), "../.."),
       LD_PRELOAD: preload().join(":"),
@@ -67,7 +76,7 @@ await main(async () => {
     });
     const found = findings();
     for (const block of found) console.error(`\n${block}`);
-    if (found.length > 0) status = 1;
+    if (tested !== 0 || found.length > 0) status = 1;
     console.error(`sanitizers (${variant}): ${found.length} findings`);
   }
   return status;
