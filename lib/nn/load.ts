@@ -1,9 +1,8 @@
 import { FluxError } from "../errors.js";
 import type { LocatedTensor, WeightSource } from "../loaders/weights.js";
-import type { Buffer } from "../runtime/buffer.js";
 import type { Device } from "../runtime/device.js";
 import { elementsOf, sizeOf } from "../runtime/dtype.js";
-import { type NativeMapping, native } from "../runtime/native.js";
+import { type NativeLoadRequest, type NativeMapping, native } from "../runtime/native.js";
 import type { Parameter } from "./parameter.js";
 
 /** Where `load` finds tensors: a WeightSource, or a view of one under other names. */
@@ -32,6 +31,9 @@ export interface LoadOptions {
   onProgress?: ((progress: { loadedBytes: number; totalBytes: number }) => void) | undefined;
 }
 
+/** Enough that the device never waits for JavaScript; few, so that an abort is heard soon. */
+const QUEUED_LOADS = 4;
+
 const NATIVE_DTYPES: Readonly<Record<string, "f32" | "bf16" | "f16" | "f8e4m3">> = {
   F32: "f32",
   BF16: "bf16",
@@ -43,7 +45,7 @@ const NATIVE_DTYPES: Readonly<Record<string, "f32" | "bf16" | "f16" | "f8e4m3">>
  * Fills parameters from a checkpoint: first everything is checked, then everything is loaded; on any failure all that was
  * allocated is given back.
  * @throws FluxError `ERR_FLUX_BAD_WEIGHTS` that names every missing or misshapen tensor, or every tensor with NaN or
- *   infinite values.
+ *   infinite values; the signal's reason when it was aborted.
  */
 export async function loadParameters(
   device: Device,
@@ -51,27 +53,30 @@ export async function loadParameters(
   source: TensorSource,
   options: LoadOptions = {},
 ): Promise<void> {
+  options.signal?.throwIfAborted();
   const found = resolveAll(parameters, source);
   const totalBytes = [...found.values()].flat().reduce((sum, tensor) => sum + bytesOf(tensor), 0);
   const mappings = new Map<string, NativeMapping>();
+  const damaged: string[] = [];
   let loadedBytes = 0;
+  // One generator feeds all lanes: a lane that throws closes it, so the others end after the tensor that they are at.
+  const loads = loadsOf(parameters, found, mappings);
+  const lane = async () => {
+    for (const { name, tensor, request } of loads) {
+      const bad = await device.load(request);
+      options.signal?.throwIfAborted();
+      if (bad > 0) damaged.push(`${name} (${bad} of ${elementsOf(tensor.shape)} values)`);
+      loadedBytes += bytesOf(tensor);
+      options.onProgress?.({ loadedBytes, totalBytes });
+    }
+  };
   try {
     for (const parameter of parameters) allocate(device, parameter, found.get(parameter)!);
-    const damaged: string[] = [];
-    await Promise.all(
-      parameters.flatMap((parameter) =>
-        requestsOf(parameter, found.get(parameter)!, mappings).map(async ({ name, tensor, request }) => {
-          const bad = await device.load(request);
-          if (bad > 0) damaged.push(`${name} (${bad} of ${elementsOf(tensor.shape)} values)`);
-          loadedBytes += bytesOf(tensor);
-          options.onProgress?.({ loadedBytes, totalBytes });
-        }),
-      ),
-    );
+    const lanes = await Promise.allSettled(Array.from({ length: QUEUED_LOADS }, lane));
+    for (const result of lanes) if (result.status === "rejected") throw result.reason;
     if (damaged.length > 0) {
       throw badWeights(source, `these tensors hold NaN or infinite values: ${damaged.join(", ")}`);
     }
-    options.signal?.throwIfAborted();
   } catch (error) {
     for (const parameter of parameters) parameter.release();
     throw error;
@@ -110,40 +115,45 @@ function resolveAll(parameters: readonly Parameter[], source: TensorSource): Map
 
 function allocate(device: Device, parameter: Parameter, tensors: readonly LocatedTensor[]): void {
   const dtype = parameter.deviceDtype(tensors.map((tensor) => tensor.dtype));
-  const buffer: Buffer = device.buffer(dtype, parameter.shape);
-  const scale = dtype === "f8e4m3" ? device.buffer("f32", [parameter.shape[0]!]) : undefined;
-  parameter.fill(buffer, scale);
+  parameter.fill(device.buffer(dtype, parameter.shape));
+  if (dtype === "f8e4m3") parameter.fillScale(device.buffer("f32", [parameter.shape[0]!]));
 }
 
-/** One native request per part; the parts of a parameter lie one after another. */
-function requestsOf(
-  parameter: Parameter,
-  tensors: readonly LocatedTensor[],
+interface Load {
+  readonly name: string;
+  readonly tensor: LocatedTensor;
+  readonly request: NativeLoadRequest;
+}
+
+/** One native request per tensor; the parts of a parameter lie one after another. Files are mapped when they are first met. */
+function* loadsOf(
+  parameters: readonly Parameter[],
+  found: ReadonlyMap<Parameter, readonly LocatedTensor[]>,
   mappings: Map<string, NativeMapping>,
-) {
-  const { buffer, scale, spec } = parameter;
-  let row = 0;
-  return tensors.map((tensor, part) => {
-    let file = mappings.get(tensor.file.path);
-    if (file === undefined) {
-      file = new (native().Mapping)(tensor.file.path);
-      mappings.set(tensor.file.path, file);
+): Generator<Load> {
+  for (const parameter of parameters) {
+    const { buffer, scale, spec } = parameter;
+    let row = 0;
+    for (const [part, tensor] of found.get(parameter)!.entries()) {
+      const { path } = tensor.file;
+      const file = mappings.get(path) ?? new (native().Mapping)(path);
+      mappings.set(path, file);
+      const rowBytes = (elementsOf(tensor.shape) / tensor.shape[0]!) * sizeOf(buffer.dtype);
+      const request = {
+        file,
+        begin: tensor.begin,
+        from: NATIVE_DTYPES[tensor.dtype]!,
+        to: buffer.dtype,
+        shape: tensor.shape,
+        convolution: spec.convolution,
+        target: buffer.native,
+        targetOffset: row * rowBytes,
+        ...(scale !== undefined && { scale: scale.native, scaleOffset: row * 4 }),
+      };
+      row += tensor.shape[0]!;
+      yield { name: spec.names[part]!, tensor, request };
     }
-    const rowBytes = (elementsOf(tensor.shape) / tensor.shape[0]!) * sizeOf(buffer.dtype);
-    const request = {
-      file,
-      begin: tensor.begin,
-      from: NATIVE_DTYPES[tensor.dtype]!,
-      to: buffer.dtype,
-      shape: tensor.shape,
-      convolution: spec.convolution,
-      target: buffer.native,
-      targetOffset: row * rowBytes,
-      ...(scale !== undefined && { scale: scale.native, scaleOffset: row * 4 }),
-    };
-    row += tensor.shape[0]!;
-    return { name: spec.names[part]!, tensor, request };
-  });
+  }
 }
 
 function bytesOf(tensor: LocatedTensor): number {

@@ -40,7 +40,10 @@ export class Parameter {
   /** Its Buffer. @throws FluxError before the model has loaded. */
   get buffer(): Buffer {
     if (this.#buffer === undefined) {
-      throw new FluxError("ERR_FLUX_DISPOSED", `the weights of ${this.spec.names[0]} are not loaded; load the model first`);
+      throw new FluxError(
+        "ERR_FLUX_DISPOSED",
+        `the weights of ${this.spec.names[0]} are not loaded; load the model first`,
+      );
     }
     return this.#buffer;
   }
@@ -56,9 +59,14 @@ export class Parameter {
     return stored.every((dtype) => dtype === "BF16") ? "bf16" : "f32";
   }
 
-  /** @internal */
-  fill(buffer: Buffer, scale: Buffer | undefined): void {
+  /** Takes the Buffer over; what it had before is given back. @internal */
+  fill(buffer: Buffer): void {
+    this.release();
     this.#buffer = buffer;
+  }
+
+  /** @internal */
+  fillScale(scale: Buffer): void {
     this.#scale = scale;
   }
 
