@@ -77,7 +77,9 @@ await main(async () => {
     const found = findings();
     for (const block of found) console.error(`\n${block}`);
     if (tested !== 0 || found.length > 0) status = 1;
-    console.error(`sanitizers (${variant}): ${found.length} findings`);
+    console.error(
+      `sanitizers (${variant}): tests ${tested === 0 ? "passed" : "FAILED"}, ${found.length} findings in the logs`,
+    );
   }
   return status;
 });
