@@ -38,14 +38,19 @@ Napi::Promise AsyncDevice::enqueue(Napi::Env env, std::function<Finish()> work) 
   auto job = std::make_shared<Job>(Job{shared_from_this(), Napi::Promise::Deferred::New(env), nullptr, std::nullopt});
   const Napi::Promise promise = job->deferred.Promise();
   const bool accepted = device_->submit([this, job, work = std::move(work)]() mutable {
+    std::unique_ptr<Fence> fence;
     try {
       job->finish = work();
+      fence = device_->backend().fence();
     } catch (...) {
       job->failure = describe(std::current_exception());
     }
     work = nullptr;  // what the work held is dropped here, before the promise settles
-    auto* handle = new SharedJob(std::move(job));
-    if (completion_.NonBlockingCall(handle) != napi_ok) delete handle;
+    device_->when_reached(std::move(fence), [this, job = std::move(job)](std::exception_ptr error) mutable {
+      if (error != nullptr) job->failure = describe(error);
+      auto* handle = new SharedJob(std::move(job));
+      if (completion_.NonBlockingCall(handle) != napi_ok) delete handle;
+    });
   });
   if (!accepted) {
     job->deferred.Reject(to_js_error(env, code::kDisposed, "this Device is disposed; create another"));
@@ -61,14 +66,22 @@ void AsyncDevice::complete(Napi::Env env, Napi::Function, AsyncDevice* self, Sha
   if (env == nullptr) return;
   if (--self->pending_ == 0) self->completion_.Unref(env);
   const Napi::HandleScope scope(env);
-  if (job->failure) {
-    job->deferred.Reject(to_js_error(env, job->failure->code, job->failure->message));
+  try {
+    settle(env, *job);
+  } catch (const Napi::Error&) {
+    // No JS can run any more: a worker that is being terminated. Nobody waits for the promise.
+  }
+}
+
+void AsyncDevice::settle(Napi::Env env, const Job& job) {
+  if (job.failure) {
+    job.deferred.Reject(to_js_error(env, job.failure->code, job.failure->message));
     return;
   }
   try {
-    job->deferred.Resolve(job->finish ? job->finish(env) : env.Undefined());
+    job.deferred.Resolve(job.finish ? job.finish(env) : env.Undefined());
   } catch (const Napi::Error& error) {
-    job->deferred.Reject(error.Value());
+    job.deferred.Reject(error.Value());
   }
 }
 

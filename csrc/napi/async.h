@@ -32,6 +32,7 @@ class AsyncDevice : public std::enable_shared_from_this<AsyncDevice> {
   using SharedJob = std::shared_ptr<Job>;
   static void complete(Napi::Env env, Napi::Function, AsyncDevice* self, SharedJob* job);
   using Completion = Napi::TypedThreadSafeFunction<AsyncDevice, SharedJob, &AsyncDevice::complete>;
+  static void settle(Napi::Env env, const Job& job);
   static void on_environment_exit(void* self);
 
   Napi::Env env_;
