@@ -6,14 +6,11 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { Worker } from "node:worker_threads";
-import { beforeAll, describe, expect, it } from "vitest";
-import { compileLibrary } from "../support/compiled-library.js";
+import { describe, expect, it } from "vitest";
+import { compiledLibrary } from "../support/compiled-library.js";
 
 const run = promisify(execFile);
-let dist = "";
-beforeAll(() => {
-  dist = compileLibrary();
-});
+const dist = compiledLibrary();
 
 /** What the programs below share: a device and a plan that keeps it busy for some milliseconds. */
 const PROLOGUE = `
@@ -28,8 +25,8 @@ const PROLOGUE = `
 `;
 
 function program(name: string, body: string): string {
-  const path = join(dist, `${name}.mjs`);
-  writeFileSync(path, (PROLOGUE + body).replaceAll("DIST", pathToFileURL(dist).href));
+  const path = join(dist(), `${name}.mjs`);
+  writeFileSync(path, (PROLOGUE + body).replaceAll("DIST", pathToFileURL(dist()).href));
   return path;
 }
 

@@ -13,17 +13,27 @@ import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import ts from "typescript";
-import { afterAll } from "vitest";
+import { afterAll, beforeAll } from "vitest";
 
 const REPOSITORY = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
 
 /**
- * Compiles lib/ into a temporary folder that is laid out like the package (package.json, dist/, build/, node_modules/) and
- * removed after the test file. Returns the folder of the compiled modules.
+ * Compiles lib/ before the tests of a file into a temporary folder that is laid out like the package (package.json, dist/,
+ * build/, node_modules/), and removes it after them.
+ *
+ * @returns Gives the folder of the compiled modules, within a test.
  */
-export function compileLibrary(): string {
-  const folder = mkdtempSync(join(tmpdir(), "fluxwarp-dist-"));
+export function compiledLibrary(): () => string {
+  let folder = "";
+  beforeAll(() => {
+    folder = mkdtempSync(join(tmpdir(), "fluxwarp-dist-"));
+    compileLibrary(folder);
+  });
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
+  return () => join(folder, "dist");
+}
+
+function compileLibrary(folder: string): void {
   writeFileSync(join(folder, "package.json"), readFileSync(join(REPOSITORY, "package.json")));
   for (const name of ["build", "node_modules"]) symlinkSync(join(REPOSITORY, name), join(folder, name));
   const sources = join(REPOSITORY, "lib");
@@ -39,5 +49,4 @@ export function compileLibrary(): string {
     mkdirSync(dirname(target), { recursive: true });
     writeFileSync(target, outputText);
   }
-  return join(folder, "dist");
 }
