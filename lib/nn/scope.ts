@@ -46,7 +46,12 @@ export class Scope {
     storing: Storing,
     convolution: boolean,
   ): Parameter {
-    const parameter = new Parameter({ names: names.map((name) => this.prefix + name), shapes, storing, convolution });
+    const parameter = new Parameter({
+      names: names.map((name) => this.prefix + name),
+      shapes,
+      storing,
+      convolution,
+    });
     this.parameters.push(parameter);
     return parameter;
   }

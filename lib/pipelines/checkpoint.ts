@@ -36,7 +36,11 @@ export interface Checkpoint {
   readonly transformer: FluxTransformer;
   readonly vae: AutoencoderKL;
   readonly vaeConfig: AutoencoderKLConfig;
-  readonly clip: { readonly model: CLIPTextEncoder; readonly tokenizer: Tokenizer; readonly eosTokenId: number };
+  readonly clip: {
+    readonly model: CLIPTextEncoder;
+    readonly tokenizer: Tokenizer;
+    readonly eosTokenId: number;
+  };
   readonly t5: { readonly model: T5Encoder; readonly tokenizer: Tokenizer };
   readonly scheduler: FlowMatchEulerScheduler;
 }
@@ -62,8 +66,20 @@ export async function loadCheckpoint(
     readAutoencoderKLConfig(at("vae")),
     readSchedulerConfig(at("scheduler")),
   ]);
-  requireWidth(folder, "text_encoder hidden_size", clipConfig.hiddenSize, "pooled_projection_dim", transformerConfig.pooledProjectionDim);
-  requireWidth(folder, "text_encoder_2 d_model", t5Config.dModel, "joint_attention_dim", transformerConfig.jointAttentionDim);
+  requireWidth(
+    folder,
+    "text_encoder hidden_size",
+    clipConfig.hiddenSize,
+    "pooled_projection_dim",
+    transformerConfig.pooledProjectionDim,
+  );
+  requireWidth(
+    folder,
+    "text_encoder_2 d_model",
+    t5Config.dModel,
+    "joint_attention_dim",
+    transformerConfig.jointAttentionDim,
+  );
   const [clipTokenizer, t5Tokenizer] = await Promise.all([
     loadClipTokenizer(at("tokenizer")),
     loadT5Tokenizer(at("tokenizer_2")),
@@ -73,7 +89,11 @@ export async function loadCheckpoint(
     transformer: new FluxTransformer(device, transformerConfig, precision),
     vae: new AutoencoderKL(device, vaeConfig),
     vaeConfig,
-    clip: { model: new CLIPTextEncoder(device, clipConfig), tokenizer: clipTokenizer, eosTokenId: clipConfig.eosTokenId },
+    clip: {
+      model: new CLIPTextEncoder(device, clipConfig),
+      tokenizer: clipTokenizer,
+      eosTokenId: clipConfig.eosTokenId,
+    },
     t5: { model: new T5Encoder(device, t5Config, precision), tokenizer: t5Tokenizer },
     scheduler: new FlowMatchEulerScheduler(schedulerConfig),
   };

@@ -10,7 +10,11 @@ const QUEUED_STEPS = 2;
  */
 export async function runSteps(
   denoiser: Denoiser,
-  options: { signal?: AbortSignal | undefined; onStep?: ((event: StepEvent) => void) | undefined; preview?: boolean | undefined },
+  options: {
+    signal?: AbortSignal | undefined;
+    onStep?: ((event: StepEvent) => void) | undefined;
+    preview?: boolean | undefined;
+  },
 ): Promise<void> {
   const { signal, onStep, preview = false } = options;
   const total = denoiser.shape.steps;

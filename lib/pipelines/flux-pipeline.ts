@@ -77,12 +77,17 @@ export class FluxPipeline {
   static async fromPretrained(folder: string, options: FromPretrainedOptions = {}): Promise<FluxPipeline> {
     const { precision = "f32", signal, onProgress, threads } = options;
     if (precision !== "f32" && precision !== "fp8") {
-      throw new FluxError("ERR_FLUX_UNSUPPORTED", `precision "${precision}" is not there on the CPU; use "f32" or "fp8"`);
+      throw new FluxError(
+        "ERR_FLUX_UNSUPPORTED",
+        `precision "${precision}" is not there on the CPU; use "f32" or "fp8"`,
+      );
     }
     signal?.throwIfAborted();
     const ownsDevice = !(options.device instanceof Device);
     const device =
-      options.device instanceof Device ? options.device : Device.open(options.device, threads === undefined ? {} : { threads });
+      options.device instanceof Device
+        ? options.device
+        : Device.open(options.device, threads === undefined ? {} : { threads });
     try {
       const checkpoint = await loadCheckpoint(folder, device, precision, { signal, onProgress });
       return new FluxPipeline(device, checkpoint, ownsDevice);
@@ -150,16 +155,24 @@ export class FluxPipeline {
     const negative = request.negative && (await this.#conditions(request.negative, request));
     const textTokens = positive.embeds.shape[1]!;
     if (negative !== undefined && negative.embeds.shape[1] !== textTokens) {
-      throw new FluxError("ERR_FLUX_BAD_ARGUMENT", "promptEmbeds and negativePromptEmbeds must have the same number of tokens");
+      throw new FluxError(
+        "ERR_FLUX_BAD_ARGUMENT",
+        "promptEmbeds and negativePromptEmbeds must have the same number of tokens",
+      );
     }
     const { sigmas } = this.#schedule(request);
     const denoiser = this.#denoiser(request, textTokens);
-    const noise = request.latents === undefined ? await generator.normal(this.device, denoiser.noise.elements) : undefined;
+    const noise =
+      request.latents === undefined
+        ? await generator.normal(this.device, denoiser.noise.elements)
+        : undefined;
     const ids = new Float32Array(3 * (textTokens + tokens));
     ids.set(textIds(textTokens));
     ids.set(imageIds({ rows: height / 16, columns: width / 16 }), 3 * textTokens);
     const writes = [
-      ...(noise === undefined ? [denoiser.latents.write(request.latents!.data)] : [denoiser.noise.write(noise), denoiser.pack.run()]),
+      ...(noise === undefined
+        ? [denoiser.latents.write(request.latents!.data)]
+        : [denoiser.noise.write(noise), denoiser.pack.run()]),
       denoiser.ids.write(ids),
       denoiser.sigmas.write(sigmas),
       denoiser.timesteps.write(repeatEach(sigmas.subarray(0, -1), batch)),
@@ -177,7 +190,10 @@ export class FluxPipeline {
   }
 
   /** Embeddings of a batch: every prompt's, once for each of its images. */
-  async #conditions(conditions: Conditions, request: Request): Promise<{ embeds: HostTensor; pooled: HostTensor }> {
+  async #conditions(
+    conditions: Conditions,
+    request: Request,
+  ): Promise<{ embeds: HostTensor; pooled: HostTensor }> {
     const { numImagesPerPrompt: copies, maxSequenceLength } = request;
     if (!("texts" in conditions)) {
       return { embeds: repeatRows(conditions.embeds, copies), pooled: repeatRows(conditions.pooled, copies) };
@@ -191,7 +207,11 @@ export class FluxPipeline {
     return { embeds: repeatRows(stack(embeds), copies), pooled: repeatRows(stack(pooled), copies) };
   }
 
-  async #finish(request: Request, latents: HostTensor, signal?: AbortSignal): Promise<Omit<GenerateResult, "seed">> {
+  async #finish(
+    request: Request,
+    latents: HostTensor,
+    signal?: AbortSignal,
+  ): Promise<Omit<GenerateResult, "seed">> {
     const { height, width, batch, outputType } = request;
     if (outputType === "latents") return { images: [], latents };
     const decoder = this.#decoder(height, width, outputType === "raw" ? "f32" : "u8");
@@ -202,9 +222,16 @@ export class FluxPipeline {
       pictures.push(await decoder.decode(latents.data.subarray(i * length, (i + 1) * length)));
     }
     signal?.throwIfAborted();
-    if (outputType === "image") return { images: pictures.map((data) => new FluxImage(width, height, data as Uint8Array)) };
+    if (outputType === "image")
+      return { images: pictures.map((data) => new FluxImage(width, height, data as Uint8Array)) };
     const shape = [1, height, width, 3];
-    return { images: [], raw: { ...stack(pictures.map((data) => ({ data: data as Float32Array, shape }))), shape: [batch, height, width, 3] } };
+    return {
+      images: [],
+      raw: {
+        ...stack(pictures.map((data) => ({ data: data as Float32Array, shape }))),
+        shape: [batch, height, width, 3],
+      },
+    };
   }
 
   #schedule({ numInferenceSteps, sigmas, tokens }: Request) {
@@ -217,13 +244,23 @@ export class FluxPipeline {
     const steps = sigmas?.length ?? request.numInferenceSteps;
     const trueCfgScale = negative === undefined ? 1 : request.trueCfgScale;
     const shape = { batch, textTokens, rows: height / 16, columns: width / 16, steps, trueCfgScale };
-    return kept(this.#denoisers, JSON.stringify(shape), KEPT_DENOISERS, () => new Denoiser(this.#checkpoint.transformer, shape));
+    return kept(
+      this.#denoisers,
+      JSON.stringify(shape),
+      KEPT_DENOISERS,
+      () => new Denoiser(this.#checkpoint.transformer, shape),
+    );
   }
 
   #decoder(height: number, width: number, dtype: "u8" | "f32"): ImageDecoder {
     const { vae, vaeConfig } = this.#checkpoint;
     const key = `${height}×${width} ${dtype}`;
-    return kept(this.#decoders, key, KEPT_DECODERS, () => new ImageDecoder(vae, vaeConfig, height, width, dtype));
+    return kept(
+      this.#decoders,
+      key,
+      KEPT_DECODERS,
+      () => new ImageDecoder(vae, vaeConfig, height, width, dtype),
+    );
   }
 
   #capabilities(): Capabilities {
@@ -245,7 +282,12 @@ export class FluxPipeline {
 }
 
 /** The entry of `key`, made if absent; beyond `most` entries the least recently used is disposed. */
-function kept<T extends { dispose(): void }>(cache: Map<string, T>, key: string, most: number, make: () => T): T {
+function kept<T extends { dispose(): void }>(
+  cache: Map<string, T>,
+  key: string,
+  most: number,
+  make: () => T,
+): T {
   const known = cache.get(key);
   if (known !== undefined) cache.delete(key);
   if (known === undefined && cache.size >= most) {

@@ -13,12 +13,19 @@ export function checkTensor(name: string, tensor: HostTensor, shape: readonly nu
     throw new FluxError("ERR_FLUX_BAD_ARGUMENT", `${name} is { data: Float32Array, shape: ${wanted} }`);
   }
   const fits =
-    tensor.shape.length === shape.length && shape.every((length, axis) => length === -1 || length === tensor.shape[axis]);
+    tensor.shape.length === shape.length &&
+    shape.every((length, axis) => length === -1 || length === tensor.shape[axis]);
   if (!fits) {
-    throw new FluxError("ERR_FLUX_BAD_ARGUMENT", `${name} has shape [${tensor.shape.join(", ")}], not ${wanted}`);
+    throw new FluxError(
+      "ERR_FLUX_BAD_ARGUMENT",
+      `${name} has shape [${tensor.shape.join(", ")}], not ${wanted}`,
+    );
   }
   if (tensor.data.length !== tensor.shape.reduce((product, length) => product * length, 1)) {
-    throw new FluxError("ERR_FLUX_BAD_ARGUMENT", `${name} has ${tensor.data.length} numbers for [${tensor.shape.join(", ")}]`);
+    throw new FluxError(
+      "ERR_FLUX_BAD_ARGUMENT",
+      `${name} has ${tensor.data.length} numbers for [${tensor.shape.join(", ")}]`,
+    );
   }
   if (!tensor.data.every(Number.isFinite)) {
     throw new FluxError("ERR_FLUX_BAD_ARGUMENT", `${name} holds NaN or infinite values`);

@@ -34,7 +34,11 @@ export class ImageDecoder {
 
   /** @param latents of one image, packed. */
   async decode(latents: Float32Array): Promise<Uint8Array | Float32Array> {
-    const [, , pixels] = await Promise.all([this.latents.write(latents), this.plan.run(), this.pixels.read()]);
+    const [, , pixels] = await Promise.all([
+      this.latents.write(latents),
+      this.plan.run(),
+      this.pixels.read(),
+    ]);
     return pixels;
   }
 

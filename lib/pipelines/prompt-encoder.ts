@@ -13,7 +13,11 @@ const CACHE_BYTES = 256 * 2 ** 20;
 
 /** The two text encoders with their tokenizers. */
 export interface TextEncoders {
-  readonly clip: { readonly tokenizer: Tokenizer; readonly model: CLIPTextEncoder; readonly eosTokenId: number };
+  readonly clip: {
+    readonly tokenizer: Tokenizer;
+    readonly model: CLIPTextEncoder;
+    readonly eosTokenId: number;
+  };
   readonly t5: { readonly tokenizer: Tokenizer; readonly model: T5Encoder };
 }
 
@@ -122,7 +126,10 @@ export class PromptEncoder {
 }
 
 function warnTruncated(encoder: string, tokens: number): void {
-  process.emitWarning(`the prompt is longer than the ${tokens} tokens that ${encoder} reads; the rest is ignored`, {
-    code: "FLUX_PROMPT_TRUNCATED",
-  });
+  process.emitWarning(
+    `the prompt is longer than the ${tokens} tokens that ${encoder} reads; the rest is ignored`,
+    {
+      code: "FLUX_PROMPT_TRUNCATED",
+    },
+  );
 }

@@ -51,16 +51,20 @@ const MAX_PIXELS = 2 ** 26;
 
 /** @throws FluxError `ERR_FLUX_BAD_ARGUMENT` with a sentence about the first thing that is wrong. */
 export function checkRequest(options: GenerateOptions, can: Capabilities): Request {
-  if (options === null || typeof options !== "object") throw bad('generate() takes one object, such as { prompt: "a cat" }');
+  if (options === null || typeof options !== "object")
+    throw bad('generate() takes one object, such as { prompt: "a cat" }');
   const side = (name: "height" | "width") => {
     const pixels = wholeNumber(name, options[name] ?? can.sampleSize, 16, MAX_PIXELS);
     if (pixels % 16 === 0) return pixels;
     const down = Math.max(16, pixels - (pixels % 16));
-    throw bad(`${name} must be a multiple of 16, not ${pixels}; use ${down} or ${pixels - (pixels % 16) + 16}`);
+    throw bad(
+      `${name} must be a multiple of 16, not ${pixels}; use ${down} or ${pixels - (pixels % 16) + 16}`,
+    );
   };
   const height = side("height");
   const width = side("width");
-  if (height * width > MAX_PIXELS) throw bad(`${width}×${height} is more than ${MAX_PIXELS} pixels; make a smaller image`);
+  if (height * width > MAX_PIXELS)
+    throw bad(`${width}×${height} is more than ${MAX_PIXELS} pixels; make a smaller image`);
 
   const numImagesPerPrompt = wholeNumber("numImagesPerPrompt", options.numImagesPerPrompt ?? 1, 1, 1024);
   const maxSequenceLength = wholeNumber(
@@ -75,7 +79,8 @@ export function checkRequest(options: GenerateOptions, can: Capabilities): Reque
   const negative = trueCfgScale > 1 ? negativeOf(options, can, prompts) : undefined;
   const batch = prompts * numImagesPerPrompt;
   const tokens = (height / 16) * (width / 16);
-  if (options.latents !== undefined) checkTensor("latents", options.latents, [batch, tokens, can.packedChannels]);
+  if (options.latents !== undefined)
+    checkTensor("latents", options.latents, [batch, tokens, can.packedChannels]);
   const outputType = options.outputType ?? "image";
   if (!["image", "raw", "latents"].includes(outputType)) {
     throw bad(`outputType is "image", "raw" or "latents", not "${outputType}"`);
@@ -114,7 +119,8 @@ function negativeOf(options: GenerateOptions, can: Capabilities, prompts: number
   const { negativePrompt, negativePromptEmbeds: embeds, negativePooledPromptEmbeds: pooled } = options;
   let conditions: Conditions;
   if (embeds !== undefined || pooled !== undefined) {
-    if (negativePrompt !== undefined) throw bad("give either a negativePrompt or negativePromptEmbeds, not both");
+    if (negativePrompt !== undefined)
+      throw bad("give either a negativePrompt or negativePromptEmbeds, not both");
     conditions = embedsOf("negativePromptEmbeds", "negativePooledPromptEmbeds", embeds, pooled, can);
   } else if (negativePrompt !== undefined) {
     const texts = textsOf("negativePrompt", negativePrompt, options.negativePrompt2);
@@ -128,10 +134,15 @@ function negativeOf(options: GenerateOptions, can: Capabilities, prompts: number
   return conditions;
 }
 
-function textsOf(name: string, first: string | readonly string[], second: string | readonly string[] | undefined) {
+function textsOf(
+  name: string,
+  first: string | readonly string[],
+  second: string | readonly string[] | undefined,
+) {
   const clip = stringsOf(name, first);
   const t5 = second === undefined ? clip : stringsOf(`${name}2`, second);
-  if (t5.length !== clip.length) throw bad(`${name} has ${clip.length} texts and ${name}2 has ${t5.length}; give as many`);
+  if (t5.length !== clip.length)
+    throw bad(`${name} has ${clip.length} texts and ${name}2 has ${t5.length}; give as many`);
   return clip.map((text, index) => ({ clip: text, t5: t5[index]! }));
 }
 
@@ -142,7 +153,9 @@ function stringsOf(name: string, value: string | readonly string[]): readonly st
   }
   const long = texts.find((text) => text.length > MAX_PROMPT_CHARACTERS);
   if (long !== undefined) {
-    throw bad(`${name} has ${long.length} characters; at most ${MAX_PROMPT_CHARACTERS} are taken (the encoders read far fewer)`);
+    throw bad(
+      `${name} has ${long.length} characters; at most ${MAX_PROMPT_CHARACTERS} are taken (the encoders read far fewer)`,
+    );
   }
   return texts;
 }
@@ -154,7 +167,8 @@ function embedsOf(
   pooled: HostTensor | undefined,
   can: Capabilities,
 ): Conditions {
-  if (embeds === undefined || pooled === undefined) throw bad(`${name} and ${pooledName} go together; give both`);
+  if (embeds === undefined || pooled === undefined)
+    throw bad(`${name} and ${pooledName} go together; give both`);
   checkTensor(name, embeds, [-1, -1, can.embedWidth]);
   checkTensor(pooledName, pooled, [embeds.shape[0]!, can.pooledWidth]);
   return { embeds, pooled };

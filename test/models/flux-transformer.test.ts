@@ -96,24 +96,37 @@ describe.each([
   ["tiny-flux-schnell", ["transformer_schnell_a", "transformer_schnell_b"]],
   [
     "tiny-flux",
-    ["transformer_dev_a", "transformer_dev_b", "transformer_dev_c", "transformer_dev_d", "transformer_dev_kontext"],
+    [
+      "transformer_dev_a",
+      "transformer_dev_b",
+      "transformer_dev_c",
+      "transformer_dev_d",
+      "transformer_dev_kontext",
+    ],
   ],
 ])("the transformer of %s", (folder, cases) => {
   describe.each(cases)("%s", (name) => {
     const path = `cases/${name}.safetensors`;
     const present = hasGolden(`${folder}/transformer/config.json`) && hasGolden(path);
 
-    it.skipIf(!present)("agrees with diffusers to 1e-4, block by block (reads ../shared/golden)", async () => {
-      const file = golden(path);
-      using transformer = await load(folder);
-      const { out, blocks } = await forward(transformer, file);
-      for (const [block, { text, image }] of blocks) {
-        if (!file.has(`mid.${block}.0`)) continue;
-        expect(relativeL2(text, file.f32(`mid.${block}.0`)), `${block}, text`).toBeLessThanOrEqual(TOLERANCE);
-        expect(relativeL2(image, file.f32(`mid.${block}.1`)), `${block}, image`).toBeLessThanOrEqual(TOLERANCE);
-      }
-      expect(relativeL2(out, file.f32("out"))).toBeLessThanOrEqual(TOLERANCE);
-    });
+    it.skipIf(!present)(
+      "agrees with diffusers to 1e-4, block by block (reads ../shared/golden)",
+      async () => {
+        const file = golden(path);
+        using transformer = await load(folder);
+        const { out, blocks } = await forward(transformer, file);
+        for (const [block, { text, image }] of blocks) {
+          if (!file.has(`mid.${block}.0`)) continue;
+          expect(relativeL2(text, file.f32(`mid.${block}.0`)), `${block}, text`).toBeLessThanOrEqual(
+            TOLERANCE,
+          );
+          expect(relativeL2(image, file.f32(`mid.${block}.1`)), `${block}, image`).toBeLessThanOrEqual(
+            TOLERANCE,
+          );
+        }
+        expect(relativeL2(out, file.f32("out"))).toBeLessThanOrEqual(TOLERANCE);
+      },
+    );
   });
 });
 

@@ -4,7 +4,14 @@ import { rmSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { FluxPipeline } from "../../lib/index.js";
 import { devFolder, schnellFolder } from "../support/folders.js";
-import { type GoldenFile, golden, goldenIndex, hasGolden, maxAbsDifference, relativeL2 } from "../support/golden.js";
+import {
+  type GoldenFile,
+  golden,
+  goldenIndex,
+  hasGolden,
+  maxAbsDifference,
+  relativeL2,
+} from "../support/golden.js";
 
 const IMAGE_TOLERANCE = 2e-3;
 const LATENTS_TOLERANCE = 2e-4;
@@ -49,7 +56,8 @@ function channelsFirst({ data, shape }: { data: Float32Array; shape: readonly nu
   const out = new Float32Array(data.length);
   for (let b = 0; b < batch; b++) {
     for (let pixel = 0; pixel < height * width; pixel++) {
-      for (let c = 0; c < 3; c++) out[(b * 3 + c) * height * width + pixel] = data[(b * height * width + pixel) * 3 + c]!;
+      for (let c = 0; c < 3; c++)
+        out[(b * 3 + c) * height * width + pixel] = data[(b * height * width + pixel) * 3 + c]!;
     }
   }
   return out;
@@ -61,7 +69,10 @@ function optionsOf(file: GoldenFile, params: Params) {
         promptEmbeds: hostTensor(file, "in.prompt_embeds"),
         pooledPromptEmbeds: hostTensor(file, "in.pooled_prompt_embeds"),
       }
-    : { prompt: params.prompts ?? params.prompt!, ...(params.prompt_2 !== undefined && { prompt2: params.prompt_2 }) };
+    : {
+        prompt: params.prompts ?? params.prompt!,
+        ...(params.prompt_2 !== undefined && { prompt2: params.prompt_2 }),
+      };
   const negative = file.has("in.negative_prompt_embeds")
     ? {
         negativePromptEmbeds: hostTensor(file, "in.negative_prompt_embeds"),
@@ -108,7 +119,9 @@ describe.each([
     expect(steps).toHaveLength(options.numInferenceSteps);
     steps.forEach((latents, step) => {
       if (!file.has(`latents.${step}`)) return;
-      expect(relativeL2(latents, file.f32(`latents.${step}`)), `step ${step}`).toBeLessThanOrEqual(LATENTS_TOLERANCE);
+      expect(relativeL2(latents, file.f32(`latents.${step}`)), `step ${step}`).toBeLessThanOrEqual(
+        LATENTS_TOLERANCE,
+      );
     });
     expect(maxAbsDifference(channelsFirst(raw!), file.f32("image"))).toBeLessThanOrEqual(IMAGE_TOLERANCE);
 

@@ -30,14 +30,22 @@ describe("a wrong option is refused with a sentence", () => {
     ["no prompts in the list", { prompt: [] }, /non-empty array/],
     ["a huge prompt", { prompt: "x".repeat(200_000) }, /200000 characters/],
     ["as many prompt2 as prompts", { prompt: ["a", "b"], prompt2: "c" }, /2 texts and prompt2 has 1/],
-    ["a height that is no multiple of 16", { prompt: "a", height: 100 }, /multiple of 16, not 100; use 96 or 112/],
+    [
+      "a height that is no multiple of 16",
+      { prompt: "a", height: 100 },
+      /multiple of 16, not 100; use 96 or 112/,
+    ],
     ["a width of 0", { prompt: "a", width: 0 }, /width is a whole number from 16/],
     ["a fraction of a pixel", { prompt: "a", height: 64.5 }, /height is a whole number/],
     ["too many pixels", { prompt: "a", height: 65536, width: 65536 }, /make a smaller image/],
     ["no steps", { prompt: "a", numInferenceSteps: 0 }, /numInferenceSteps is a whole number from 1/],
     ["a guidance scale of NaN", { prompt: "a", guidanceScale: Number.NaN }, /guidanceScale is a number/],
     ["no images", { prompt: "a", numImagesPerPrompt: 0 }, /numImagesPerPrompt is a whole number/],
-    ["a sequence over 512", { prompt: "a", maxSequenceLength: 513 }, /maxSequenceLength is a whole number from 1 to 512/],
+    [
+      "a sequence over 512",
+      { prompt: "a", maxSequenceLength: 513 },
+      /maxSequenceLength is a whole number from 1 to 512/,
+    ],
     ["a negative seed", { prompt: "a", seed: -1 }, /seed is a whole number/],
     ["a fractional seed", { prompt: "a", seed: 1.5 }, /seed is a whole number/],
     ["an unknown output type", { prompt: "a", outputType: "jpeg" as "image" }, /outputType is/],
@@ -48,15 +56,34 @@ describe("a wrong option is refused with a sentence", () => {
       /3 prompts and 2 negative/,
     ],
     ["embeds without pooled", { promptEmbeds: embeds(4) }, /go together/],
-    ["both prompt and embeds", { prompt: "a", promptEmbeds: embeds(4), pooledPromptEmbeds: pooled() }, /not both/],
-    ["embeds of another width", { promptEmbeds: embeds(4, 65), pooledPromptEmbeds: pooled() }, /shape \[1, 4, 65\]/],
-    ["pooled of another batch", { promptEmbeds: embeds(4), pooledPromptEmbeds: pooled(2) }, /shape \[2, 32\]/],
+    [
+      "both prompt and embeds",
+      { prompt: "a", promptEmbeds: embeds(4), pooledPromptEmbeds: pooled() },
+      /not both/,
+    ],
+    [
+      "embeds of another width",
+      { promptEmbeds: embeds(4, 65), pooledPromptEmbeds: pooled() },
+      /shape \[1, 4, 65\]/,
+    ],
+    [
+      "pooled of another batch",
+      { promptEmbeds: embeds(4), pooledPromptEmbeds: pooled(2) },
+      /shape \[2, 32\]/,
+    ],
     [
       "NaN embeds",
-      { promptEmbeds: { ...embeds(4), data: new Float32Array(256).fill(Number.NaN) }, pooledPromptEmbeds: pooled() },
+      {
+        promptEmbeds: { ...embeds(4), data: new Float32Array(256).fill(Number.NaN) },
+        pooledPromptEmbeds: pooled(),
+      },
       /NaN or infinite/,
     ],
-    ["latents of another size", { prompt: "a", ...SMALL, latents: embeds(15) }, /latents has shape \[1, 15, 64\]/],
+    [
+      "latents of another size",
+      { prompt: "a", ...SMALL, latents: embeds(15) },
+      /latents has shape \[1, 15, 64\]/,
+    ],
     ["rising sigmas", { prompt: "a", ...SMALL, sigmas: [0.5, 0.7] }, /sigmas/],
   ];
 
@@ -76,7 +103,9 @@ describe("a wrong option is refused with a sentence", () => {
 
 describe("seeds", () => {
   const draw = async (from: FluxPipeline, options: GenerateOptions) =>
-    (await from.generate({ prompt: "a cat", ...SMALL, ...options })).images.map((image) => Buffer.from(image.data));
+    (await from.generate({ prompt: "a cat", ...SMALL, ...options })).images.map((image) =>
+      Buffer.from(image.data),
+    );
 
   it("give the same bytes at any number of threads", async () => {
     const [expected] = await draw(pipe, { seed: 7 });
@@ -121,7 +150,12 @@ describe("output types", () => {
 describe("steps", () => {
   it("are reported in order, without latents unless asked for", async () => {
     const events: unknown[] = [];
-    await pipe.generate({ prompt: "a", ...SMALL, numInferenceSteps: 3, onStep: (event) => events.push(event) });
+    await pipe.generate({
+      prompt: "a",
+      ...SMALL,
+      numInferenceSteps: 3,
+      onStep: (event) => events.push(event),
+    });
     expect(events).toEqual([1, 2, 3].map((step) => ({ step, total: 3 })));
   });
 
@@ -201,7 +235,13 @@ describe("disposal", () => {
     {
       await using other = await FluxPipeline.fromPretrained(folder, { device });
       for (const side of [32, 48, 64, 80, 96, 112]) {
-        await other.generate({ prompt: "a", ...SMALL, height: side, numInferenceSteps: 1, maxSequenceLength: side });
+        await other.generate({
+          prompt: "a",
+          ...SMALL,
+          height: side,
+          numInferenceSteps: 1,
+          maxSequenceLength: side,
+        });
       }
     }
     await device.drain();
@@ -238,9 +278,13 @@ describe("fromPretrained", () => {
     const signal = AbortSignal.abort();
     await expect(FluxPipeline.fromPretrained(folder, { signal })).rejects.toBe(signal.reason);
     const precision = "int4" as "fp8";
-    await expect(FluxPipeline.fromPretrained(folder, { precision })).rejects.toMatchObject({ code: "ERR_FLUX_UNSUPPORTED" });
+    await expect(FluxPipeline.fromPretrained(folder, { precision })).rejects.toMatchObject({
+      code: "ERR_FLUX_UNSUPPORTED",
+    });
     const device = "tpu" as "cpu";
-    await expect(FluxPipeline.fromPretrained(folder, { device })).rejects.toMatchObject({ code: "ERR_FLUX_BAD_ARGUMENT" });
+    await expect(FluxPipeline.fromPretrained(folder, { device })).rejects.toMatchObject({
+      code: "ERR_FLUX_BAD_ARGUMENT",
+    });
   });
 
   it("reports progress that ends at the total of each part", async () => {

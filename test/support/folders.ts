@@ -5,7 +5,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { goldenPath, sharedPath } from "./golden.js";
 
-const PARTS = ["model_index.json", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae"];
+const PARTS = [
+  "model_index.json",
+  "scheduler",
+  "text_encoder",
+  "text_encoder_2",
+  "tokenizer",
+  "tokenizer_2",
+  "transformer",
+  "vae",
+];
 
 /** The schnell-like pipeline: its own transformer and scheduler, all other parts from tiny-flux. A folder of links. */
 export function schnellFolder(): string {
