@@ -14,7 +14,8 @@ struct Geometry {
   int64_t height, width;  // of the input, before upsampling
   int64_t kernel_height, kernel_width, channels;
   int64_t out_height, out_width;
-  int64_t stride, pad_top, pad_left, upsample;
+  int64_t stride, pad_top, pad_left;
+  int64_t doublings;  // 1 when the input is upsampled 2×
 };
 
 // Output pixels as rows of kh·kw·Ci terms.
@@ -33,7 +34,8 @@ class Patches final : public PanelSource {
     while (depth > 0) {
       const int64_t tap = k / g_.channels, channel = k % g_.channels;
       const int64_t length = std::min(g_.channels - channel, depth);
-      for (int i = 0; i < count; ++i) runs[i] = source(pixels[i], tap) + channel;
+      const int64_t down = tap / g_.kernel_width, right = tap % g_.kernel_width;
+      for (int i = 0; i < count; ++i) runs[i] = source(pixels[i], down, right) + channel;
       simd().pack_f32(runs, count, width, length, panel);
       panel += length * width;
       k += length;
@@ -62,11 +64,11 @@ class Patches final : public PanelSource {
     }
   }
 
-  // The channels under one tap of the kernel; zeros outside the image.
-  const float* source(const Pixel& pixel, int64_t tap) const {
-    const int64_t y = pixel.y + tap / g_.kernel_width, x = pixel.x + tap % g_.kernel_width;
-    if (y < 0 || x < 0 || y >= g_.height * g_.upsample || x >= g_.width * g_.upsample) return zeros_;
-    return pixel.image + y / g_.upsample * x_.stride[1] + x / g_.upsample * x_.stride[2];
+  // The channels `down` and `right` of the patch's corner; zeros outside the image.
+  const float* source(const Pixel& pixel, int64_t down, int64_t right) const {
+    const int64_t y = pixel.y + down, x = pixel.x + right;
+    if (y < 0 || x < 0 || y >= g_.height << g_.doublings || x >= g_.width << g_.doublings) return zeros_;
+    return pixel.image + (y >> g_.doublings) * x_.stride[1] + (x >> g_.doublings) * x_.stride[2];
   }
 
   // For few channels: whole patches are copied out first, since a tap alone does not fill a vector.
@@ -79,7 +81,8 @@ class Patches final : public PanelSource {
       rows[i] = patch;
       for (int64_t term = k; term < k + depth;) {
         const int64_t channel = term % g_.channels, length = std::min(g_.channels - channel, k + depth - term);
-        patch = std::copy_n(source(pixels[i], term / g_.channels) + channel, length, patch);
+        const int64_t tap = term / g_.channels;
+        patch = std::copy_n(source(pixels[i], tap / g_.kernel_width, tap % g_.kernel_width) + channel, length, patch);
         term += length;
       }
     }
@@ -121,11 +124,11 @@ Geometry geometry_of(const OpCall& call, const TensorView& x, const TensorView& 
   g.kernel_height = weight.shape[1];
   g.kernel_width = weight.shape[2];
   g.stride = integer_attribute(call, "stride", 1, kMaxPad);
-  g.upsample = integer_attribute(call, "upsample", 1, 2);
+  g.doublings = integer_attribute(call, "upsample", 1, 2) - 1;
   g.pad_top = integer_attribute(call, "padTop", 0, kMaxPad);
   g.pad_left = integer_attribute(call, "padLeft", 0, kMaxPad);
-  const int64_t padded_height = g.height * g.upsample + g.pad_top + integer_attribute(call, "padBottom", 0, kMaxPad);
-  const int64_t padded_width = g.width * g.upsample + g.pad_left + integer_attribute(call, "padRight", 0, kMaxPad);
+  const int64_t padded_height = (g.height << g.doublings) + g.pad_top + integer_attribute(call, "padBottom", 0, kMaxPad);
+  const int64_t padded_width = (g.width << g.doublings) + g.pad_left + integer_attribute(call, "padRight", 0, kMaxPad);
   if (g.channels < 1 || g.kernel_height < 1 || g.kernel_width < 1 || padded_height < g.kernel_height ||
       padded_width < g.kernel_width) {
     fail(call, describe("weight", weight) + " does not fit into the padded " + describe("x", x));

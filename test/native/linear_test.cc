@@ -160,9 +160,13 @@ FLUX_TEST(qkvLinear_normalises_and_rotates_heads) {
       test.outputs.push_back("mlp");
     }
     test.run();
-    const auto projected = [&](int64_t row, int64_t column) {
-      return dot(test["x"], row, test["weight"], column, s.k) + test["bias"].get(column);
-    };
+    std::vector<double> projection;
+    for (int64_t row = 0; row < s.batch * s.tokens; ++row) {
+      for (int64_t column = 0; column < n; ++column) {
+        projection.push_back(dot(test["x"], row, test["weight"], column, s.k) + test["bias"].get(column));
+      }
+    }
+    const auto projected = [&](int64_t row, int64_t column) { return projection[static_cast<size_t>(row * n + column)]; };
     const auto normalised = [&](int64_t row, int64_t part, int64_t head, int64_t i) {
       const int64_t first = (part * s.heads + head) * kHead;
       double squares = 0;

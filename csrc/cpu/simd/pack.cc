@@ -20,30 +20,39 @@ FLUX_INLINE Vec load_part_as_f32(const Element* p, int64_t count) {
 // `count` rows become lanes [0, kLanes) of each step; whole vectors are stored, so a panel that is not a multiple of
 // kLanes wide has the lanes beyond it overwritten by what is stored next.
 template <typename Element, int width>
-void pack_group(const void* const* rows, int count, int64_t k, float* panel) {
+FLUX_INLINE void pack_group(const void* const* rows, int count, int64_t k, float* panel) {
   Vec block[kLanes];
-  for (int i = 0; i < kLanes; ++i) block[i] = Vec{};
   int64_t step = 0;
   for (; step + kLanes <= k; step += kLanes) {
-    for (int i = 0; i < count; ++i) block[i] = load_as_f32(static_cast<const Element*>(rows[i]) + step);
-    for (int i = count; i < kLanes; ++i) block[i] = Vec{};
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      block[i] = i < count ? load_as_f32(static_cast<const Element*>(rows[i]) + step) : Vec{};
+    }
     transpose(block);
+#pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) store(panel + (step + i) * width, block[i]);
   }
-  if (step < k) {
-    for (int i = 0; i < count; ++i) block[i] = load_part_as_f32(static_cast<const Element*>(rows[i]) + step, k - step);
-    for (int i = count; i < kLanes; ++i) block[i] = Vec{};
-    transpose(block);
-    for (int64_t i = 0; i < k - step; ++i) store(panel + (step + i) * width, block[i]);
+  if (step == k) return;
+  for (int i = 0; i < kLanes; ++i) {
+    block[i] = i < count ? load_part_as_f32(static_cast<const Element*>(rows[i]) + step, k - step) : Vec{};
   }
+  transpose(block);
+  for (int64_t i = 0; i < k - step; ++i) store(panel + (step + i) * width, block[i]);
 }
 
 // The last group comes first: what it stores past the panel's width is then overwritten by the groups before it.
 template <typename Element, int width>
 void pack_panel(const void* const* rows, int count, int64_t k, float* panel) {
-  for (int first = (width - 1) / kLanes * kLanes; first >= 0; first -= kLanes) {
-    const int left = count - first;
-    pack_group<Element, width>(rows + (left > 0 ? first : 0), left < 0 ? 0 : left > kLanes ? kLanes : left, k, panel + first);
+  constexpr int kLast = (width - 1) / kLanes * kLanes;
+  for (int first = kLast; first >= 0; first -= kLanes) {
+    // Full groups, nearly all, have their count as a constant and stay in registers.
+    if (count == width && first == kLast) {
+      pack_group<Element, width>(rows + first, width - kLast, k, panel + first);
+    } else if (count >= first + kLanes) {
+      pack_group<Element, width>(rows + first, kLanes, k, panel + first);
+    } else {
+      pack_group<Element, width>(rows + first, count - first, k, panel + first);
+    }
   }
 }
 

@@ -30,7 +30,7 @@ typedef uint8_t UnalignedBytes __attribute__((vector_size(kLanes), aligned(1), m
 
 #define FLUX_INLINE [[gnu::always_inline]] inline
 
-FLUX_INLINE Vec splat(float value) { return Vec{} + value; }
+FLUX_INLINE Vec splat(float value) { return value - Vec{}; }  // x − 0 is x, −0 included; x + 0 is not
 FLUX_INLINE Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 FLUX_INLINE void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 
@@ -51,9 +51,20 @@ FLUX_INLINE Vec load_bf16(const uint16_t* p) {
   return reinterpret_cast<Vec>(__builtin_convertvector(halves, VecU) << 16);
 }
 
+// Bytes as 32-bit lanes. GCC 12 expands __builtin_convertvector to a load for each byte.
+FLUX_INLINE VecU load_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<VecU>(_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<VecU>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  return __builtin_convertvector(*reinterpret_cast<const UnalignedBytes*>(p), VecU);
+#endif
+}
+
 // e4m3: shifting exponent and mantissa into place gives value · 2^-120, for subnormal codes too. 0x7f and 0xff are NaN.
 FLUX_INLINE Vec load_f8(const uint8_t* p) {
-  const VecU code = __builtin_convertvector(*reinterpret_cast<const UnalignedBytes*>(p), VecU);
+  const VecU code = load_bytes(p);
   const VecU magnitude = code & 0x7fu;
   const Vec value = reinterpret_cast<Vec>(magnitude << 20) * 0x1p120f;
   const VecU bits = reinterpret_cast<VecU>(value) | ((code & 0x80u) << 24);
