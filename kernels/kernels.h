@@ -2,6 +2,7 @@
 #pragma once
 
 #include "elementwise/elementwise.h"
+#include "gemv/gemv.h"
 #include "norm/norm.h"
 #include "quantise/quantise.h"
 #include "status.h"

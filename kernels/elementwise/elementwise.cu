@@ -87,13 +87,14 @@ struct ScaleNoise {
   __device__ float operator()(float x, float noise) const { return sigma * noise + (1.0f - sigma) * x; }
 };
 
-struct ToRgb8 {
+struct ToImage {
   static constexpr int kInputs = 1;
+  float largest;  // 255 for u8, 1 for floating point
   __device__ void prepare() {}
-  __device__ float operator()(float x, float) const { return 255.0f * fminf(fmaxf(fmaf(x, 0.5f, 0.5f), 0.0f), 1.0f); }
+  __device__ float operator()(float x, float) const { return largest * fminf(fmaxf(fmaf(x, 0.5f, 0.5f), 0.0f), 1.0f); }
 };
 
-struct FromRgb8 {
+struct FromImage {
   static constexpr int kInputs = 1;
   __device__ void prepare() {}
   __device__ float operator()(float x, float) const { return x / 255.0f * 2.0f - 1.0f; }
@@ -203,14 +204,13 @@ Status scale_noise(const ConstView& x, const ConstView& noise, const View& y, co
   return run("scale_noise", ScaleNoise{sigmas, step, 0.0f}, x, noise, y, extent, stream);
 }
 
-Status to_rgb8(const ConstView& x, const View& y, const Extent& extent, cudaStream_t stream) {
-  if (y.type != Element::kU8) return Status::bad_argument("to_rgb8: the output is u8");
-  return run("to_rgb8", ToRgb8{}, x, {}, y, extent, stream);
+Status to_image(const ConstView& x, const View& y, const Extent& extent, cudaStream_t stream) {
+  return run("to_image", ToImage{y.type == Element::kU8 ? 255.0f : 1.0f}, x, {}, y, extent, stream);
 }
 
-Status from_rgb8(const ConstView& x, const View& y, const Extent& extent, cudaStream_t stream) {
-  if (x.type != Element::kU8) return Status::bad_argument("from_rgb8: the input is u8");
-  return run("from_rgb8", FromRgb8{}, x, {}, y, extent, stream);
+Status from_image(const ConstView& x, const View& y, const Extent& extent, cudaStream_t stream) {
+  if (x.type != Element::kU8) return Status::bad_argument("from_image: the input is u8");
+  return run("from_image", FromImage{}, x, {}, y, extent, stream);
 }
 
 }  // namespace flux::kernels

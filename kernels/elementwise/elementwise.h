@@ -41,10 +41,10 @@ Status euler_step(const ConstView& latents, const ConstView& velocity, const Vie
 // y = σ[i] · noise + (1 − σ[i]) · x
 Status scale_noise(const ConstView& x, const ConstView& noise, const View& y, const Extent& extent, const float* sigmas,
                    const int32_t* step, cudaStream_t stream);
-// y (u8) = round to nearest even of 255 · clamp(x / 2 + ½, 0, 1); a NaN gives 0.
-Status to_rgb8(const ConstView& x, const View& y, const Extent& extent, cudaStream_t stream);
+// u = clamp(x / 2 + ½, 0, 1), a NaN gives 0; y as u8: 255 · u, rounded to nearest even; else u.
+Status to_image(const ConstView& x, const View& y, const Extent& extent, cudaStream_t stream);
 // y = x / 255 · 2 − 1 of u8 x.
-Status from_rgb8(const ConstView& x, const View& y, const Extent& extent, cudaStream_t stream);
+Status from_image(const ConstView& x, const View& y, const Extent& extent, cudaStream_t stream);
 
 // y = table[*index]: one row of row_bytes. An index outside [0, rows) takes the nearest row.
 Status take_row(const void* table, int rows, int64_t row_bytes, const int32_t* index, void* y, cudaStream_t stream);
@@ -97,6 +97,7 @@ struct Patches {
   int channels = 0;
   float scale = 1.0f;
   float shift = 0.0f;
+  bool channels_first = false;  // pack only: x is [batch, channels, height, width]
 };
 Status pack_latents(const Patches& patches, cudaStream_t stream);
 Status unpack_latents(const Patches& patches, cudaStream_t stream);

@@ -8,13 +8,20 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Index into the token side for element (b, y, x, c) of the image side.
+// Index into the token side for an element of the image side.
 __device__ __forceinline__ int64_t token_index(const Patches& p, int64_t image_index) {
-  const int c = int(image_index % p.channels);
-  const int x = int(image_index / p.channels % p.width);
-  const int64_t line = image_index / p.channels / p.width;  // over batch and height
-  const int y = int(line % p.height);
-  const int64_t token = ((line / p.height) * (p.height / 2) + y / 2) * (p.width / 2) + x / 2;
+  int64_t rest = image_index;
+  const auto next = [&](int length) {
+    const int index = int(rest % length);
+    rest /= length;
+    return index;
+  };
+  int c = 0;
+  if (!p.channels_first) c = next(p.channels);
+  const int x = next(p.width);
+  const int y = next(p.height);
+  if (p.channels_first) c = next(p.channels);
+  const int64_t token = (rest * (p.height / 2) + y / 2) * (p.width / 2) + x / 2;
   return token * (4 * p.channels) + c * 4 + (y % 2) * 2 + x % 2;
 }
 

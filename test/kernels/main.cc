@@ -1,7 +1,9 @@
 // flux_kernel_tests: every kernel's tests and benchmarks without Node.
 //
-//   flux_kernel_tests [--filter TEXT]... [--tests | --bench] [--quick] [--json FILE] [--sources DIGEST] [--list]
+//   flux_kernel_tests [--filter TEXT]... [--tests | --bench] [--quick] [--json FILE] [--sources DIGEST]
+//                     [--golden FOLDER] [--list]
 //
+// FOLDER holds numeric.safetensors; the cases that compare with it run only when it is given.
 // Exit status: 0 all right, 1 a wrong result, 2 a wrong command line, 3 no CUDA device.
 #include <chrono>
 #include <cstdio>
@@ -20,12 +22,12 @@ namespace {
 struct Options {
   std::vector<std::string> filters;  // a case runs when its name contains one of them, or when there is none
   bool tests = true, bench = true, quick = false, list = false;
-  std::string json, sources;
+  std::string json, sources, golden;
 };
 
 constexpr const char* kUsage =
     "usage: flux_kernel_tests [--filter TEXT]... [--tests | --bench] [--quick] [--json FILE] [--sources DIGEST] "
-    "[--list]\n";
+    "[--golden FOLDER] [--list]\n";
 
 bool parse(int count, char** words, Options& options) {
   for (int i = 1; i < count; ++i) {
@@ -43,6 +45,8 @@ bool parse(int count, char** words, Options& options) {
       good = value(options.json);
     } else if (word == "--sources") {
       good = value(options.sources);
+    } else if (word == "--golden") {
+      good = value(options.golden);
     } else if (word == "--tests") {
       options.bench = false;
     } else if (word == "--bench") {
@@ -64,7 +68,12 @@ std::vector<Case> chosen(const Options& options) {
   for (const Case& candidate : all_cases()) {
     bool named = options.filters.empty();
     for (const std::string& filter : options.filters) named |= candidate.name.find(filter) != std::string::npos;
-    if (named && (candidate.kind == Kind::kTest ? options.tests : options.bench)) cases.push_back(candidate);
+    if (!named || !(candidate.kind == Kind::kTest ? options.tests : options.bench)) continue;
+    if (candidate.needs_golden && options.golden.empty() && !options.list) {
+      std::printf("not run, needs --golden FOLDER: %s\n", candidate.name.c_str());
+    } else {
+      cases.push_back(candidate);
+    }
   }
   return cases;
 }
@@ -114,6 +123,7 @@ int run_all(const Options& options) {
   session.architecture = properties.major * 10 + properties.minor;
   session.l2_bytes = properties.l2CacheSize;
   session.sensors = &sensors;
+  session.golden = options.golden;
   must(cudaStreamCreateWithFlags(&session.stream, cudaStreamNonBlocking), "cudaStreamCreate");
   if (options.bench) session.copy_bytes_per_second = copy_bytes_per_second(session);
 

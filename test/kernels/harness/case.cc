@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "harness/codes.h"
 #include "harness/timing.h"
 
 namespace flux::testing {
@@ -16,16 +17,15 @@ std::vector<Case>& registry() {
 }  // namespace
 
 void Register::test(std::string name, CaseFunction function) {
-  registry().push_back({std::move(name), Kind::kTest, std::move(function)});
+  registry().push_back({std::move(name), Kind::kTest, false, std::move(function)});
+}
+
+void Register::golden_test(std::string name, CaseFunction function) {
+  registry().push_back({std::move(name), Kind::kTest, true, std::move(function)});
 }
 
 void Register::bench(std::string name, CaseFunction function) {
-  registry().push_back({std::move(name), Kind::kBench, std::move(function)});
-}
-
-Cases::Cases(const std::function<void(Register&)>& fill) {
-  Register add;
-  fill(add);
+  registry().push_back({std::move(name), Kind::kBench, false, std::move(function)});
 }
 
 const std::vector<Case>& all_cases() { return registry(); }
@@ -45,6 +45,12 @@ void Context::expect_within(const std::string& label, const Matrix& got, const M
 void Context::expect_refused(const std::string& what, const Status& status, Status::Code code) {
   expect(status.code == code && !status.message.empty(),
          what + " should be refused, but gave code " + std::to_string(int(status.code)) + " \"" + status.message + "\"");
+}
+
+void Context::expect_codes(const std::string& label, const std::vector<uint8_t>& got, const std::vector<uint8_t>& want,
+                           double share) {
+  const std::string complaint = exceeds(code_difference(got, want), share);
+  if (!complaint.empty()) result_.failures.push_back(label + ": " + complaint);
 }
 
 bool Context::run(std::initializer_list<Output*> outputs, const std::function<Status()>& launch) {

@@ -13,6 +13,7 @@
 
 #include "harness/compare.h"
 #include "harness/device_memory.h"
+#include "harness/golden.h"
 #include "harness/sensors.h"
 
 namespace flux::testing {
@@ -58,6 +59,7 @@ struct Session {
   int64_t l2_bytes = 0;
   double copy_bytes_per_second = 0;  // reads plus writes of a device-to-device copy, sustained
   Sensors* sensors = nullptr;
+  std::string golden;  // folder with numeric.safetensors
 };
 
 class Context {
@@ -67,9 +69,14 @@ class Context {
   cudaStream_t stream() const { return session_.stream; }
   bool quick() const { return session_.quick; }
   int architecture() const { return session_.architecture; }
+  // The published values; only in cases registered with golden_test.
+  Golden golden() const { return Golden(session_.golden + "/numeric.safetensors"); }
 
   void expect(bool condition, const std::string& what);
   void expect_within(const std::string& label, const Matrix& got, const Matrix& want, const Tolerance& tolerance);
+  // Codes equal to those expected but for a share of them, which may be one step off.
+  void expect_codes(const std::string& label, const std::vector<uint8_t>& got, const std::vector<uint8_t>& want,
+                    double share);
   // The launch must be refused with this code and a message.
   void expect_refused(const std::string& what, const Status& status, Status::Code code);
 
@@ -92,17 +99,24 @@ using CaseFunction = std::function<void(Context&)>;
 struct Case {
   std::string name;
   Kind kind;
+  bool needs_golden;
   CaseFunction function;
 };
 
 class Register {
  public:
   void test(std::string name, CaseFunction function);
+  // Runs with --golden FOLDER only; without it the program says that it was left out.
+  void golden_test(std::string name, CaseFunction function);
   void bench(std::string name, CaseFunction function);
 };
 
 struct Cases {
-  Cases(const std::function<void(Register&)>& fill);
+  template <typename Fill>
+  Cases(Fill fill) {
+    Register add;
+    fill(add);
+  }
 };
 
 const std::vector<Case>& all_cases();

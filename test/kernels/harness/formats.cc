@@ -58,12 +58,18 @@ uint16_t float_to_f16(float value) {
 }
 
 float e4m3_to_float(uint8_t code) {
-  const int exponent = (code >> 3) & 15;
-  const int fraction = code & 7;
-  if (exponent == 15 && fraction == 7) return std::nanf("");
-  const float magnitude =
-      exponent == 0 ? std::ldexp(float(fraction), -9) : std::ldexp(float(8 + fraction), exponent - 10);
-  return code & 0x80 ? -magnitude : magnitude;
+  static const std::array<float, 256> kValues = [] {
+    std::array<float, 256> values{};
+    for (int c = 0; c < 256; ++c) {
+      const int exponent = (c >> 3) & 15, fraction = c & 7;
+      float magnitude =
+          exponent == 0 ? std::ldexp(float(fraction), -9) : std::ldexp(float(8 + fraction), exponent - 10);
+      if (exponent == 15 && fraction == 7) magnitude = std::nanf("");
+      values[size_t(c)] = c & 0x80 ? -magnitude : magnitude;
+    }
+    return values;
+  }();
+  return kValues[code];
 }
 
 uint8_t float_to_e4m3(float value) {
