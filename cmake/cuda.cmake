@@ -3,7 +3,7 @@
 # Order: CUDACXX, CUDA_PATH, CUDA_HOME, the PATH, /usr/local/cuda. A CUDACXX that is not there ends the search.
 
 set(FLUX_HAVE_CUDA OFF)
-set(flux_cuda_minimum 12.4) # conditional graph nodes
+set(flux_cuda_minimum 13.0) # conditional graph nodes; graph calls that take edge data
 
 function(flux_find_nvcc result)
   if(DEFINED ENV{CUDACXX})

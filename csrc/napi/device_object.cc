@@ -53,7 +53,12 @@ DeviceObject::DeviceObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<De
   guarded(env, [&] {
     const auto options = info[0].As<Napi::Object>();
     const std::string backend = options.Get("backend").ToString().Utf8Value();
-    if (backend != "cpu") throw FluxError(code::kUnsupported, "this build has no backend \"" + backend + "\"");
+    if (backend == "cuda") {
+      const int index = options.Get("index").ToNumber().Int32Value();
+      async_ = std::make_shared<AsyncDevice>(env, std::make_shared<Device>(make_cuda_backend(index)));
+      return;
+    }
+    if (backend != "cpu") throw FluxError(code::kUnsupported, "there is no backend \"" + backend + "\"");
     const int threads = options.Get("threads").ToNumber().Int32Value();
     FLUX_CHECK(threads >= 1 && threads <= 1024, "threads must be between 1 and 1024");
     async_ = std::make_shared<AsyncDevice>(env, std::make_shared<Device>(make_cpu_backend(threads)));

@@ -11,6 +11,13 @@
 
 namespace flux {
 
+// A point in the device's work. wait() returns when the work before it is done, and throws FluxError if that failed.
+class Fence {
+ public:
+  virtual ~Fence() = default;
+  virtual void wait() = 0;
+};
+
 // A program bound to addresses: what run() replays.
 class Executable {
  public:
@@ -33,6 +40,9 @@ class Backend {
   // `arena` is the base address of the arena that the program's values live in.
   virtual std::unique_ptr<Executable> bind(const Program& program, void* arena) = 0;
 
+  // After work was given to the device: where it will be done. Null when it already is, as it always is on the CPU.
+  virtual std::unique_ptr<Fence> fence() { return nullptr; }
+
   uint64_t allocated() const { return allocated_.load(); }
   uint64_t peak() const { return peak_.load(); }
 
@@ -44,5 +54,7 @@ class Backend {
 };
 
 std::shared_ptr<Backend> make_cpu_backend(int threads);
+// Throws FluxError(ERR_FLUX_NO_DEVICE) when there is no such GPU, or this build has no CUDA.
+std::shared_ptr<Backend> make_cuda_backend(int index);
 
 }  // namespace flux

@@ -2,6 +2,9 @@
 
 #ifdef FLUX_HAVE_CUDA
 #include <cuda_runtime_api.h>
+#else
+#include "runtime/backend.h"
+#include "runtime/error.h"
 #endif
 
 namespace flux {
@@ -57,6 +60,8 @@ CudaInfo query_cuda() {
   info.reason = "this build of fluxwarp has no CUDA kernels (nvcc was not found when it was built)";
   return info;
 }
+
+std::shared_ptr<Backend> make_cuda_backend(int) { throw FluxError(code::kNoDevice, query_cuda().reason); }
 
 #endif
 

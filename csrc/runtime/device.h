@@ -68,6 +68,12 @@ class Device : public std::enable_shared_from_this<Device> {
   bool ended_ = false;  // the thread runs no more jobs
   std::atomic<bool> stopping_{false};
   std::thread thread_;
+
+  std::mutex fences_mutex_;
+  std::condition_variable fences_wake_;
+  std::deque<Awaited> fences_;
+  bool no_more_fences_ = false;
+  std::thread fences_thread_;  // started by the first fence
 };
 
 // A program and the executable that it was last bound to. Only the device's thread touches the executable.

@@ -114,7 +114,7 @@ function resolveAll(parameters: readonly Parameter[], source: TensorSource): Map
 }
 
 function allocate(device: Device, parameter: Parameter, tensors: readonly LocatedTensor[]): void {
-  const dtype = parameter.deviceDtype(tensors.map((tensor) => tensor.dtype));
+  const dtype = parameter.deviceDtype(tensors.map((tensor) => tensor.dtype), device.dtype);
   parameter.fill(device.buffer(dtype, parameter.shape));
   if (dtype === "f8e4m3") parameter.fillScale(device.buffer("f32", [parameter.shape[0]!]));
 }

@@ -4,7 +4,7 @@ import type { DType } from "../runtime/dtype.js";
 
 /**
  * How a parameter is kept on the device.
- * - `"stored"`: bf16 when every part of it is bf16 in the file, else f32. For matrices.
+ * - `"stored"`: bf16 when every part of it is bf16 in the file, or the device computes in bf16; else f32. For matrices.
  * - `"f32"`: for vectors: biases, norms.
  * - `"f8e4m3"`: with one scale per row (output channel).
  */
@@ -53,10 +53,10 @@ export class Parameter {
     return this.#scale;
   }
 
-  /** The dtype that it gets on the device, given the dtypes of its parts in the file. */
-  deviceDtype(stored: readonly string[]): DType {
+  /** The dtype that it gets on a device with such activations, given the dtypes of its parts in the file. */
+  deviceDtype(stored: readonly string[], activations: "f32" | "bf16"): DType {
     if (this.spec.storing !== "stored") return this.spec.storing;
-    return stored.every((dtype) => dtype === "BF16") ? "bf16" : "f32";
+    return activations === "bf16" || stored.every((dtype) => dtype === "BF16") ? "bf16" : "f32";
   }
 
   /** Takes the Buffer over; what it had before is given back. @internal */

@@ -13,7 +13,7 @@ import {
 import { Plan } from "./plan.js";
 import { Recorder } from "./recorder.js";
 
-/** `"auto"` is the first GPU that can be used, else the CPU with a warning that names the reason. */
+/** `"auto"` is the best device for whole images: the CPU in this version, with a warning that names the reason. */
 export type DeviceName = "auto" | "cpu" | "cuda" | `cuda:${number}`;
 
 export interface DeviceOptions {
@@ -31,17 +31,11 @@ export interface DeviceInfo {
 export function deviceInfo(): DeviceInfo {
   const { simd } = native().cpuInfo();
   const cuda = native().cudaInfo();
-  const reason = cuda.reason ?? unsupportedCuda();
-  return {
-    cpu: { cores: availableParallelism(), simd },
-    cuda: { ...cuda, available: reason === undefined, ...(reason !== undefined && { reason }) },
-  };
+  return { cpu: { cores: availableParallelism(), simd }, cuda: { ...cuda, available: cuda.devices.length > 0 } };
 }
 
-/** Why a GPU that is there still cannot run plans, in this version. */
-function unsupportedCuda(): string | undefined {
-  return "this version of fluxwarp runs plans on the CPU only";
-}
+/** Why "auto" does not choose a GPU that is there. */
+const UNFINISHED = "the VAE's convolutions have no CUDA kernels in this version, so whole images are made on the CPU";
 
 /**
  * A CUDA GPU or the CPU: one native thread that runs jobs in the order in which they were submitted, and one arena. Node's event loop never
@@ -78,14 +72,25 @@ export class Device {
         `device is "auto", "cpu" or "cuda:0" (a number), not "${name}"`,
       );
     }
-    if (name !== "cpu") {
-      const { cuda } = deviceInfo();
-      if (name !== "auto")
-        throw new FluxError("ERR_FLUX_NO_DEVICE", `no ${name}: ${cuda.reason}; use device "cpu" or "auto"`);
-      process.emitWarning(`running on the CPU: ${cuda.reason}`, { code: "FLUX_CPU_FALLBACK" });
-    }
     const { Device: Native } = native();
+    if (name === "auto") {
+      const reason = deviceInfo().cuda.reason ?? UNFINISHED;
+      process.emitWarning(`running on the CPU: ${reason}`, { code: "FLUX_CPU_FALLBACK" });
+    } else if (name !== "cpu") {
+      const index = Number(name.split(":")[1] ?? 0);
+      const { cuda } = deviceInfo();
+      if (!cuda.devices.some((device) => device.index === index)) {
+        const reason = cuda.reason ?? `its GPUs are ${cuda.devices.map((device) => `cuda:${device.index}`).join(", ")}`;
+        throw new FluxError("ERR_FLUX_NO_DEVICE", `no ${name} on this machine: ${reason}; use device "cpu" or "auto"`);
+      }
+      return new Device("cuda", `cuda:${index}`, new Native({ backend: "cuda", threads, index }));
+    }
     return new Device("cpu", "cpu", new Native({ backend: "cpu", threads, index: 0 }));
+  }
+
+  /** Of activations: f32 on the CPU, bf16 on a GPU. */
+  get dtype(): "f32" | "bf16" {
+    return this.kind === "cuda" ? "bf16" : "f32";
   }
 
   get disposed(): boolean {
@@ -108,7 +113,7 @@ export class Device {
 
   /** Walks `build` once and yields the Plan of what it recorded. */
   record(name: string, build: (g: Recorder) => void): Plan {
-    const recorder = new Recorder();
+    const recorder = new Recorder(this.dtype);
     build(recorder);
     return new Plan(this, name, recorder.ops);
   }

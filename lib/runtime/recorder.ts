@@ -43,13 +43,19 @@ export class Recorder {
   /** The nesting of conditions in which each storage was first written. */
   readonly #scopes = new Map<Storage, readonly Op[]>();
 
+  /**
+   * @param dtype of activations: f32 on the CPU, bf16 on a GPU. Weights there are bf16 or f8e4m3, and the recorder
+   *   converts or quantises what a linear reads.
+   */
+  constructor(readonly dtype: "f32" | "bf16" = "f32") {}
+
   /** The ops so far. @internal */
   get ops(): readonly Op[] {
     return this.#ops[0]!;
   }
 
   /** An unwritten Value, to be filled through views. */
-  empty(shape: readonly number[], dtype: DType = "f32"): Value {
+  empty(shape: readonly number[], dtype: DType = this.dtype): Value {
     const storage = new Storage(elementsOf(shape) * sizeOf(dtype), undefined);
     return new Value(storage, dtype, shape, contiguousStride(shape), 0);
   }
@@ -70,22 +76,22 @@ export class Recorder {
   }
 
   /**
-   * y = residual + gate · act(x·Wᵀ + bias). x [.., K] → [.., N]; gate [B, N] with B the first axis of x; with `residual`
-   * and no `into`, y may take the residual's memory.
+   * y = residual + gate · act(x·Wᵀ + bias). x [.., K] → [.., N]; gate [B, N] f32 with B the first axis of x; with `residual`
+   * and no `into`, y may take the residual's memory. `dtype` is the result's; the activations' by default.
    */
   linear(
     x: Tensor,
     weights: LinearWeights,
-    options: { activation?: Activation; residual?: Tensor; gate?: Tensor; into?: Value } = {},
+    options: { activation?: Activation; residual?: Tensor; gate?: Tensor; into?: Value; dtype?: DType } = {},
   ): Value {
     const { weight, scale, bias } = weights;
     const input = valueOf(x);
     const [n, k] = matrix(weight);
     check(input.shape.at(-1) === k, () => `linear: ${show(input)} times a weight of [${n}, ${k}]`);
-    const y = options.into ?? this.empty(input.shape.with(-1, n));
+    const y = options.into ?? this.empty(input.shape.with(-1, n), options.dtype);
     check(sameShape(y.shape, input.shape.with(-1, n)), () => `linear: ${show(y)} cannot hold the result`);
     return this.#emit("linear", {
-      inputs: { x, weight, weightScale: scale, bias, residual: options.residual, gate: options.gate },
+      inputs: { ...this.#factor(input, weight), weight, weightScale: scale, bias, residual: options.residual, gate: options.gate },
       outputs: { y },
       attributes: { activation: ACTIVATIONS[options.activation ?? "none"] },
       inPlace: [["y", "residual"]],
@@ -119,7 +125,7 @@ export class Recorder {
     check(input.shape.at(-1) === k && n === width, () => `qkvLinear: ${show(input)}, weight [${n}, ${k}], ${width} columns`);
     check(valueOf(rope).shape[0] === input.shape[1], () => `qkvLinear: rope ${show(valueOf(rope))} for ${show(input)}`);
     this.#emit("qkvLinear", {
-      inputs: { x, weight, weightScale: scale, bias, normQ, normK, rope },
+      inputs: { ...this.#factor(input, weight), weight, weightScale: scale, bias, normQ, normK, rope },
       outputs: { qkv, mlp },
       attributes: { eps: options.eps, activation: ACTIVATIONS[options.activation ?? "none"] },
       flops: 2 * (input.elements / k) * n * k,
@@ -147,13 +153,28 @@ export class Recorder {
     });
   }
 
-  /** x̂·weight + bias, or with modulation x̂·(1 + scale) + shift (shift, scale [B, D]). x [.., D]. */
+  /**
+   * x̂·weight + bias, or with modulation x̂·(1 + scale) + shift (shift, scale [B, D]). x [.., D]. With `for`, the result is
+   * quantised on the way out if those weights want it so.
+   */
   layerNorm(
     x: Tensor,
-    options: { eps: number; weight?: Tensor; bias?: Tensor; shift?: Tensor; scale?: Tensor },
+    options: {
+      eps: number;
+      weight?: Tensor;
+      bias?: Tensor;
+      shift?: Tensor;
+      scale?: Tensor;
+      for?: LinearWeights | undefined;
+    },
   ): Value {
-    const { eps, ...inputs } = options;
-    return this.#pointwise("layerNorm", { x, ...inputs }, { eps }, 8);
+    const { eps, for: weights, ...inputs } = options;
+    if (!this.#quantises(weights?.weight)) return this.#pointwise("layerNorm", { x, ...inputs }, { eps }, 8);
+    const { shape, elements } = valueOf(x);
+    const scale = this.empty([elementsOf(shape.slice(0, -1))], "f32");
+    const y = this.#quantised(shape, scale);
+    const outputs = { y, yScale: scale };
+    return this.#emit("layerNorm", { inputs: { x, ...inputs }, outputs, attributes: { eps }, flops: 8 * elements });
   }
 
   /** x / √(mean(x²) + eps) · weight. x [.., D], weight [D]. */
@@ -209,7 +230,7 @@ export class Recorder {
   /** cos and sin of the rotary angles. ids [T, A] → [T, Σ axes / 2, 2], angles id·θ^(−2i/axis) axis after axis. */
   ropeTable(ids: Tensor, axes: readonly number[], theta: number): Value {
     const pairs = axes.reduce((sum, width) => sum + width, 0) / 2;
-    const y = this.empty([valueOf(ids).shape[0]!, pairs, 2]);
+    const y = this.empty([valueOf(ids).shape[0]!, pairs, 2], "f32");
     const attributes: Record<string, number> = { theta };
     axes.forEach((width, axis) => {
       attributes[`dim${axis}`] = width;
@@ -219,7 +240,7 @@ export class Recorder {
 
   /** T5's relative position bias: table [buckets, H] → [H, tokens, tokens]. */
   t5Bias(table: Tensor, tokens: number, maxDistance: number): Value {
-    const y = this.empty([valueOf(table).shape[1]!, tokens, tokens]);
+    const y = this.empty([valueOf(table).shape[1]!, tokens, tokens], "f32");
     return this.#emit("t5Bias", { inputs: { table }, outputs: { y }, attributes: { maxDistance } });
   }
 
@@ -247,14 +268,14 @@ export class Recorder {
 
   /** table[index]: table [S, ...], index [1] i32 → [...]. */
   takeRow(table: Tensor, index: Tensor): Value {
-    const y = this.empty(valueOf(table).shape.slice(1));
+    const y = this.empty(valueOf(table).shape.slice(1), valueOf(table).dtype);
     return this.#emit("takeRow", { inputs: { table, index }, outputs: { y } });
   }
 
   /** x[b, index[b]]: x [B, T, D], index [B] i32 → [B, D]. */
   gatherRows(x: Tensor, index: Tensor): Value {
     const [batch, , width] = valueOf(x).shape as [number, number, number];
-    return this.#emit("gatherRows", { inputs: { x, index }, outputs: { y: this.empty([batch, width]) } });
+    return this.#emit("gatherRows", { inputs: { x, index }, outputs: { y: this.empty([batch, width], valueOf(x).dtype) } });
   }
 
   /** counter += 1. */
@@ -317,13 +338,34 @@ export class Recorder {
     return this.#emit("greater", { inputs: { a, b }, outputs: { y: this.empty([1], "i32") } });
   }
 
-  /** Per-row e4m3: codes like x, scale [rows] f32 = max|x|/448. */
-  quantizeRows(x: Tensor): { codes: Value; scale: Value } {
+  /** Per-row e4m3: codes like x, carrying their scale [rows] f32 = max|x|/448. */
+  quantizeRows(x: Tensor): Value {
     const { shape } = valueOf(x);
-    const codes = this.empty(shape, "f8e4m3");
-    const scale = this.empty([elementsOf(shape.slice(0, -1))]);
-    this.#emit("quantizeRows", { inputs: { x }, outputs: { codes, scale } });
-    return { codes, scale };
+    const scale = this.empty([elementsOf(shape.slice(0, -1))], "f32");
+    const codes = this.#quantised(shape, scale);
+    return this.#emit("quantizeRows", { inputs: { x }, outputs: { codes, scale } });
+  }
+
+  /** Whether what is multiplied with `weight` has to be quantised by an op of its own. */
+  #quantises(weight: Buffer | undefined): boolean {
+    return this.dtype === "bf16" && weight?.dtype === "f8e4m3";
+  }
+
+  /** x as the device multiplies it with `weight`. */
+  #factor(x: Value, weight: Buffer): { x: Value; xScale?: Value } {
+    if (this.#quantises(weight)) {
+      const quantised = x.rowScale === undefined ? this.quantizeRows(x) : x;
+      return { x: quantised, xScale: quantised.rowScale! };
+    }
+    if (x.dtype === this.dtype) return { x };
+    const converted = this.empty(x.shape);
+    this.copy(x, converted);
+    return { x: converted };
+  }
+
+  #quantised(shape: readonly number[], scale: Value): Value {
+    const { storage, dtype, stride, offset } = this.empty(shape, "f8e4m3");
+    return new Value(storage, dtype, shape, stride, offset, scale);
   }
 
   /** An op whose result has the shape of its first input and may take that input's memory. */
@@ -334,7 +376,7 @@ export class Recorder {
     flopsPerElement: number,
   ): Value {
     const [first, x] = Object.entries(inputs)[0]!;
-    const y = this.empty(valueOf(x!).shape);
+    const y = this.empty(valueOf(x!).shape, valueOf(x!).dtype);
     const flops = flopsPerElement * y.elements;
     return this.#emit(kind, { inputs, outputs: { y }, attributes, inPlace: [["y", first]], flops });
   }

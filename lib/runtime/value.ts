@@ -36,6 +36,8 @@ export class Value {
     readonly stride: readonly number[],
     /** Of the first element, in elements. */
     readonly offset: number,
+    /** Of a quantised Value: one f32 per row; it stands for codes × scale. */
+    readonly rowScale?: Value,
   ) {}
 
   get elements(): number {

@@ -86,7 +86,7 @@ export class FluxDoubleBlock {
     const qkv = g.empty([batch, tokens, 3, this.heads, 128]);
     for (const { weights, start, length } of streams) {
       const { shift, scale } = modulation.branch(row, weights.layer, 0);
-      const x = g.layerNorm(hidden.slice(1, start, length), { shift, scale, eps: EPS });
+      const x = g.layerNorm(hidden.slice(1, start, length), { shift, scale, eps: EPS, for: weights.qkv });
       g.qkvLinear(x, weights.qkv, {
         qkv: qkv.slice(1, start, length),
         normQ: weights.normQ.weight,
@@ -100,9 +100,13 @@ export class FluxDoubleBlock {
     for (const { weights, start, length } of streams) {
       const residual = hidden.slice(1, start, length);
       const attention = modulation.branch(row, weights.layer, 0);
-      weights.out.forward(g, attended.slice(1, start, length), { gate: attention.gate, residual, into: residual });
+      weights.out.forward(g, attended.slice(1, start, length), {
+        gate: attention.gate,
+        residual,
+        into: residual,
+      });
       const mlp = modulation.branch(row, weights.layer, 1);
-      const x = g.layerNorm(residual, { shift: mlp.shift, scale: mlp.scale, eps: EPS });
+      const x = g.layerNorm(residual, { shift: mlp.shift, scale: mlp.scale, eps: EPS, for: weights.up });
       const up = weights.up.forward(g, x, { activation: "gelu" });
       weights.down.forward(g, up, { gate: mlp.gate, residual, into: residual });
     }

@@ -39,7 +39,7 @@ export class FluxSingleBlock {
   forward(g: Recorder, hidden: Value, { modulation, row, rope }: BlockContext): void {
     const [batch, tokens, width] = hidden.shape as [number, number, number];
     const { shift, scale, gate } = modulation.branch(row, this.#layer);
-    const x = g.layerNorm(hidden, { shift, scale, eps: EPS });
+    const x = g.layerNorm(hidden, { shift, scale, eps: EPS, for: this.#projections });
     const qkv = g.empty([batch, tokens, 3, this.heads, 128]);
     const joined = g.empty([batch, tokens, 5 * width]);
     g.qkvLinear(x, this.#projections, {

@@ -57,8 +57,14 @@ export class FluxTransformer extends Model {
     this.#embedText = new Linear(scope, "context_embedder", config.jointAttentionDim, this.width);
     this.#embedTime = new TimeTextEmbedding(scope.at("time_text_embed"), config, this.width);
     this.#modulation = new Modulation(scope, config);
-    this.doubleBlocks = Array.from({ length: config.numLayers }, (_, i) => new FluxDoubleBlock(scope, i, heads));
-    this.singleBlocks = Array.from({ length: config.numSingleLayers }, (_, i) => new FluxSingleBlock(scope, i, heads));
+    this.doubleBlocks = Array.from(
+      { length: config.numLayers },
+      (_, i) => new FluxDoubleBlock(scope, i, heads),
+    );
+    this.singleBlocks = Array.from(
+      { length: config.numSingleLayers },
+      (_, i) => new FluxSingleBlock(scope, i, heads),
+    );
     this.#out = new Linear(scope, "proj_out", this.width, config.outChannels);
   }
 
@@ -101,6 +107,6 @@ export class FluxTransformer extends Model {
     for (const block of this.singleBlocks) block.forward(g, hidden, context);
 
     const x = g.layerNorm(image, { ...this.#modulation.final(row), eps: EPS });
-    return this.#out.forward(g, x);
+    return this.#out.forward(g, x, { dtype: "f32" });
   }
 }

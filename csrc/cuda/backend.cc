@@ -1,0 +1,274 @@
+// The CUDA backend: one non-blocking stream, a memory pool, pinned staging, and programs as captured graphs.
+//
+// Calls come from two threads: allocate from the JS thread, everything else from the device's thread. Memory is freed on the
+// work stream, behind the work that uses it, and allocated on a stream of its own, since the work stream may be capturing
+// just then; the pool orders the two.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include "cuda/check.h"
+#include "cuda/graph.h"
+#include "runtime/backend.h"
+#include "runtime/cuda_info.h"
+#include "runtime/stage.h"
+#include "runtime/thread_pool.h"
+
+namespace flux::cuda {
+namespace {
+
+constexpr uint64_t kStagingBytes = 32ull << 20;  // each of two: copies to one overlap with filling the other
+constexpr int kMaxStagingThreads = 8;
+
+class EventFence final : public Fence {
+ public:
+  EventFence(cudaStream_t stream, int device) : device_(device) {
+    check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming | cudaEventBlockingSync), "cudaEventCreate");
+    check(cudaEventRecord(event_, stream), "cudaEventRecord");
+  }
+  ~EventFence() override { cudaEventDestroy(event_); }
+
+  void wait() override {
+    check(cudaSetDevice(device_), "cudaSetDevice");
+    check(cudaEventSynchronize(event_), "the GPU");
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+  int device_;
+};
+
+class CudaExecutable final : public Executable {
+ public:
+  CudaExecutable(std::vector<BoundOp> ops, const Launch& launch)
+      : ops_(std::move(ops)), launch_(launch), graph_(capture(ops_, launch)) {}
+  // A graph in flight is freed when it is done.
+  ~CudaExecutable() override { cudaGraphExecDestroy(graph_); }
+
+  void run(const std::atomic<bool>&, std::vector<double>* times) override {
+    if (times != nullptr) {
+      run_timed(*times);
+      return;
+    }
+    check(cudaGraphLaunch(graph_, launch_.stream), "cudaGraphLaunch");
+  }
+
+ private:
+  // Op by op, an event between each: what the ops take by themselves, without the overlap that a graph allows.
+  void run_timed(std::vector<double>& times) {
+    std::vector<cudaEvent_t> events(ops_.size() + 1);
+    for (cudaEvent_t& event : events) check(cudaEventCreate(&event), "cudaEventCreate");
+    for (const BoundOp& op : ops_) run_directly(op, launch_);  // warms up
+    for (size_t i = 0; i < ops_.size(); ++i) {
+      check(cudaEventRecord(events[i], launch_.stream), "cudaEventRecord");
+      run_directly(ops_[i], launch_);
+    }
+    check(cudaEventRecord(events.back(), launch_.stream), "cudaEventRecord");
+    check(cudaStreamSynchronize(launch_.stream), "a profiled run");
+    for (size_t i = 0; i < ops_.size(); ++i) {
+      float ms = 0.0f;
+      check(cudaEventElapsedTime(&ms, events[i], events[i + 1]), "cudaEventElapsedTime");
+      times.push_back(ms);
+    }
+    for (cudaEvent_t event : events) cudaEventDestroy(event);
+  }
+
+  std::vector<BoundOp> ops_;
+  Launch launch_;
+  cudaGraphExec_t graph_;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(int index, bool hopper) : index_(index), hopper_(hopper), pool_threads_(staging_threads()) {
+    check(cudaSetDevice(index_), "cudaSetDevice");
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    check(cudaStreamCreateWithFlags(&allocation_stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    cudaMemPoolProps properties{};
+    properties.allocType = cudaMemAllocationTypePinned;
+    properties.location = {cudaMemLocationTypeDevice, index_};
+    check(cudaMemPoolCreate(&pool_, &properties), "cudaMemPoolCreate");
+    uint64_t keep = UINT64_MAX;  // freed memory stays in the pool until the Device goes: Buffers come and go with requests
+    check(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute");
+    for (Staging& staging : staging_) {
+      check(cudaHostAlloc(reinterpret_cast<void**>(&staging.data), kStagingBytes, cudaHostAllocDefault), "pinned staging");
+      check(cudaEventCreateWithFlags(&staging.free, cudaEventDisableTiming | cudaEventBlockingSync), "cudaEventCreate");
+    }
+  }
+
+  ~CudaBackend() override {
+    cudaSetDevice(index_);
+    cudaStreamSynchronize(stream_);
+    for (void* workspace : workspaces_) cudaFreeAsync(workspace, stream_);
+    cudaStreamSynchronize(stream_);
+    for (Staging& staging : staging_) {
+      cudaFreeHost(staging.data);
+      cudaEventDestroy(staging.free);
+    }
+    cudaMemPoolDestroy(pool_);
+    cudaStreamDestroy(allocation_stream_);
+    cudaStreamDestroy(stream_);
+  }
+
+  void* allocate(uint64_t bytes) override {
+    enter();
+    void* data = nullptr;
+    const cudaError_t error = cudaMallocFromPoolAsync(&data, bytes, pool_, allocation_stream_);
+    if (error == cudaErrorMemoryAllocation) throw out_of_memory(bytes);
+    guard(error, "cudaMallocFromPoolAsync");
+    guard(cudaStreamSynchronize(allocation_stream_), "cudaMallocFromPoolAsync");
+    count(static_cast<int64_t>(bytes));
+    return data;
+  }
+
+  void free(void* data, uint64_t bytes) noexcept override {
+    cudaSetDevice(index_);
+    cudaFreeAsync(data, stream_);
+    count(-static_cast<int64_t>(bytes));
+  }
+
+  void upload(void* device, const void* host, uint64_t bytes) override {
+    enter();
+    for (uint64_t done = 0; done < bytes;) {
+      const uint64_t part = std::min(kStagingBytes, bytes - done);
+      Staging& staging = next_staging();
+      std::memcpy(staging.data, static_cast<const std::byte*>(host) + done, part);
+      send(staging, static_cast<std::byte*>(device) + done, part);
+      done += part;
+    }
+  }
+
+  void download(void* host, const void* device, uint64_t bytes) override {
+    enter();
+    for (uint64_t done = 0; done < bytes;) {
+      const uint64_t part = std::min(kStagingBytes, bytes - done);
+      Staging& staging = next_staging();
+      guard(cudaMemcpyAsync(staging.data, static_cast<const std::byte*>(device) + done, part, cudaMemcpyDeviceToHost, stream_),
+            "cudaMemcpyAsync");
+      guard(cudaStreamSynchronize(stream_), "the GPU");
+      std::memcpy(static_cast<std::byte*>(host) + done, staging.data, part);
+      done += part;
+    }
+  }
+
+  // Converted on the host as it is staged, whole rows at a time, and sent while the next rows are converted.
+  uint64_t load(const LoadRequest& request) override {
+    enter();
+    const StagedRows staged(request);
+    const int64_t rows_at_once = std::max<int64_t>(1, static_cast<int64_t>(kStagingBytes / staged.row_bytes()));
+    if (staged.row_bytes() > kStagingBytes) {
+      throw FluxError(code::kUnsupported, "a weight's row of " + std::to_string(staged.row_bytes()) + " bytes is too long");
+    }
+    std::vector<float> scales(request.scale != nullptr ? static_cast<size_t>(staged.rows()) : 0);
+    auto* target = static_cast<std::byte*>(request.target->data()) + request.target_offset;
+    uint64_t bad = 0;
+    for (int64_t row = 0; row < staged.rows(); row += rows_at_once) {
+      const int64_t count = std::min(rows_at_once, staged.rows() - row);
+      Staging& staging = next_staging();
+      bad += staged.convert(row, count, staging.data, scales.empty() ? nullptr : scales.data() + row, pool_threads_);
+      send(staging, target + row * static_cast<int64_t>(staged.row_bytes()), static_cast<uint64_t>(count) * staged.row_bytes());
+    }
+    if (!scales.empty()) {
+      upload(static_cast<std::byte*>(request.scale->data()) + request.scale_offset, scales.data(), scales.size() * sizeof(float));
+    }
+    return bad;
+  }
+
+  std::unique_ptr<Executable> bind(const Program& program, void* arena) override {
+    enter();
+    std::vector<BoundOp> ops = bind_ops(program.ops, program, arena);
+    Launch launch;
+    launch.stream = stream_;
+    launch.hopper = hopper_;
+    launch.workspace = workspace_of(cuda::workspace_bytes(ops));
+    return std::make_unique<CudaExecutable>(std::move(ops), launch);
+  }
+
+  std::unique_ptr<Fence> fence() override {
+    enter();
+    return std::make_unique<EventFence>(stream_, index_);
+  }
+
+ private:
+  struct Staging {
+    std::byte* data = nullptr;
+    cudaEvent_t free = nullptr;  // reached when the last copy from it is done
+  };
+
+  static int staging_threads() {
+    return std::max(1, std::min<int>(kMaxStagingThreads, static_cast<int>(std::thread::hardware_concurrency())));
+  }
+
+  // Every entry: the right device on this thread, and nothing more after a fault.
+  void enter() {
+    if (lost_) {
+      throw FluxError(code::kCuda, "this Device is lost: an earlier CUDA fault ended its context; restart the process");
+    }
+    guard(cudaSetDevice(index_), "cudaSetDevice");
+  }
+
+  void guard(cudaError_t error, const char* what) {
+    if (error != cudaSuccess && error != cudaErrorMemoryAllocation) lost_ = true;
+    check(error, what);
+  }
+
+  Staging& next_staging() {
+    Staging& staging = staging_[turn_];
+    turn_ ^= 1;
+    guard(cudaEventSynchronize(staging.free), "cudaEventSynchronize");
+    return staging;
+  }
+
+  void send(Staging& staging, void* device, uint64_t bytes) {
+    guard(cudaMemcpyAsync(device, staging.data, bytes, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
+    guard(cudaEventRecord(staging.free, stream_), "cudaEventRecord");
+  }
+
+  // Graphs hold the address, so a workspace that has become too small stays until the Device goes.
+  void* workspace_of(uint64_t bytes) {
+    if (bytes <= workspace_bytes_) return workspaces_.empty() ? nullptr : workspaces_.back();
+    void* data = nullptr;
+    const cudaError_t error = cudaMallocFromPoolAsync(&data, bytes, pool_, stream_);
+    if (error == cudaErrorMemoryAllocation) throw out_of_memory(bytes);
+    guard(error, "cudaMallocFromPoolAsync");
+    guard(cudaMemsetAsync(data, 0, bytes, stream_), "cudaMemsetAsync");
+    workspaces_.push_back(data);
+    workspace_bytes_ = bytes;
+    return data;
+  }
+
+  FluxError out_of_memory(uint64_t bytes) {
+    cudaGetLastError();
+    size_t available = 0, total = 0;
+    cudaMemGetInfo(&available, &total);
+    return {code::kOutOfMemory, "the GPU cannot give " + std::to_string(bytes >> 20) + " MiB (" + std::to_string(available >> 20) +
+                                    " of " + std::to_string(total >> 20) + " MiB are free); make smaller images or batches"};
+  }
+
+  int index_;
+  bool hopper_;
+  std::atomic<bool> lost_{false};
+  cudaStream_t stream_ = nullptr;             // all work
+  cudaStream_t allocation_stream_ = nullptr;  // allocations only
+  cudaMemPool_t pool_ = nullptr;
+  Staging staging_[2];
+  int turn_ = 0;
+  ThreadPool pool_threads_;
+  std::vector<void*> workspaces_;
+  uint64_t workspace_bytes_ = 0;
+};
+
+}  // namespace
+}  // namespace flux::cuda
+
+namespace flux {
+
+std::shared_ptr<Backend> make_cuda_backend(int index) {
+  for (const CudaDeviceInfo& device : query_cuda().devices) {
+    if (device.index == index) return std::make_shared<cuda::CudaBackend>(index, device.major == 9);
+  }
+  throw FluxError(code::kNoDevice, "there is no GPU cuda:" + std::to_string(index) + " that can be used");
+}
+
+}  // namespace flux

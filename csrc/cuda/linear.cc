@@ -1,0 +1,145 @@
+// linear, qkvLinear and quantizeRows: few rows go to the kernel that is limited by reading the weight, others to the GEMM.
+#include "cuda/check.h"
+#include "cuda/launchers.h"
+#include "cuda/views.h"
+#include "gemm/gemm.h"
+#include "gemv/gemv.h"
+#include "quantise/quantise.h"
+
+namespace flux::cuda {
+namespace {
+
+constexpr int64_t kSmallRows = 64;
+
+const float* f32_or_null(const TensorView* view) { return view == nullptr ? nullptr : view->as<const float>(); }
+
+// Operands that every GEMM here shares.
+kernels::GemmGroup group_of(const OpCall& call, const char* op) {
+  const TensorView& x = call.tensor("x");
+  const Matrix a = matrix_of(x, op);
+  kernels::GemmGroup group;
+  group.batches = a.batches;
+  group.rows = a.rows;
+  group.a = {x.data, a.row_stride, a.batch_stride};
+  if (const TensorView* scale = call.optional("xScale")) {
+    group.a_scale = scale->as<const float>();
+    group.a_scale_batch_stride = a.rows;
+  }
+  group.w = call.tensor("weight").data;
+  group.w_row_stride = a.width;
+  group.w_scale = f32_or_null(call.optional("weightScale"));
+  group.bias = f32_or_null(call.optional("bias"));
+  return group;
+}
+
+kernels::GemmRows<void> output_rows(const TensorView& y, const char* op) {
+  const Matrix c = matrix_of(y, op);
+  return {y.data, c.row_stride, c.batch_stride};
+}
+
+void run_gemm(kernels::Gemm& gemm, const kernels::GemmGroup& group, const OpCall& call, const Launch& launch) {
+  const TensorView& x = call.tensor("x");
+  const TensorView& weight = call.tensor("weight");
+  FLUX_CHECK(x.dtype == weight.dtype, call.kind + ": x is " + std::string(name_of(x.dtype)) + " and the weight " +
+                                          std::string(name_of(weight.dtype)) + "; the GPU multiplies like with like");
+  gemm.operand = element_of(x.dtype);
+  gemm.n = weight.shape[0];
+  gemm.k = weight.shape[1];
+  gemm.groups = &group;
+  gemm.group_count = 1;
+  check(launch.hopper ? kernels::gemm_hopper(gemm, launch.stream) : kernels::gemm_portable(gemm, launch.stream), call.kind);
+}
+
+bool small(const OpCall& call) {
+  const TensorView& x = call.tensor("x");
+  return x.dtype == DType::kBF16 && x.rows() <= kSmallRows && call.optional("residual") == nullptr && x.rank <= 3 &&
+         (x.rank < 3 || x.shape[0] == 1 || x.contiguous());
+}
+
+void small_linear(const OpCall& call, const Launch& launch) {
+  const TensorView& x = call.tensor("x");
+  const TensorView& weight = call.tensor("weight");
+  const TensorView& y = call.tensor("y");
+  require_contiguous(y, "linear");
+  kernels::SmallLinear linear;
+  linear.x = x.data;
+  linear.x_row_stride = x.rank > 1 && x.rows() > 1 && !x.contiguous() ? x.stride[x.rank - 2] : x.inner();
+  linear.weight = weight.data;
+  linear.weight_type = element_of(weight.dtype);
+  linear.weight_scale = f32_or_null(call.optional("weightScale"));
+  linear.bias = f32_or_null(call.optional("bias"));
+  linear.y = y.data;
+  linear.y_row_stride = y.inner();
+  linear.y_type = element_of(y.dtype);
+  linear.m = static_cast<int>(x.rows());
+  linear.n = static_cast<int>(weight.shape[0]);
+  linear.k = static_cast<int>(weight.shape[1]);
+  linear.output_activation = activation_of(call.integer("activation"));
+  check(kernels::small_linear(linear, launch.stream), "linear");
+}
+
+}  // namespace
+
+void linear(const OpCall& call, const Launch& launch) {
+  if (small(call) && call.tensor("y").contiguous()) {
+    small_linear(call, launch);
+    return;
+  }
+  const TensorView& y = call.tensor("y");
+  kernels::GemmGroup group = group_of(call, "linear");
+  group.c = output_rows(y, "linear");
+  kernels::Gemm gemm;
+  gemm.output = element_of(y.dtype);
+  gemm.activation = activation_of(call.integer("activation"));
+  if (const TensorView* residual = call.optional("residual")) {
+    const Matrix rows = matrix_of(*residual, "linear");
+    gemm.epilogue = kernels::GemmEpilogue::kGateResidual;
+    group.residual = {residual->data, rows.row_stride, rows.batch_stride};
+    if (const TensorView* gate = call.optional("gate")) {
+      group.gate = gate->as<const float>();
+      group.gate_batch_stride = gate->stride[0];
+    }
+  }
+  run_gemm(gemm, group, call, launch);
+}
+
+void qkv_linear(const OpCall& call, const Launch& launch) {
+  const TensorView& qkv = call.tensor("qkv");  // [B, T, 3, H, 128]
+  kernels::GemmGroup group = group_of(call, "qkvLinear");
+  group.c = {qkv.data, qkv.stride[1], qkv.stride[0]};
+  group.norm_q = call.tensor("normQ").as<const float>();
+  group.norm_k = call.tensor("normK").as<const float>();
+  group.rope = call.tensor("rope").as<const float>();
+  kernels::Gemm gemm;
+  gemm.epilogue = kernels::GemmEpilogue::kQkv;
+  gemm.heads = qkv.shape[3];
+  gemm.eps = static_cast<float>(call.number("eps"));
+  gemm.activation = activation_of(call.integer("activation"));
+  if (const TensorView* mlp = call.optional("mlp")) group.mlp = output_rows(*mlp, "qkvLinear");
+  run_gemm(gemm, group, call, launch);
+}
+
+void quantize_rows(const OpCall& call, const Launch& launch) {
+  const TensorView& x = call.tensor("x");
+  const TensorView& codes = call.tensor("codes");
+  const Folded folded = fold({&x, &codes}, "quantizeRows");
+  kernels::QuantiseRows rows;
+  rows.x = x.data;
+  rows.x_batch_stride = folded.views[0].batch_stride;
+  rows.x_row_stride = folded.views[0].row_stride;
+  rows.codes = codes.as<uint8_t>();
+  rows.codes_batch_stride = folded.views[1].batch_stride;
+  rows.codes_row_stride = folded.views[1].row_stride;
+  rows.scale = call.tensor("scale").as<float>();
+  rows.width = static_cast<int>(x.inner());
+  rows.batch = static_cast<int>(folded.batch);
+  rows.rows = static_cast<int>(folded.rows);
+  if (folded.width != x.inner()) {  // dense rows were folded into one
+    rows.batch = 1;
+    rows.rows = static_cast<int>(x.rows());
+    rows.x_row_stride = rows.codes_row_stride = x.inner();
+  }
+  check(kernels::quantise_rows(rows, launch.stream), "quantizeRows");
+}
+
+}  // namespace flux::cuda

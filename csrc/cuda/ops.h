@@ -1,0 +1,29 @@
+// The ops of the CUDA backend: each checks nothing but what its kernel needs beyond the CPU op's checks, and launches. What
+// an op means is written in csrc/cpu/ops.h. Activations are bf16 here; accumulation is f32.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <string_view>
+
+#include "runtime/op.h"
+
+namespace flux::cuda {
+
+// What a launch may use besides its operands.
+struct Launch {
+  cudaStream_t stream = nullptr;
+  void* workspace = nullptr;  // 256-byte aligned; as large as the largest workspace_bytes of the plan's ops
+  bool hopper = false;        // sm_90: wgmma and TMA kernels
+};
+
+struct Kernel {
+  void (*launch)(const OpCall& call, const Launch& launch) = nullptr;
+  uint64_t (*workspace_bytes)(const OpCall& call) = nullptr;  // null: needs none
+};
+
+// nullptr when the backend has no such op.
+const Kernel* find_kernel(std::string_view kind);
+
+}  // namespace flux::cuda

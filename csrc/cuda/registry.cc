@@ -1,0 +1,42 @@
+#include <string>
+#include <unordered_map>
+
+#include "cuda/launchers.h"
+
+namespace flux::cuda {
+
+const Kernel* find_kernel(std::string_view kind) {
+  static const std::unordered_map<std::string_view, Kernel> kernels = {
+      {"linear", {linear}},
+      {"qkvLinear", {qkv_linear}},
+      {"quantizeRows", {quantize_rows}},
+      {"layerNorm", {layer_norm}},
+      {"rmsNorm", {rms_norm}},
+      {"groupNorm", {group_norm, group_norm_workspace}},
+      {"attention", {attention, attention_workspace}},
+      {"embedding", {embedding}},
+      {"timestepEmbedding", {timestep_embedding}},
+      {"ropeTable", {rope_table}},
+      {"t5Bias", {t5_bias}},
+      {"copy", {copy}},
+      {"add", {add}},
+      {"multiply", {multiply}},
+      {"activation", {activation}},
+      {"guide", {guide}},
+      {"eulerStep", {euler_step}},
+      {"scaleNoise", {scale_noise}},
+      {"toImage", {to_image}},
+      {"fromImage", {from_image}},
+      {"takeRow", {take_row}},
+      {"gatherRows", {gather_rows}},
+      {"increment", {increment}},
+      {"greater", {greater}},
+      {"packLatents", {pack_latents}},
+      {"unpackLatents", {unpack_latents}},
+      {"sampleLatents", {sample_latents}},
+  };
+  const auto found = kernels.find(kind);
+  return found == kernels.end() ? nullptr : &found->second;
+}
+
+}  // namespace flux::cuda
