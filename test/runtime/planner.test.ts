@@ -81,6 +81,19 @@ describe("place", () => {
     expect(place(ops).arenaBytes).toBe((4 + 2) * 64 * 4);
   });
 
+  it("never moves a value that was written before onto the residual that it is now written over", () => {
+    const ops = record((g) => {
+      const residual = source(g, [4, 64]);
+      const older = source(g, [4, 64]);
+      g.copy(older, external([4, 64]));
+      g.copy(residual, older);
+      g.copy(older, external([4, 64]));
+    });
+    // As linear does with `into` and a residual: the third op may work in place.
+    const marked = ops.map((op, at) => (at === 3 ? { ...op, inPlace: [["y", "x"] as const] } : op));
+    simulate(marked, place(marked), true);
+  });
+
   it("holds a value for a condition that reads it later", () => {
     const ops = record((g) => {
       const flag = g.greater(source(g, [1]), source(g, [1]));
