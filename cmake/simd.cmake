@@ -1,5 +1,6 @@
 # flux_add_simd_variants(target folder): compiles each source of the folder once for each instruction set, with
-# -DFLUX_SIMD=NAME as the namespace, and adds the objects to the target. Which one runs is decided at run time by csrc/cpu.
+# -DFLUX_SIMD=NAME as the namespace, and adds the objects to whatever links the target (an object library). Which one runs is
+# decided at run time by csrc/cpu.
 #
 # Such a source must not emit inline functions with linkage (std:: templates that are not inlined): the linker keeps one copy of
 # those, and the copy with AVX-512 in it would then run everywhere. scripts/check-binary.mjs looks for that.
@@ -18,12 +19,10 @@ function(flux_add_simd_variants target folder)
   set(flags_avx2 -mavx2 -mfma -mf16c)
   set(flags_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c)
   foreach(variant IN LISTS variants)
-    if(NOT TARGET flux_simd_${variant})  # the addon and the native tests share the objects
-      add_library(flux_simd_${variant} OBJECT ${sources})
-      target_compile_definitions(flux_simd_${variant} PRIVATE FLUX_SIMD=${variant})
-      target_compile_options(flux_simd_${variant} PRIVATE ${flags_${variant}})
-      target_link_libraries(flux_simd_${variant} PRIVATE flux_options)
-    endif()
-    target_sources(${target} PRIVATE $<TARGET_OBJECTS:flux_simd_${variant}>)
+    add_library(flux_simd_${variant} OBJECT ${sources})
+    target_compile_definitions(flux_simd_${variant} PRIVATE FLUX_SIMD=${variant})
+    target_compile_options(flux_simd_${variant} PRIVATE ${flags_${variant}})
+    target_link_libraries(flux_simd_${variant} PRIVATE flux_options)
+    target_sources(${target} INTERFACE $<TARGET_OBJECTS:flux_simd_${variant}>)
   endforeach()
 endfunction()

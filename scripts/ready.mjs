@@ -10,16 +10,17 @@ export const root = fileURLToPath(new URL("..", import.meta.url));
 
 /**
  * Throws an Error with one sentence when a part cannot be made.
- * @param {{ native?: boolean }} [parts] native: false leaves the addon out, for who builds another
+ * @param {{ native?: boolean, tests?: boolean }} [parts] native: false leaves the addon out, for who builds another; tests:
+ *   the native tests too
  */
-export async function ready({ native = true } = {}) {
+export async function ready({ native = true, tests = false } = {}) {
   checkNode();
   const release = lock();
   try {
     installPackages();
     if (native) {
       const { buildNative } = await import("./native/build.mjs");
-      buildNative();
+      buildNative({ tests });
     }
     compileTypeScript();
   } finally {

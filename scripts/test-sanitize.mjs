@@ -68,6 +68,7 @@ await main(async () => {
     const tested = run(process.execPath, vitest, {
       FLUX_SIMD: variant,
       FLUXWARP_PREBUILD: join(dirname(addon), "../.."),
+      FLUX_NATIVE_BUILD: join(root, "build/sanitize"),
       LD_PRELOAD: preload().join(":"),
       // Logs keep the findings of a worker whose output vitest swallows; leaks are judged below, not by the exit status.
       ASAN_OPTIONS: `log_path=${logs}/log:detect_leaks=1:detect_stack_use_after_return=0:allocator_may_return_null=1`,

@@ -3,7 +3,7 @@
 import { main, ready, run } from "./ready.mjs";
 
 await main(async () => {
-  await ready();
+  await ready({ tests: true });
   const options = process.argv.slice(2);
   const project = options.some((option) => option.startsWith("--project")) ? [] : ["--project", "unit"];
   return run(process.execPath, ["node_modules/vitest/vitest.mjs", "run", ...project, ...options]);

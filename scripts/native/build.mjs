@@ -24,38 +24,40 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 const require = createRequire(import.meta.url);
 
 /**
- * @param {{ sanitize?: boolean, force?: boolean }} [options]
+ * @param {{ sanitize?: boolean, tests?: boolean, force?: boolean }} [options] tests: flux_cpu_tests too
  * @returns {string} path of the addon
  */
-export function buildNative({ sanitize = false, force = false } = {}) {
+export function buildNative({ sanitize = false, tests = sanitize, force = false } = {}) {
   const folder = join(root, "build", sanitize ? "sanitize" : "cmake");
   const release = sanitize ? join(folder, "build", "Release") : join(root, "build", "Release");
   const addon = join(release, "fluxwarp.node");
-  const stamp = join(folder, "built.json");
-  const before = readStamp(stamp);
-  const now = { toolchain: toolchain(), sources: sources(), options: cmakeOptions(sanitize) };
-  if (!force && existsSync(addon) && JSON.stringify(before) === JSON.stringify(now)) {
+  const stamp = join(folder, "built");
+  const options = cmakeOptions(sanitize, tests);
+  const now = digestText(JSON.stringify([toolchain(), sources(tests), options]));
+  if (!force && existsSync(addon) && read(stamp) === now) {
     console.error(`native build: up to date (${addon})`);
     return addon;
   }
-  // CMake cannot change compilers in a configured folder.
-  if (force || before?.toolchain !== now.toolchain) rmSync(folder, { recursive: true, force: true });
+  prepare(folder, force);
   rmSync(stamp, { force: true });
-  mkdirSync(folder, { recursive: true });
-  const definitions = Object.entries(now.options).map(([name, value]) => `--CD${name}=${value}`);
+  const definitions = Object.entries(options).map(([name, value]) => `--CD${name}=${value}`);
   cmakeJs(["configure", "--out", folder, "--config", "Release", ...definitions]);
   cmakeJs(["build", "--out", folder, "--config", "Release"]);
   install(join(folder, "Release", "fluxwarp.node"), addon);
-  writeFileSync(stamp, JSON.stringify(now));
+  writeFileSync(stamp, now);
   return addon;
 }
 
-function readStamp(path) {
-  try {
-    return JSON.parse(readFileSync(path, "utf8"));
-  } catch {
-    return undefined;
-  }
+/** Empties the folder when it was configured for another toolchain: CMake cannot change compilers in place. */
+function prepare(folder, force) {
+  const stamp = join(folder, "toolchain");
+  if (force || read(stamp) !== toolchain()) rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(stamp, toolchain());
+}
+
+function read(path) {
+  return existsSync(path) ? readFileSync(path, "utf8") : undefined;
 }
 
 /** What decides which compilers CMake picks. */
@@ -77,15 +79,17 @@ function toolchain() {
   );
 }
 
-function sources() {
+function sources(tests) {
   const versions = ["node-addon-api", "node-api-headers"].map(
     (name) => require(`${name}/package.json`).version,
   );
-  return digestText(digestFiles(root, ["CMakeLists.txt", "cmake", "csrc", "kernels"]) + versions.join());
+  const folders = ["CMakeLists.txt", "cmake", "csrc", "kernels", ...(tests ? ["test/native"] : [])];
+  return digestText(digestFiles(root, folders) + versions.join());
 }
 
-function cmakeOptions(sanitize) {
+function cmakeOptions(sanitize, tests) {
   const options = { FLUX_CUDA: sanitize ? "OFF" : process.env.FLUX_CUDA || "AUTO" };
+  options.FLUX_NATIVE_TESTS = tests ? "ON" : "OFF";
   if (sanitize) options.FLUX_SANITIZE = "ON";
   const architectures = process.env.FLUX_CUDA_ARCHITECTURES;
   if (architectures && !sanitize) options.FLUX_CUDA_ARCHITECTURES = architectures;
