@@ -9,11 +9,14 @@ import {
   type ShapeFlags,
   shapeOf,
 } from "./generate.js";
-import { formatModelReport, inspectModel } from "./model-report.js";
 import { alignColumns, type CommandContext, formatBytes, ProgressLine } from "./terminal.js";
 
 interface JsonFlag {
   json?: boolean;
+}
+
+interface PlanFlags extends JsonFlag, LoadFlags, ShapeFlags {
+  profile?: boolean;
 }
 
 export function addInspectCommand(program: Command, context: CommandContext): void {
@@ -23,7 +26,9 @@ export function addInspectCommand(program: Command, context: CommandContext): vo
 
   inspect
     .command("model")
-    .description("List a checkpoint's parts: classes, parameters, dtypes, sizes and what is wrong with them.")
+    .description(
+      "List a checkpoint's parts: classes, parameters, dtypes, sizes, and every tensor that is missing or wrong.",
+    )
     .argument("<path>", "FLUX.1 checkpoint in diffusers' layout, or a .safetensors file")
     .option("--json", "print as JSON")
     .addHelpText(
@@ -52,6 +57,7 @@ Examples:
     .command("plan")
     .description("Print the ops of one denoising step: shapes, FLOPs, bytes, memory.")
     .argument("<model>", "FLUX.1 checkpoint in diffusers' layout")
+    .option("--profile", "run a step and print each op's time")
     .option("--json", "print as JSON");
   addShapeOptions(plan);
   addLoadOptions(plan);
@@ -61,12 +67,14 @@ Examples:
       `
 Examples:
   $ fluxwarp inspect plan path/to/FLUX.1-schnell
+  $ fluxwarp inspect plan path/to/FLUX.1-schnell --profile
   $ fluxwarp inspect plan path/to/FLUX.1-dev -W 1024 -H 1024 --json`,
     )
-    .action((model: string, flags: JsonFlag & LoadFlags & ShapeFlags) => printPlan(model, flags, context));
+    .action((model: string, flags: PlanFlags) => printPlan(model, flags, context));
 }
 
 async function printModel(path: string, { json }: JsonFlag, { stdout }: CommandContext): Promise<void> {
+  const { formatModelReport, inspectModel } = await import("./model-report.js");
   const report = await inspectModel(path);
   stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : formatModelReport(report));
   if (report.problems.length > 0) {
@@ -100,16 +108,13 @@ export function formatDevices({ cpu, cuda }: DeviceInfo): string {
   return `${lines.join("\n")}\n`;
 }
 
-async function printPlan(
-  model: string,
-  flags: JsonFlag & LoadFlags & ShapeFlags,
-  context: CommandContext,
-): Promise<void> {
+async function printPlan(model: string, flags: PlanFlags, context: CommandContext): Promise<void> {
   const progress = new ProgressLine(context.stderr);
   try {
     const pipeline = await loadPipeline(model, flags, context, progress);
     try {
-      const plan = pipeline.plan(shapeOf(flags));
+      const options = { ...shapeOf(flags), signal: context.signal };
+      const plan = flags.profile ? await pipeline.profile(options) : pipeline.plan(options);
       progress.clear();
       context.stdout.write(`${flags.json ? JSON.stringify(plan.describe(), null, 2) : plan}\n`);
     } finally {

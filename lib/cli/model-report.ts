@@ -14,6 +14,13 @@ import {
 } from "../loaders/config.js";
 import { loadClipTokenizer, loadT5Tokenizer } from "../loaders/tokenizers.js";
 import { WeightSource } from "../loaders/weights.js";
+import { CLIPTextEncoder } from "../models/clip-text-encoder.js";
+import { FluxTransformer } from "../models/flux/transformer.js";
+import { T5Encoder } from "../models/t5-encoder.js";
+import { AutoencoderKL } from "../models/vae/autoencoder.js";
+import type { Model } from "../nn/model.js";
+import { Device } from "../runtime/device.js";
+import { elementsOf } from "../runtime/dtype.js";
 import { alignColumns, formatBytes, formatCount } from "./terminal.js";
 
 export interface ComponentReport {
@@ -40,22 +47,25 @@ export interface ModelReport {
   readonly problems: readonly string[];
 }
 
-/** Checks of what a component has beside its weights. */
-const CHECKS: Readonly<Record<ComponentName, (folder: string) => Promise<unknown>>> = {
-  transformer: readFluxTransformerConfig,
-  vae: readAutoencoderKLConfig,
-  text_encoder: readClipTextConfig,
-  text_encoder_2: readT5Config,
-  tokenizer: loadClipTokenizer,
-  tokenizer_2: loadT5Tokenizer,
-  scheduler: readSchedulerConfig,
+/** What a component has beside its weights, read and checked; for one with weights the model that they are to fill. */
+type ComponentReader = (folder: string, device: Device) => Promise<Model | undefined>;
+
+const READERS: Readonly<Record<ComponentName, ComponentReader>> = {
+  transformer: async (folder, device) => new FluxTransformer(device, await readFluxTransformerConfig(folder)),
+  vae: async (folder, device) => new AutoencoderKL(device, await readAutoencoderKLConfig(folder)),
+  text_encoder: async (folder, device) => new CLIPTextEncoder(device, await readClipTextConfig(folder)),
+  text_encoder_2: async (folder, device) => new T5Encoder(device, await readT5Config(folder)),
+  tokenizer: async (folder) => void (await loadClipTokenizer(folder)),
+  tokenizer_2: async (folder) => void (await loadT5Tokenizer(folder)),
+  scheduler: async (folder) => void (await readSchedulerConfig(folder)),
 };
 const WITH_WEIGHTS: readonly ComponentName[] = ["transformer", "vae", "text_encoder", "text_encoder_2"];
 
 /**
- * Reads configs, vocabularies and the headers of all weights.
+ * Reads configs, vocabularies and the headers of all weights, and compares every tensor with what the configs say. No weight
+ * is read.
  *
- * @param path A diffusers folder or a .safetensors file.
+ * @param path A diffusers folder or a .safetensors file, of which only the header is checked.
  * @throws FluxError when the path is neither; what is wrong with a part is in its `problems`.
  */
 export async function inspectModel(path: string): Promise<ModelReport> {
@@ -64,16 +74,22 @@ export async function inspectModel(path: string): Promise<ModelReport> {
     () => false,
   );
   if (isFile) {
-    return total(path, undefined, [
-      await componentReport("weights", "safetensors", () => WeightSource.open(path)),
-    ]);
+    const weights = await componentReport("weights", "safetensors", {
+      source: () => WeightSource.open(path),
+    });
+    return total(path, undefined, [weights]);
   }
   const index = await readModelIndex(path);
+  // The models are built on a device, which has nothing to do.
+  using device = Device.open("cpu", { threads: 1 });
   const components: ComponentReport[] = [];
-  for (const name of Object.keys(CHECKS) as ComponentName[]) {
+  for (const name of Object.keys(READERS) as ComponentName[]) {
     const folder = join(path, name);
-    const open = WITH_WEIGHTS.includes(name) ? () => WeightSource.open(folder) : undefined;
-    components.push(await componentReport(name, index.components[name], open, () => CHECKS[name](folder)));
+    const readers = {
+      model: () => READERS[name](folder, device),
+      ...(WITH_WEIGHTS.includes(name) && { source: () => WeightSource.open(folder) }),
+    };
+    components.push(await componentReport(name, index.components[name], readers));
   }
   return total(path, index.pipelineClass, components);
 }
@@ -81,8 +97,7 @@ export async function inspectModel(path: string): Promise<ModelReport> {
 async function componentReport(
   name: string,
   className: string,
-  openWeights?: () => Promise<WeightSource>,
-  check?: () => Promise<unknown>,
+  readers: { source?: () => Promise<WeightSource>; model?: () => Promise<Model | undefined> },
 ): Promise<ComponentReport> {
   const problems: string[] = [];
   const attempt = async <T>(action: (() => Promise<T>) | undefined): Promise<T | undefined> => {
@@ -94,12 +109,15 @@ async function componentReport(
       return undefined;
     }
   };
-  await attempt(check);
-  const source = await attempt(openWeights);
+  const model = await attempt(readers.model);
+  const source = await attempt(readers.source);
+  if (model !== undefined && source !== undefined) {
+    problems.push(...model.check(source).map((problem) => `${source.location}: ${problem}`));
+  }
   const dtypes: Record<string, number> = {};
   let bytes = 0;
   for (const { dtype, shape, begin, end } of source?.tensors() ?? []) {
-    dtypes[dtype] = (dtypes[dtype] ?? 0) + shape.reduce((product, size) => product * size, 1);
+    dtypes[dtype] = (dtypes[dtype] ?? 0) + elementsOf(shape);
     bytes += end - begin;
   }
   const parameters = Object.values(dtypes).reduce((sum, count) => sum + count, 0);

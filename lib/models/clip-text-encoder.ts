@@ -3,7 +3,7 @@
 
 import type { ClipTextConfig } from "../loaders/config.js";
 import { Linear } from "../nn/linear.js";
-import { type LoadOptions, type TensorSource, withAliases } from "../nn/load.js";
+import { type TensorSource, withAliases } from "../nn/load.js";
 import { Model } from "../nn/model.js";
 import { LayerNorm } from "../nn/norm.js";
 import type { Parameter } from "../nn/parameter.js";
@@ -62,11 +62,8 @@ export class CLIPTextEncoder extends Model {
   }
 
   /** Takes checkpoints whose names lack the prefix `text_model.`, too. */
-  override load(source: TensorSource, options?: LoadOptions): Promise<void> {
-    return super.load(
-      withAliases(source, (name) => [name.replace(/^text_model\./, "")]),
-      options,
-    );
+  protected override named(source: TensorSource): TensorSource {
+    return withAliases(source, (name) => [name.replace(/^text_model\./, "")]);
   }
 
   /**

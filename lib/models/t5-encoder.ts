@@ -3,7 +3,7 @@
 
 import type { T5Config } from "../loaders/config.js";
 import { Linear } from "../nn/linear.js";
-import { type LoadOptions, type TensorSource, withAliases } from "../nn/load.js";
+import { type TensorSource, withAliases } from "../nn/load.js";
 import { Model } from "../nn/model.js";
 import { RMSNorm } from "../nn/norm.js";
 import type { Parameter } from "../nn/parameter.js";
@@ -38,11 +38,8 @@ export class T5Encoder extends Model {
   }
 
   /** Takes checkpoints that name the embedding `encoder.embed_tokens.weight`, too. */
-  override load(source: TensorSource, options?: LoadOptions): Promise<void> {
-    return super.load(
-      withAliases(source, (name) => (name === "shared.weight" ? ["encoder.embed_tokens.weight"] : [])),
-      options,
-    );
+  protected override named(source: TensorSource): TensorSource {
+    return withAliases(source, (name) => (name === "shared.weight" ? ["encoder.embed_tokens.weight"] : []));
   }
 
   /**

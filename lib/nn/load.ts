@@ -54,7 +54,8 @@ export async function loadParameters(
   options: LoadOptions = {},
 ): Promise<void> {
   options.signal?.throwIfAborted();
-  const found = resolveAll(parameters, source);
+  const { found, ...problems } = resolveAll(parameters, source);
+  requireNone(problems, source);
   const totalBytes = [...found.values()].flat().reduce((sum, tensor) => sum + bytesOf(tensor), 0);
   const mappings = new Map<string, NativeMapping>();
   const damaged: string[] = [];
@@ -85,8 +86,27 @@ export async function loadParameters(
   }
 }
 
-function resolveAll(parameters: readonly Parameter[], source: TensorSource): Map<Parameter, LocatedTensor[]> {
-  const resolved = new Map<Parameter, LocatedTensor[]>();
+/**
+ * Compares the tensors of a checkpoint with parameters, by their headers.
+ * @returns A sentence for each tensor that is missing, misshapen or of a dtype that cannot be read; none when all will load.
+ */
+export function checkParameters(parameters: readonly Parameter[], source: TensorSource): string[] {
+  const { missing, wrong } = resolveAll(parameters, source);
+  return [...missing.map((name) => `${name} is missing`), ...wrong];
+}
+
+interface Problems {
+  /** Names of tensors. */
+  readonly missing: readonly string[];
+  /** Clauses that begin with the tensor's name. */
+  readonly wrong: readonly string[];
+}
+
+function resolveAll(
+  parameters: readonly Parameter[],
+  source: TensorSource,
+): Problems & { found: Map<Parameter, LocatedTensor[]> } {
+  const found = new Map<Parameter, LocatedTensor[]>();
   const missing: string[] = [];
   const wrong: string[] = [];
   for (const parameter of parameters) {
@@ -104,13 +124,16 @@ function resolveAll(parameters: readonly Parameter[], source: TensorSource): Map
         tensors.push(tensor);
       }
     });
-    resolved.set(parameter, tensors);
+    found.set(parameter, tensors);
   }
+  return { found, missing, wrong };
+}
+
+function requireNone({ missing, wrong }: Problems, source: TensorSource): void {
   const problems: string[] = [];
   if (missing.length > 0) problems.push(`missing: ${missing.join(", ")}`);
   if (wrong.length > 0) problems.push(`not as the config says: ${wrong.join("; ")}`);
   if (problems.length > 0) throw badWeights(source, problems.join("; "));
-  return resolved;
 }
 
 function allocate(device: Device, parameter: Parameter, tensors: readonly LocatedTensor[]): void {

@@ -1,5 +1,5 @@
 import type { Device } from "../runtime/device.js";
-import { type LoadOptions, loadParameters, type TensorSource } from "./load.js";
+import { checkParameters, type LoadOptions, loadParameters, type TensorSource } from "./load.js";
 import { type Precision, Scope } from "./scope.js";
 
 /**
@@ -20,7 +20,17 @@ export abstract class Model {
    * @throws FluxError `ERR_FLUX_BAD_WEIGHTS` (see `loadParameters`); the model then holds no memory.
    */
   load(source: TensorSource, options?: LoadOptions): Promise<void> {
-    return loadParameters(this.device, this.scope.parameters, source, options);
+    return loadParameters(this.device, this.scope.parameters, this.named(source), options);
+  }
+
+  /** What `load` would find wrong with a checkpoint's headers: a sentence each; nothing is loaded. */
+  check(source: TensorSource): string[] {
+    return checkParameters(this.scope.parameters, this.named(source));
+  }
+
+  /** The view of a checkpoint under the names of this model's parameters; for a model whose tensors go by several names. */
+  protected named(source: TensorSource): TensorSource {
+    return source;
   }
 
   /** Gives the weights' memory back. Plans that were recorded with them can no longer run. */
