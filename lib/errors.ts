@@ -47,3 +47,8 @@ export class FluxError extends Error {
     return known && (code === undefined || actual === code);
   }
 }
+
+/** The FluxError for a wrong argument of a call. */
+export function badArgument(message: string): FluxError {
+  return new FluxError("ERR_FLUX_BAD_ARGUMENT", message);
+}

@@ -11,7 +11,7 @@ import {
   SequenceNormalizer,
   Tokenizer as UnigramPipeline,
 } from "@huggingface/tokenizers";
-import { FluxError } from "../errors.js";
+import { badArgument, FluxError } from "../errors.js";
 import { PrecompiledCharsmap } from "./charsmap.js";
 import { splitClipWords } from "./clip-text.js";
 import { fileError } from "./file-error.js";
@@ -19,6 +19,9 @@ import { JsonFields, readJson } from "./json-fields.js";
 
 /** Longest text that is tokenized, in UTF-16 units, before and after normalisation; the encoders read a small part of it. */
 export const MAX_PROMPT_LENGTH = 10_000;
+
+/** T5 ids of a prompt that FLUX.1 reads at most. */
+export const MAX_T5_LENGTH = 512;
 
 /** A tokenized text. */
 export interface Encoding {
@@ -33,7 +36,9 @@ export interface Encoding {
 interface Vocabulary {
   /** Ids of a text without BOS, EOS and padding. */
   readonly encodeText: (text: string) => readonly number[];
+  /** Ids that are given by default, and at most. */
   readonly modelMaxLength: number;
+  readonly longestLength: number;
   /** Undefined in T5, which has no BOS. */
   readonly bosTokenId?: number;
   readonly eosTokenId: number;
@@ -43,6 +48,7 @@ interface Vocabulary {
 /** Turns text into padded token ids. */
 export class Tokenizer {
   readonly modelMaxLength: number;
+  readonly longestLength: number;
   readonly bosTokenId: number | undefined;
   readonly eosTokenId: number;
   readonly padTokenId: number;
@@ -50,6 +56,7 @@ export class Tokenizer {
 
   constructor(vocabulary: Vocabulary) {
     this.modelMaxLength = vocabulary.modelMaxLength;
+    this.longestLength = vocabulary.longestLength;
     this.bosTokenId = vocabulary.bosTokenId;
     this.eosTokenId = vocabulary.eosTokenId;
     this.padTokenId = vocabulary.padTokenId;
@@ -59,15 +66,15 @@ export class Tokenizer {
   /**
    * Tokenizes a text, truncated to maxLength with EOS kept, padded to maxLength.
    *
-   * @param options.maxLength Ids wanted. Default: modelMaxLength, which is also the most.
+   * @param options.maxLength Ids wanted, at most longestLength. Default: modelMaxLength.
    * @throws FluxError ERR_FLUX_BAD_ARGUMENT for a text that is not a string or over MAX_PROMPT_LENGTH, or a bad maxLength.
    */
   encode(text: string, options: { maxLength?: number } = {}): Encoding {
     const maxLength = options.maxLength ?? this.modelMaxLength;
     const added = this.bosTokenId === undefined ? 1 : 2;
-    if (!Number.isInteger(maxLength) || maxLength < added || maxLength > this.modelMaxLength) {
+    if (!Number.isInteger(maxLength) || maxLength < added || maxLength > this.longestLength) {
       throw badArgument(
-        `maxLength must be a whole number from ${added} to ${this.modelMaxLength}, but it is ${maxLength}.`,
+        `maxLength must be a whole number from ${added} to ${this.longestLength}, but it is ${maxLength}.`,
       );
     }
     if (typeof text !== "string") throw badArgument(`A prompt must be a string, but it is ${typeof text}.`);
@@ -122,9 +129,12 @@ export async function loadClipTokenizer(folder: string): Promise<Tokenizer> {
       .flatMap((part) => (specialIds.has(part) ? [part] : splitClipWords(part)))
       .flatMap(encodeWord);
 
+  // Every position has its own embedding: there is no room for more.
+  const modelMaxLength = config.modelMaxLength(77);
   return new Tokenizer({
     encodeText,
-    modelMaxLength: config.modelMaxLength(77),
+    modelMaxLength,
+    longestLength: modelMaxLength,
     bosTokenId: idOf(bos),
     eosTokenId: idOf(eos),
     padTokenId: idOf(config.token("pad_token", eos)),
@@ -156,9 +166,12 @@ export async function loadT5Tokenizer(folder: string): Promise<Tokenizer> {
     if (id === undefined) throw damagedVocabulary(file, `it has no token ${token}`);
     return id;
   };
+  // T5's positions are relative, so a folder's limit is a default; what FLUX.1 was trained with is the limit.
+  const modelMaxLength = config.modelMaxLength(MAX_T5_LENGTH);
   return new Tokenizer({
     encodeText: (text) => pipeline.encode(text, { add_special_tokens: false }).ids,
-    modelMaxLength: config.modelMaxLength(512),
+    modelMaxLength,
+    longestLength: Math.max(modelMaxLength, MAX_T5_LENGTH),
     eosTokenId: idOf(eos),
     padTokenId: idOf(config.token("pad_token", "<pad>")),
   });
@@ -278,8 +291,4 @@ function damagedVocabulary(file: string, what: string, cause?: unknown): FluxErr
       cause,
     },
   );
-}
-
-function badArgument(message: string): FluxError {
-  return new FluxError("ERR_FLUX_BAD_ARGUMENT", message);
 }

@@ -1,7 +1,7 @@
 // Flow-match Euler scheduler: the noise levels sigma of a run. The step itself, x += (sigma[i+1] − sigma[i])·velocity, is an
 // op of the device. Reference: diffusers' FlowMatchEulerDiscreteScheduler as FluxPipeline drives it.
 
-import { FluxError } from "../errors.js";
+import { badArgument } from "../errors.js";
 import type { SchedulerConfig } from "../loaders/config.js";
 
 export interface ScheduleOptions {
@@ -100,8 +100,4 @@ function startIndex(steps: number, strength: number): number {
   }
   const stepsToRun = Math.min(steps * strength, steps);
   return Math.floor(steps - stepsToRun);
-}
-
-function badArgument(message: string): FluxError {
-  return new FluxError("ERR_FLUX_BAD_ARGUMENT", message);
 }

@@ -1,5 +1,6 @@
 import { FluxError } from "../errors.js";
-import { imageIds, textIds } from "../models/latents.js";
+import { MAX_T5_LENGTH } from "../loaders/tokenizers.js";
+import { imageIds, type LatentSize, SIZE_MULTIPLE, textIds } from "../models/latents.js";
 import type { Precision } from "../nn/scope.js";
 import { Device, type DeviceName } from "../runtime/device.js";
 import { Generator } from "../runtime/generator.js";
@@ -7,7 +8,7 @@ import type { Plan } from "../runtime/plan.js";
 import { type Checkpoint, type LoadProgress, loadCheckpoint } from "./checkpoint.js";
 import { runSteps } from "./denoise-loop.js";
 import { Denoiser } from "./denoiser.js";
-import type { HostTensor } from "./host-tensor.js";
+import { type HostTensor, repeatRows, stack } from "./host-tensor.js";
 import { FluxImage } from "./image.js";
 import { ImageDecoder } from "./image-decoder.js";
 import type { GenerateOptions } from "./options.js";
@@ -118,11 +119,33 @@ export class FluxPipeline {
     });
   }
 
-  /** The plan of one denoising step for such a request, for printing and profiling. */
-  plan(options: Partial<GenerateOptions> = {}): Plan {
+  /**
+   * The plan of one denoising step for such a request, for printing. Without a prompt its text is as long as
+   * `maxSequenceLength` says.
+   * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a wrong option.
+   */
+  plan(options: GenerateOptions = {}): Plan {
     this.#alive();
-    const request = checkRequest({ prompt: "", negativePrompt: "", ...options }, this.#capabilities());
-    return this.#denoiser(request, request.maxSequenceLength).step;
+    const request = checkRequest(withTexts(options), this.#capabilities());
+    const { positive, maxSequenceLength } = request;
+    const textTokens = "texts" in positive ? maxSequenceLength : positive.embeds.shape[1]!;
+    return this.#denoiser(request, textTokens).step;
+  }
+
+  /**
+   * Runs one denoising step of such a request with a clock around every op. The plan that comes back shows the times.
+   * @throws FluxError as `generate` does.
+   */
+  async profile(options: GenerateOptions = {}): Promise<Plan> {
+    this.#alive();
+    const request = checkRequest(withTexts(options), this.#capabilities());
+    const generator = new Generator(request.seed);
+    return this.#turns.take(options.signal, async () => {
+      const { prepare, step } = await this.#prepare(request, generator);
+      await prepare.run();
+      await step.profile();
+      return step;
+    });
   }
 
   /**
@@ -150,7 +173,9 @@ export class FluxPipeline {
 
   /** Fills the denoiser of the request's shape with everything that the loop reads. */
   async #prepare(request: Request, generator: Generator): Promise<Denoiser> {
-    const { batch, tokens, height, width, guidanceScale } = request;
+    const { batch, size, guidanceScale } = request;
+    const { sigmas } = this.#schedule(request);
+    const perStep = sigmas.subarray(0, -1);
     const positive = await this.#conditions(request.positive, request);
     const negative = request.negative && (await this.#conditions(request.negative, request));
     const textTokens = positive.embeds.shape[1]!;
@@ -160,22 +185,21 @@ export class FluxPipeline {
         "promptEmbeds and negativePromptEmbeds must have the same number of tokens",
       );
     }
-    const { sigmas } = this.#schedule(request);
     const denoiser = this.#denoiser(request, textTokens);
     const noise =
       request.latents === undefined
         ? await generator.normal(this.device, denoiser.noise.elements)
         : undefined;
-    const ids = new Float32Array(3 * (textTokens + tokens));
+    const ids = new Float32Array(3 * (textTokens + size.tokens));
     ids.set(textIds(textTokens));
-    ids.set(imageIds({ rows: height / 16, columns: width / 16 }), 3 * textTokens);
+    ids.set(imageIds(size), 3 * textTokens);
     const writes = [
       ...(noise === undefined
         ? [denoiser.latents.write(request.latents!.data)]
         : [denoiser.noise.write(noise), denoiser.pack.run()]),
       denoiser.ids.write(ids),
       denoiser.sigmas.write(sigmas),
-      denoiser.timesteps.write(repeatEach(sigmas.subarray(0, -1), batch)),
+      denoiser.timesteps.write(repeatRows({ data: perStep, shape: [perStep.length] }, batch).data),
       denoiser.guidance.write(new Float32Array(batch).fill(guidanceScale)),
       denoiser.counter.write(Int32Array.of(0)),
       denoiser.positive.promptEmbeds.write(positive.embeds.data),
@@ -212,9 +236,10 @@ export class FluxPipeline {
     latents: HostTensor,
     signal?: AbortSignal,
   ): Promise<Omit<GenerateResult, "seed">> {
-    const { height, width, batch, outputType } = request;
+    const { size, batch, outputType } = request;
     if (outputType === "latents") return { images: [], latents };
-    const decoder = this.#decoder(height, width, outputType === "raw" ? "f32" : "u8");
+    const { height, width } = size;
+    const decoder = this.#decoder(size, outputType === "raw" ? "f32" : "u8");
     const length = latents.data.length / batch;
     const pictures: (Uint8Array | Float32Array)[] = [];
     for (let i = 0; i < batch; i++) {
@@ -222,28 +247,25 @@ export class FluxPipeline {
       pictures.push(await decoder.decode(latents.data.subarray(i * length, (i + 1) * length)));
     }
     signal?.throwIfAborted();
-    if (outputType === "image")
+    if (outputType === "image") {
       return { images: pictures.map((data) => new FluxImage(width, height, data as Uint8Array)) };
-    const shape = [1, height, width, 3];
-    return {
-      images: [],
-      raw: {
-        ...stack(pictures.map((data) => ({ data: data as Float32Array, shape }))),
-        shape: [batch, height, width, 3],
-      },
-    };
+    }
+    const shape = [height, width, 3];
+    return { images: [], raw: stack(pictures.map((data) => ({ data: data as Float32Array, shape }))) };
   }
 
-  #schedule({ numInferenceSteps, sigmas, tokens }: Request) {
+  #schedule({ numInferenceSteps, sigmas, size }: Request) {
     const steps = sigmas === undefined ? { numInferenceSteps } : { sigmas };
-    return this.#checkpoint.scheduler.schedule({ ...steps, imageSeqLen: tokens });
+    return this.#checkpoint.scheduler.schedule({ ...steps, imageSeqLen: size.tokens });
   }
 
   #denoiser(request: Request, textTokens: number): Denoiser {
-    const { batch, height, width, negative, sigmas } = request;
+    this.#alive();
+    const { batch, size, negative, sigmas } = request;
+    const { rows, columns } = size;
     const steps = sigmas?.length ?? request.numInferenceSteps;
     const trueCfgScale = negative === undefined ? 1 : request.trueCfgScale;
-    const shape = { batch, textTokens, rows: height / 16, columns: width / 16, steps, trueCfgScale };
+    const shape = { batch, textTokens, rows, columns, steps, trueCfgScale };
     return kept(
       this.#denoisers,
       JSON.stringify(shape),
@@ -252,24 +274,20 @@ export class FluxPipeline {
     );
   }
 
-  #decoder(height: number, width: number, dtype: "u8" | "f32"): ImageDecoder {
+  #decoder(size: LatentSize, dtype: "u8" | "f32"): ImageDecoder {
+    this.#alive();
     const { vae, vaeConfig } = this.#checkpoint;
-    const key = `${height}×${width} ${dtype}`;
-    return kept(
-      this.#decoders,
-      key,
-      KEPT_DECODERS,
-      () => new ImageDecoder(vae, vaeConfig, height, width, dtype),
-    );
+    const key = `${size.height}×${size.width} ${dtype}`;
+    return kept(this.#decoders, key, KEPT_DECODERS, () => new ImageDecoder(vae, vaeConfig, size, dtype));
   }
 
   #capabilities(): Capabilities {
     const { transformer, vaeConfig, t5 } = this.#checkpoint;
     const { guidanceEmbeds, jointAttentionDim, pooledProjectionDim, inChannels } = transformer.config;
     return {
-      sampleSize: Math.max(16, vaeConfig.sampleSize - (vaeConfig.sampleSize % 16)),
+      sampleSize: Math.max(1, Math.floor(vaeConfig.sampleSize / SIZE_MULTIPLE)) * SIZE_MULTIPLE,
       guidanceEmbeds,
-      sequenceLength: Math.min(512, t5.tokenizer.modelMaxLength),
+      sequenceLength: Math.min(MAX_T5_LENGTH, t5.tokenizer.modelMaxLength),
       embedWidth: jointAttentionDim,
       pooledWidth: pooledProjectionDim,
       packedChannels: inChannels,
@@ -279,6 +297,16 @@ export class FluxPipeline {
   #alive(): void {
     if (this.#disposed) throw new FluxError("ERR_FLUX_DISPOSED", "this pipeline is disposed; load it again");
   }
+}
+
+/** With empty texts where neither texts nor embeddings are given: the ops of a step do not depend on them. */
+function withTexts(options: GenerateOptions): GenerateOptions {
+  const { prompt, promptEmbeds, negativePrompt, negativePromptEmbeds } = options;
+  return {
+    ...options,
+    ...(prompt === undefined && promptEmbeds === undefined && { prompt: "" }),
+    ...(negativePrompt === undefined && negativePromptEmbeds === undefined && { negativePrompt: "" }),
+  };
 }
 
 /** The entry of `key`, made if absent; beyond `most` entries the least recently used is disposed. */
@@ -298,31 +326,6 @@ function kept<T extends { dispose(): void }>(
   const entry = known ?? make();
   cache.set(key, entry);
   return entry;
-}
-
-/** Along a new first axis. */
-function stack(tensors: readonly HostTensor[]): HostTensor {
-  const { data: first, shape } = tensors[0]!;
-  const data = new Float32Array(tensors.length * first.length);
-  tensors.forEach((tensor, index) => {
-    data.set(tensor.data, index * first.length);
-  });
-  return { data, shape: [tensors.length, ...shape] };
-}
-
-/** Each entry of the first axis `copies` times in a row. */
-function repeatRows({ data, shape }: HostTensor, copies: number): HostTensor {
-  const length = data.length / shape[0]!;
-  const out = new Float32Array(data.length * copies);
-  for (let row = 0; row < shape[0]! * copies; row++) {
-    const from = Math.floor(row / copies) * length;
-    out.set(data.subarray(from, from + length), row * length);
-  }
-  return { data: out, shape: shape.with(0, shape[0]! * copies) };
-}
-
-function repeatEach(values: Float32Array, copies: number): Float32Array {
-  return repeatRows({ data: values, shape: [values.length] }, copies).data;
 }
 
 /** Finite weights can still overflow: better an error than a black image. */

@@ -1,10 +1,8 @@
 import type { AutoencoderKLConfig } from "../loaders/config.js";
+import { type LatentSize, PATCH } from "../models/latents.js";
 import type { AutoencoderKL } from "../models/vae/autoencoder.js";
 import type { Buffer } from "../runtime/buffer.js";
 import type { Plan } from "../runtime/plan.js";
-
-/** Latents are an eighth of the image's sides. */
-const SCALE_FACTOR = 8;
 
 /** Packed latents of one image to pixels, for one size: unpack, undo scale and shift, decode, convert. */
 export class ImageDecoder {
@@ -17,17 +15,18 @@ export class ImageDecoder {
   constructor(
     vae: AutoencoderKL,
     config: AutoencoderKLConfig,
-    readonly height: number,
-    readonly width: number,
+    { height, width, latentHeight, latentWidth, tokens }: LatentSize,
     dtype: "u8" | "f32",
   ) {
     const { device } = vae;
-    const [rows, columns] = [height / SCALE_FACTOR, width / SCALE_FACTOR];
     const { latentChannels, scalingFactor, shiftFactor } = config;
-    this.latents = device.buffer("f32", [1, (rows / 2) * (columns / 2), 4 * latentChannels]);
+    this.latents = device.buffer("f32", [1, tokens, PATCH * PATCH * latentChannels]);
     this.pixels = device.buffer(dtype, [1, height, width, 3]);
     this.plan = device.record(`VAE decode ${width}×${height}`, (g) => {
-      const z = g.unpackLatents(this.latents, rows, columns, { scale: scalingFactor, shift: shiftFactor });
+      const z = g.unpackLatents(this.latents, latentHeight, latentWidth, {
+        scale: scalingFactor,
+        shift: shiftFactor,
+      });
       g.toImage(vae.decode(g, z), this.pixels);
     });
   }

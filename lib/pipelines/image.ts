@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, extname, join } from "node:path";
-import { FluxError } from "../errors.js";
+import { badArgument, FluxError } from "../errors.js";
 
 /** File formats that an image can be encoded in. */
 export type ImageFormat = "png" | "jpeg" | "webp" | "avif";
@@ -126,8 +126,4 @@ function writeError(path: string, cause: unknown): FluxError {
   };
   const reason = reasons[code ?? ""] ?? `${message}. Check the disk, or save elsewhere.`;
   return new FluxError("ERR_FLUX_IO", `${path} cannot be written: ${reason}`, { cause });
-}
-
-function badArgument(message: string): FluxError {
-  return new FluxError("ERR_FLUX_BAD_ARGUMENT", message);
 }

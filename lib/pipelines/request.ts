@@ -1,4 +1,6 @@
-import { FluxError } from "../errors.js";
+import { badArgument } from "../errors.js";
+import { MAX_PROMPT_LENGTH, MAX_T5_LENGTH } from "../loaders/tokenizers.js";
+import { type LatentSize, latentSize } from "../models/latents.js";
 import { checkTensor, type HostTensor } from "./host-tensor.js";
 import type { GenerateOptions } from "./options.js";
 
@@ -27,10 +29,8 @@ export interface Request {
   /** Present when true classifier-free guidance is on. */
   readonly negative: Conditions | undefined;
   readonly trueCfgScale: number;
-  readonly height: number;
-  readonly width: number;
-  /** Packed latent tokens of one image. */
-  readonly tokens: number;
+  /** Of one image, in pixels, latents and tokens. */
+  readonly size: LatentSize;
   readonly numInferenceSteps: number;
   readonly sigmas: readonly number[] | undefined;
   readonly guidanceScale: number;
@@ -43,56 +43,45 @@ export interface Request {
   readonly outputType: "image" | "raw" | "latents";
 }
 
-/** Longer prompts are surely a mistake: both encoders together read at most a few hundred words. */
-const MAX_PROMPT_CHARACTERS = 100_000;
-const MAX_SEQUENCE_LENGTH = 512;
 /** 64 megapixels: far beyond what the model draws well, and below where sizes overflow. */
 const MAX_PIXELS = 2 ** 26;
 
 /** @throws FluxError `ERR_FLUX_BAD_ARGUMENT` with a sentence about the first thing that is wrong. */
 export function checkRequest(options: GenerateOptions, can: Capabilities): Request {
-  if (options === null || typeof options !== "object")
-    throw bad('generate() takes one object, such as { prompt: "a cat" }');
-  const side = (name: "height" | "width") => {
-    const pixels = wholeNumber(name, options[name] ?? can.sampleSize, 16, MAX_PIXELS);
-    if (pixels % 16 === 0) return pixels;
-    const down = Math.max(16, pixels - (pixels % 16));
-    throw bad(
-      `${name} must be a multiple of 16, not ${pixels}; use ${down} or ${pixels - (pixels % 16) + 16}`,
-    );
-  };
-  const height = side("height");
-  const width = side("width");
-  if (height * width > MAX_PIXELS)
-    throw bad(`${width}×${height} is more than ${MAX_PIXELS} pixels; make a smaller image`);
+  if (options === null || typeof options !== "object") {
+    throw badArgument('generate() takes one object, such as { prompt: "a cat" }');
+  }
+  const { height = can.sampleSize, width = can.sampleSize } = options;
+  const size = latentSize(height, width);
+  if (height * width > MAX_PIXELS) {
+    throw badArgument(`${width}×${height} is more than ${MAX_PIXELS} pixels; make a smaller image`);
+  }
 
   const numImagesPerPrompt = wholeNumber("numImagesPerPrompt", options.numImagesPerPrompt ?? 1, 1, 1024);
   const maxSequenceLength = wholeNumber(
     "maxSequenceLength",
     options.maxSequenceLength ?? can.sequenceLength,
     1,
-    MAX_SEQUENCE_LENGTH,
+    MAX_T5_LENGTH,
   );
   const positive = conditionsOf(options, can);
   const trueCfgScale = finite("trueCfgScale", options.trueCfgScale ?? 1);
   const prompts = countOf(positive);
   const negative = trueCfgScale > 1 ? negativeOf(options, can, prompts) : undefined;
   const batch = prompts * numImagesPerPrompt;
-  const tokens = (height / 16) * (width / 16);
-  if (options.latents !== undefined)
-    checkTensor("latents", options.latents, [batch, tokens, can.packedChannels]);
+  if (options.latents !== undefined) {
+    checkTensor("latents", options.latents, [batch, size.tokens, can.packedChannels]);
+  }
   const outputType = options.outputType ?? "image";
   if (!["image", "raw", "latents"].includes(outputType)) {
-    throw bad(`outputType is "image", "raw" or "latents", not "${outputType}"`);
+    throw badArgument(`outputType is "image", "raw" or "latents", not "${outputType}"`);
   }
   const defaultSteps = can.guidanceEmbeds ? 28 : 4;
   return {
     positive,
     negative,
     trueCfgScale,
-    height,
-    width,
-    tokens,
+    size,
     numInferenceSteps: wholeNumber("numInferenceSteps", options.numInferenceSteps ?? defaultSteps, 1, 1000),
     sigmas: options.sigmas,
     guidanceScale: finite("guidanceScale", options.guidanceScale ?? 3.5),
@@ -108,10 +97,10 @@ export function checkRequest(options: GenerateOptions, can: Capabilities): Reque
 function conditionsOf(options: GenerateOptions, can: Capabilities): Conditions {
   const { prompt, promptEmbeds: embeds, pooledPromptEmbeds: pooled } = options;
   if (embeds === undefined && pooled === undefined) {
-    if (prompt === undefined) throw bad("give a prompt, or promptEmbeds with pooledPromptEmbeds");
+    if (prompt === undefined) throw badArgument("give a prompt, or promptEmbeds with pooledPromptEmbeds");
     return { texts: textsOf("prompt", prompt, options.prompt2) };
   }
-  if (prompt !== undefined) throw bad("give either a prompt or promptEmbeds, not both");
+  if (prompt !== undefined) throw badArgument("give either a prompt or promptEmbeds, not both");
   return embedsOf("promptEmbeds", "pooledPromptEmbeds", embeds, pooled, can);
 }
 
@@ -120,16 +109,18 @@ function negativeOf(options: GenerateOptions, can: Capabilities, prompts: number
   let conditions: Conditions;
   if (embeds !== undefined || pooled !== undefined) {
     if (negativePrompt !== undefined)
-      throw bad("give either a negativePrompt or negativePromptEmbeds, not both");
+      throw badArgument("give either a negativePrompt or negativePromptEmbeds, not both");
     conditions = embedsOf("negativePromptEmbeds", "negativePooledPromptEmbeds", embeds, pooled, can);
   } else if (negativePrompt !== undefined) {
     const texts = textsOf("negativePrompt", negativePrompt, options.negativePrompt2);
     conditions = { texts: texts.length === 1 ? new Array(prompts).fill(texts[0]) : texts };
   } else {
-    throw bad('trueCfgScale above 1 needs a negativePrompt (which may be "")');
+    throw badArgument('trueCfgScale above 1 needs a negativePrompt (which may be "")');
   }
   if (countOf(conditions) !== prompts) {
-    throw bad(`there are ${prompts} prompts and ${countOf(conditions)} negative ones; give one, or as many`);
+    throw badArgument(
+      `there are ${prompts} prompts and ${countOf(conditions)} negative ones; give one, or as many`,
+    );
   }
   return conditions;
 }
@@ -142,19 +133,19 @@ function textsOf(
   const clip = stringsOf(name, first);
   const t5 = second === undefined ? clip : stringsOf(`${name}2`, second);
   if (t5.length !== clip.length)
-    throw bad(`${name} has ${clip.length} texts and ${name}2 has ${t5.length}; give as many`);
+    throw badArgument(`${name} has ${clip.length} texts and ${name}2 has ${t5.length}; give as many`);
   return clip.map((text, index) => ({ clip: text, t5: t5[index]! }));
 }
 
 function stringsOf(name: string, value: string | readonly string[]): readonly string[] {
   const texts = typeof value === "string" ? [value] : value;
   if (!Array.isArray(texts) || texts.length === 0 || !texts.every((text) => typeof text === "string")) {
-    throw bad(`${name} is a string or a non-empty array of strings`);
+    throw badArgument(`${name} is a string or a non-empty array of strings`);
   }
-  const long = texts.find((text) => text.length > MAX_PROMPT_CHARACTERS);
+  const long = texts.find((text) => text.length > MAX_PROMPT_LENGTH);
   if (long !== undefined) {
-    throw bad(
-      `${name} has ${long.length} characters; at most ${MAX_PROMPT_CHARACTERS} are taken (the encoders read far fewer)`,
+    throw badArgument(
+      `${name} has ${long.length} characters; at most ${MAX_PROMPT_LENGTH} are taken (the encoders read far fewer)`,
     );
   }
   return texts;
@@ -168,7 +159,7 @@ function embedsOf(
   can: Capabilities,
 ): Conditions {
   if (embeds === undefined || pooled === undefined)
-    throw bad(`${name} and ${pooledName} go together; give both`);
+    throw badArgument(`${name} and ${pooledName} go together; give both`);
   checkTensor(name, embeds, [-1, -1, can.embedWidth]);
   checkTensor(pooledName, pooled, [embeds.shape[0]!, can.pooledWidth]);
   return { embeds, pooled };
@@ -181,14 +172,10 @@ export function countOf(conditions: Conditions): number {
 
 function wholeNumber(name: string, value: number, least: number, most: number): number {
   if (Number.isInteger(value) && value >= least && value <= most) return value;
-  throw bad(`${name} is a whole number from ${least} to ${most}, not ${value}`);
+  throw badArgument(`${name} is a whole number from ${least} to ${most}, not ${value}`);
 }
 
 function finite(name: string, value: number): number {
   if (Number.isFinite(value)) return value;
-  throw bad(`${name} is a number, not ${value}`);
-}
-
-function bad(message: string): FluxError {
-  return new FluxError("ERR_FLUX_BAD_ARGUMENT", message);
+  throw badArgument(`${name} is a number, not ${value}`);
 }

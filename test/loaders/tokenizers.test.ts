@@ -149,7 +149,7 @@ describe("Tokenizer.encode", () => {
     const bad = expect.objectContaining({ code: "ERR_FLUX_BAD_ARGUMENT" });
     expect(() => tokenizer.encode(7 as unknown as string)).toThrow(bad);
     expect(() => tokenizer.encode("x".repeat(MAX_PROMPT_LENGTH + 1))).toThrow(bad);
-    for (const maxLength of [0, 1.5, -1, Number.NaN, tokenizer.modelMaxLength + 1]) {
+    for (const maxLength of [0, 1.5, -1, Number.NaN, tokenizer.longestLength + 1]) {
       expect(() => tokenizer.encode("a", { maxLength }), String(maxLength)).toThrow(bad);
     }
   });
@@ -160,6 +160,25 @@ describe("Tokenizer.encode", () => {
     expect(truncated).toBe(true);
     expect(length).toBe(tokenizer.modelMaxLength);
     expect(ids.at(-1)).toBe(tokenizer.eosTokenId);
+  });
+
+  it("T5 gives up to 512 ids whatever its folder says, CLIP what its folder says", async () => {
+    const folders = { tokenizer: loadClipTokenizer, tokenizer_2: loadT5Tokenizer };
+    const [clip, t5] = await Promise.all(
+      Object.entries(folders).map(async ([name, load]) => {
+        const folder = await temporaryFolder();
+        await cp(goldenPath(`tiny-flux/${name}`), folder, { recursive: true });
+        const file = join(folder, "tokenizer_config.json");
+        const config = JSON.parse(await readFile(file, "utf8"));
+        await writeFile(file, JSON.stringify({ ...config, model_max_length: 64 }));
+        return load(folder);
+      }),
+    );
+    for (const tokenizer of [clip, t5]) expect(tokenizer.encode("a cat").ids).toHaveLength(64);
+    expect(() => clip.encode("a cat", { maxLength: 77 })).toThrow(/from 2 to 64/);
+    const whole = await loadT5Tokenizer(goldenPath("tiny-flux/tokenizer_2"));
+    const options = { maxLength: 512 };
+    expect(t5.encode("a cat", options)).toEqual(whole.encode("a cat", options));
   });
 
   it("refuses a prompt that normalisation makes too long", async () => {

@@ -28,15 +28,19 @@ describe("a wrong option is refused with a sentence", () => {
     ["no prompt at all", {}, /give a prompt/],
     ["a prompt that is no string", { prompt: 7 as unknown as string }, /string or a non-empty array/],
     ["no prompts in the list", { prompt: [] }, /non-empty array/],
-    ["a huge prompt", { prompt: "x".repeat(200_000) }, /200000 characters/],
+    ["a huge prompt", { prompt: "x".repeat(10_001) }, /10001 characters; at most 10000/],
     ["as many prompt2 as prompts", { prompt: ["a", "b"], prompt2: "c" }, /2 texts and prompt2 has 1/],
     [
       "a height that is no multiple of 16",
       { prompt: "a", height: 100 },
-      /multiple of 16, not 100; use 96 or 112/,
+      /height must be a multiple of 16 pixels, but it is 100\. Use 96/,
     ],
-    ["a width of 0", { prompt: "a", width: 0 }, /width is a whole number from 16/],
-    ["a fraction of a pixel", { prompt: "a", height: 64.5 }, /height is a whole number/],
+    [
+      "a width of 0",
+      { prompt: "a", width: 0 },
+      /width must be a multiple of 16 pixels, but it is 0\. Use 16/,
+    ],
+    ["a fraction of a pixel", { prompt: "a", height: 64.5 }, /height must be a multiple.*64\.5\. Use 64/],
     ["too many pixels", { prompt: "a", height: 65536, width: 65536 }, /make a smaller image/],
     ["no steps", { prompt: "a", numInferenceSteps: 0 }, /numInferenceSteps is a whole number from 1/],
     ["a guidance scale of NaN", { prompt: "a", guidanceScale: Number.NaN }, /guidanceScale is a number/],
@@ -144,6 +148,47 @@ describe("output types", () => {
     expect(maxDifference(rounded, images[0]!.data)).toBeLessThanOrEqual(1);
     const { latents } = await pipe.generate({ ...options, outputType: "latents" });
     expect(latents!.shape).toEqual([1, 16, 64]);
+  });
+
+  it("raw holds all images of a call", async () => {
+    const options = { prompt: ["a cat", "a dog"], seed: 5, ...SMALL };
+    const { raw } = await pipe.generate({ ...options, outputType: "raw" });
+    const { images } = await pipe.generate(options);
+    expect(raw!.shape).toEqual([2, 64, 64, 3]);
+    const second = raw!.data.subarray(raw!.data.length / 2).map((value) => Math.round(value * 255));
+    expect(maxDifference(second, images[1]!.data)).toBeLessThanOrEqual(1);
+  });
+});
+
+describe("a plan", () => {
+  const size = { height: 64, width: 96, maxSequenceLength: 32 };
+
+  it("is that of one step of the request's shape, whatever its text", () => {
+    const ops = pipe.plan(size).describe().ops;
+    expect(ops.map(({ kind }) => kind)).toContain("attention");
+    expect(ops.some(({ ms }) => ms !== undefined)).toBe(false);
+    // 32 text tokens and 4 × 6 image tokens, from here and from embeddings.
+    const joint = JSON.stringify(ops);
+    expect(joint).toContain("f32[1, 56, ");
+    const { height, width } = size;
+    const given = pipe.plan({ height, width, promptEmbeds: embeds(32), pooledPromptEmbeds: pooled() });
+    expect(JSON.stringify(given.describe().ops)).toBe(joint);
+    expect(() => pipe.plan({ height: 65 })).toThrow(
+      expect.objectContaining({ code: "ERR_FLUX_BAD_ARGUMENT" }),
+    );
+  });
+
+  it("shows the time of every op after a profiled step, and images are the same afterwards", async () => {
+    const options = { prompt: "a cat", seed: 5, ...SMALL };
+    const before = await pipe.generate(options);
+    const plan = await pipe.profile(SMALL);
+    const { ops } = plan.describe();
+    expect(ops.length).toBeGreaterThan(20);
+    for (const { kind, ms } of ops) expect(ms, kind).toBeGreaterThanOrEqual(0);
+    expect(ops.reduce((sum, { ms }) => sum + ms!, 0)).toBeGreaterThan(0);
+    expect(plan.toString()).toMatch(/attention .* ms/);
+    const after = await pipe.generate(options);
+    expect(Buffer.from(after.images[0]!.data).equals(before.images[0]!.data)).toBe(true);
   });
 });
 
