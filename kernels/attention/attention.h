@@ -42,15 +42,14 @@ Status attention_bf16_portable(const AttentionBf16& call, cudaStream_t stream);
 // Element type of q and k in 8-bit attention; v and P are e4m3.
 enum class ScoreType : uint8_t { kE4M3, kInt8 };
 
-// 8-bit operands: attention/qkv_layout.cuh describes and writes them. Sizes from attention_packed_sizes.
+// 8-bit operands: attention/qkv_layout.cuh describes and writes them. Sizes from attention_packed_sizes; 16-byte aligned.
 struct PackedQkv {
   uint8_t *query = nullptr, *key = nullptr, *value = nullptr;
-  float *query_scale = nullptr, *key_scale = nullptr, *value_exponent = nullptr;
+  float *query_rows = nullptr, *key_blocks = nullptr;  // float2 and float4
 };
 
 struct PackedSizes {
-  size_t query, key, value;                        // bytes
-  size_t query_scale, key_scale, value_exponent;  // bytes
+  size_t query, key, value, query_rows, key_blocks;  // bytes
 };
 
 PackedSizes attention_packed_sizes(int batch, int heads, int queries, int keys);

@@ -27,9 +27,8 @@ Status run_packed(const AttentionPacked& call, cudaStream_t stream) {
   p.padded_queries = qkv::padded_tokens(call.queries);
   p.padded_keys = qkv::padded_tokens(call.keys);
   p.scale_log2 = call.scale * 1.4426950408889634f;
-  p.query_scale = call.operands.query_scale;
-  p.key_scale = call.operands.key_scale;
-  p.value_exponent = call.operands.value_exponent;
+  p.query_rows = reinterpret_cast<const float2*>(call.operands.query_rows);
+  p.key_blocks = reinterpret_cast<const float4*>(call.operands.key_blocks);
   p.log_sum_exp = call.log_sum_exp;
   const int blocks = plan_blocks<C>(p, call.batch * call.heads, call.workspace);
   const auto map = [&](CUtensorMap* to, uint8_t* data, int tokens, int rows, const char* what) {
@@ -52,12 +51,8 @@ Status run_packed(const AttentionPacked& call, cudaStream_t stream) {
 
 PackedSizes attention_packed_sizes(int batch, int heads, int queries, int keys) {
   const size_t slices = size_t(batch) * heads;
-  return {slices * qkv::scored_slice_bytes(queries),
-          slices * qkv::scored_slice_bytes(keys),
-          slices * qkv::value_slice_bytes(keys),
-          slices * qkv::padded_tokens(queries) * sizeof(float),
-          slices * qkv::padded_tokens(keys) * sizeof(float),
-          slices * qkv::padded_tokens(keys) * sizeof(float)};
+  return {slices * qkv::scored_slice_bytes(queries), slices * qkv::scored_slice_bytes(keys), slices * qkv::value_slice_bytes(keys),
+          slices * qkv::padded_tokens(queries) * sizeof(float2), slices * qkv::padded_tokens(keys) / 16 * sizeof(float4)};
 }
 
 Status attention_packed(const AttentionPacked& call, cudaStream_t stream) {

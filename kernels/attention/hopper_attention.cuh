@@ -8,25 +8,18 @@
 // Keys go from the last tile to the first: only the first tile handled can be ragged, so only it is masked.
 //
 // Shared memory: Q [warpgroup][panel][64][128 B], K [stage][panel][kKeyTile][128 B], V [stage] (bf16 like K; 8-bit: blocks of 16
-// keys, qkv_layout.cuh), O [warpgroup][panel][64][128 B], and for 8-bit operands kScale, vExponent [stage][kKeyTile] f32.
+// keys, qkv_layout.cuh), O [warpgroup][panel][64][128 B], and for 8-bit operands their keyBlocks [stage][kKeyTile / 16].
 // A panel is 128 bytes of the head dimension, swizzled. Barriers (all in shared memory):
 //     query_full[w]   the producer's bytes                   waited for by warpgroup w
 //     query_empty[w]  warpgroup w's four warps               waited for by the producer
-//     key_full[s], value_full[s]    the producer's bytes     waited for by every warpgroup; kScale and vExponent come with K
+//     key_full[s], value_full[s]    the producer's bytes     waited for by every warpgroup; keyBlocks come with K
 //     key_empty[s], value_empty[s]  all consumer warps       waited for by the producer
 // Registers: producer 40 or 32; consumers 232 with two warpgroups, 160 with three. With key tile N and head dimension D a
 // consumer holds N/2 (S) + D/2 (O) + P: N/4 in bf16, N/8 in e4m3.
 #pragma once
 
-#include <cuda.h>
-#include <cuda_bf16.h>
-#include <cuda_fp8.h>
-
-#include <cstdint>
-#include <type_traits>
-
-#include "attention/schedule.cuh"
-#include "attention/softmax.cuh"
+#include "attention/hopper_config.cuh"
+#include "attention/hopper_softmax.cuh"
 #include "launch.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/bulk.cuh"
@@ -39,105 +32,6 @@
 #include "ptx/wgmma_attention.cuh"
 
 namespace flux::kernels::attention {
-
-// What is added to the scores.
-enum class Extra { kNone, kBias, kCausal };
-
-template <typename ScoreType, int kHeadDim_, int kWarpgroups_, int kKeyTile_, int kStages_, Extra kExtra_ = Extra::kNone>
-struct Config {
-  using Score = ScoreType;  // of q and k: __nv_bfloat16, __nv_fp8_e4m3 or int8_t
-  static constexpr bool kPacked = sizeof(Score) == 1;  // 8-bit operands of qkv_layout.cuh
-  using Value = std::conditional_t<kPacked, __nv_fp8_e4m3, __nv_bfloat16>;
-  using Accumulator = std::conditional_t<std::is_same_v<Score, int8_t>, int32_t, float>;
-  static constexpr int kHeadDim = kHeadDim_, kWarpgroups = kWarpgroups_, kKeyTile = kKeyTile_, kStages = kStages_;
-  static constexpr Extra kExtra = kExtra_;
-  static constexpr int kQueryTile = 64 * kWarpgroups;
-  static constexpr int kThreads = 128 * (kWarpgroups + 1);
-  static constexpr int kPanels = kHeadDim * int(sizeof(Score)) / 128;  // of Q and K
-  static constexpr int kOutputPanels = kHeadDim * 2 / 128;
-  static constexpr int kFragments = kKeyTile / Probabilities<Value>::kKeys;
-  static constexpr int kSegment = kKeyTile % 64 == 0 ? 64 : 32;  // keys that share an exponent of v
-  static constexpr int kSegments = kKeyTile / kSegment;
-
-  static constexpr int kQueryBytes = 64 * kHeadDim * int(sizeof(Score));  // per warpgroup
-  static constexpr int kKeyBytes = kKeyTile * kHeadDim * int(sizeof(Score));
-  static constexpr int kValueBytes = kKeyTile * kHeadDim * int(sizeof(Value));
-  static constexpr int kOutputBytes = 64 * kHeadDim * 2;  // per warpgroup
-  static constexpr int kScaleBytes = kPacked ? kKeyTile * 4 : 0;
-  static constexpr int kKeyAt = kWarpgroups * kQueryBytes;
-  static constexpr int kValueAt = kKeyAt + kStages * kKeyBytes;
-  static constexpr int kOutputAt = kValueAt + kStages * kValueBytes;
-  static constexpr int kKeyScaleAt = kOutputAt + kWarpgroups * kOutputBytes;
-  static constexpr int kExponentAt = kKeyScaleAt + kStages * kScaleBytes;
-  static constexpr int kBarrierAt = kExponentAt + kStages * kScaleBytes;
-  static constexpr int kSharedBytes = kBarrierAt + 8 * (2 * kWarpgroups + 4 * kStages) + 1024;  // 1024: alignment
-
-  static_assert(kHeadDim * sizeof(Score) % 128 == 0, "a row of Q and K is whole 128-byte panels");
-  static_assert(!kPacked || (kHeadDim == 128 && kKeyTile % 32 == 0), "8-bit P fragments take 32 keys");
-  static_assert(kKeyTile % 16 == 0 && kSharedBytes <= 232448);
-};
-
-// Partial results handed from block to block (schedule.cuh): per block and warpgroup a flag, and 17 float4 for each thread.
-inline constexpr int kPartialVectors = 17;
-
-struct Parameters {
-  CUtensorMap query, key, value, output;
-  Schedule schedule;
-  int heads, query_tiles;  // per slice
-  int queries, keys, padded_keys, padded_queries;
-  float scale_log2;  // softmax scale · log2 e
-  const float* query_scale;
-  const float* key_scale;
-  const float* value_exponent;
-  float* log_sum_exp;  // [B][H][queries] or null
-  const float* bias;
-  int64_t bias_head_stride, bias_row_stride;
-  float4* partials;
-  uint32_t* flags;
-};
-
-// Positions in the pipeline: stage and parity, advanced together.
-template <int kStages>
-struct Cursor {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
-template <typename C>
-struct Shared {
-  uint32_t base;
-  __device__ __forceinline__ uint32_t query(int w) const { return base + w * C::kQueryBytes; }
-  __device__ __forceinline__ uint32_t key(int s) const { return base + C::kKeyAt + s * C::kKeyBytes; }
-  __device__ __forceinline__ uint32_t value(int s) const { return base + C::kValueAt + s * C::kValueBytes; }
-  __device__ __forceinline__ uint32_t output(int w) const { return base + C::kOutputAt + w * C::kOutputBytes; }
-  __device__ __forceinline__ uint32_t key_scale(int s) const { return base + C::kKeyScaleAt + s * C::kScaleBytes; }
-  __device__ __forceinline__ uint32_t exponent(int s) const { return base + C::kExponentAt + s * C::kScaleBytes; }
-  __device__ __forceinline__ uint32_t barrier(int i) const { return base + C::kBarrierAt + 8 * i; }
-  __device__ __forceinline__ uint32_t query_full(int w) const { return barrier(w); }
-  __device__ __forceinline__ uint32_t query_empty(int w) const { return barrier(C::kWarpgroups + w); }
-  __device__ __forceinline__ uint32_t key_full(int s) const { return barrier(2 * C::kWarpgroups + s); }
-  __device__ __forceinline__ uint32_t key_empty(int s) const { return barrier(2 * C::kWarpgroups + C::kStages + s); }
-  __device__ __forceinline__ uint32_t value_full(int s) const { return barrier(2 * C::kWarpgroups + 2 * C::kStages + s); }
-  __device__ __forceinline__ uint32_t value_empty(int s) const { return barrier(2 * C::kWarpgroups + 3 * C::kStages + s); }
-};
-
-__device__ __forceinline__ float2 load_shared_float2(uint32_t address) {
-  float2 v;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address));
-  return v;
-}
-
-__device__ __forceinline__ float load_shared_float(uint32_t address) {
-  float v;
-  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(address));
-  return v;
-}
 
 // Causal attention needs no key beyond the tile's last query.
 template <typename C>
@@ -164,9 +58,9 @@ __device__ __forceinline__ void produce(const Parameters& p, const Shared<C>& sh
     const int end = last_key_tile<C>(p, work, query_tile);
     for (int j = end - 1; j >= work.begin; --j) {
       const int token = j * C::kKeyTile;
-      const uint32_t scale_bytes = C::kPacked ? 4 * min(C::kKeyTile, p.padded_keys - token) : 0;
+      const uint32_t block_bytes = C::kPacked ? min(C::kKeyTile, p.padded_keys - token) : 0;
       ptx::mbarrier_wait(shared.key_empty(at.stage), at.parity ^ 1);
-      ptx::mbarrier_arrive_expect_tx(shared.key_full(at.stage), C::kKeyBytes + 2 * scale_bytes);
+      ptx::mbarrier_arrive_expect_tx(shared.key_full(at.stage), C::kKeyBytes + block_bytes);
 #pragma unroll
       for (int panel = 0; panel < C::kPanels; ++panel) {
         ptx::cp_async_bulk_tensor_4d_load(shared.key(at.stage) + panel * C::kKeyTile * 128, &p.key,
@@ -174,10 +68,8 @@ __device__ __forceinline__ void produce(const Parameters& p, const Shared<C>& sh
                                           head, batch);
       }
       if constexpr (C::kPacked) {
-        ptx::cp_async_bulk_load(shared.key_scale(at.stage), p.key_scale + int64_t(slice) * p.padded_keys + token,
-                                scale_bytes, shared.key_full(at.stage));
-        ptx::cp_async_bulk_load(shared.exponent(at.stage), p.value_exponent + int64_t(slice) * p.padded_keys + token,
-                                scale_bytes, shared.key_full(at.stage));
+        ptx::cp_async_bulk_load(shared.blocks(at.stage), p.key_blocks + (int64_t(slice) * p.padded_keys + token) / 16, block_bytes,
+                                shared.key_full(at.stage));
       }
       if (j == end - 1) {
         for (int w = 0; w < C::kWarpgroups; ++w) {
@@ -210,125 +102,37 @@ __device__ __forceinline__ void produce(const Parameters& p, const Shared<C>& sh
 
 template <typename C>
 __device__ __forceinline__ void multiply_scores(typename C::Accumulator (&s)[C::kKeyTile / 2], uint32_t query, uint32_t key) {
-  using ptx::OperandLayout;
+  const ptx::WgmmaOperand<ptx::OperandLayout::kSwizzle128> a(query, 16, 1024), b(key, 16, 1024);
 #pragma unroll
   for (int k = 0; k < 4 * C::kPanels; ++k) {
     const uint32_t in_panel = k % 4 * 32;
-    ptx::WgmmaScores<typename C::Score, C::kKeyTile>::mma_async(
-        s, ptx::wgmma_operand<OperandLayout::kSwizzle128>(query + k / 4 * (64 * 128) + in_panel, 16, 1024),
-        ptx::wgmma_operand<OperandLayout::kSwizzle128>(key + k / 4 * (C::kKeyTile * 128) + in_panel, 16, 1024), k != 0);
+    ptx::WgmmaScores<typename C::Score, C::kKeyTile>::mma_async(s, a.at(k / 4 * (64 * 128) + in_panel),
+                                                                b.at(k / 4 * (C::kKeyTile * 128) + in_panel), k != 0);
   }
 }
 
 template <typename C>
 __device__ __forceinline__ void multiply_values(float (&o)[C::kHeadDim / 2], const uint32_t (&p)[C::kFragments][4],
                                                 uint32_t value) {
-  using ptx::OperandLayout;
+  using Operand = ptx::WgmmaOperand<C::kPacked ? ptx::OperandLayout::kCoreMatrices : ptx::OperandLayout::kSwizzle128>;
+  const Operand b = C::kPacked ? Operand(value, 2048, 128) : Operand(value, C::kKeyTile * 128, 1024);
 #pragma unroll
   for (int f = 0; f < C::kFragments; ++f) {
-    const uint64_t descriptor =
-        C::kPacked ? ptx::wgmma_operand<OperandLayout::kCoreMatrices>(value + f * 4096, 2048, 128)
-                   : ptx::wgmma_operand<OperandLayout::kSwizzle128>(value + f * 2048, C::kKeyTile * 128, 1024);
-    ptx::WgmmaValues<typename C::Value, C::kHeadDim>::mma_async(o, p[f], descriptor);
+    ptx::WgmmaValues<typename C::Value, C::kHeadDim>::mma_async(o, p[f], b.at(f * (C::kPacked ? 4096 : 2048)));
   }
-}
-
-// What a thread knows of its two rows throughout a query tile.
-template <typename C>
-struct RowContext {
-  float scale[2];        // of the integer or e4m3 products, or the common softmax scale; times log2 e
-  int row[2];            // in the sequence
-  const float* bias[2];  // of the row
-};
-
-// Scores in log2 units up to the row's scale: dequantised, biased and masked. `first_key` is the tile's first key.
-template <typename C, bool kRagged>
-__device__ __forceinline__ void read_scores(float (&y)[C::kKeyTile / 2], const typename C::Accumulator (&s)[C::kKeyTile / 2],
-                                            const Parameters& p, const RowContext<C>& rows, uint32_t key_scale, int first_key) {
-  const int column = 2 * (threadIdx.x % 4);
-#pragma unroll
-  for (int i = 0; i < C::kKeyTile / 8; ++i) {
-    float2 scale = {1.0f, 1.0f};
-    if constexpr (C::kPacked) scale = load_shared_float2(key_scale + 4 * (8 * i + column));
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int h = e / 2, key = first_key + 8 * i + column + e % 2;
-      float v = float(s[4 * i + e]);
-      if constexpr (C::kPacked) v *= e % 2 ? scale.y : scale.x;
-      if constexpr (C::kExtra == Extra::kBias) {
-        const bool present = key < p.keys && rows.row[h] < p.queries;
-        v = fmaf(v, p.scale_log2, present ? __ldg(rows.bias[h] + key) * 1.4426950408889634f : -INFINITY);
-      }
-      if constexpr (C::kExtra == Extra::kCausal) v = key <= rows.row[h] ? v : -INFINITY;
-      if constexpr (kRagged && C::kExtra != Extra::kBias) v = key < p.keys ? v : -INFINITY;
-      y[4 * i + e] = v;
-    }
-  }
-}
-
-// Scores of a tile to probabilities y. Returns whether O must be multiplied by `factor` first.
-template <typename C, bool kRagged>
-__device__ __forceinline__ bool softmax(float (&y)[C::kKeyTile / 2], Rows& rows, float (&factor)[2], const typename C::Accumulator (&s)[C::kKeyTile / 2], const Parameters& parameters, const RowContext<C>& context, uint32_t key_scale, uint32_t exponents, int first_key) {
-  constexpr int kPerSegment = C::kSegment / 2;  // registers: both rows
-  read_scores<C, kRagged>(y, s, parameters, context, key_scale, first_key);
-  float exponent[C::kSegments];
-  float maximum[2] = {-INFINITY, -INFINITY};
-#pragma unroll
-  for (int g = 0; g < C::kSegments; ++g) {
-    exponent[g] = 0.0f;
-    if constexpr (C::kPacked) {
-      if (!kRagged || first_key + g * C::kSegment < parameters.keys) {
-        exponent[g] = load_shared_float(exponents + 4 * g * C::kSegment);
-      }
-    }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float m = y[g * kPerSegment + 2 * h];
-#pragma unroll
-      for (int i = 0; i < kPerSegment; i += 4) {
-        m = fmaxf(m, fmaxf(y[g * kPerSegment + i + 2 * h], y[g * kPerSegment + i + 2 * h + 1]));
-      }
-      // Rounded up, so that no exponent below is positive because of a large score's rounding.
-      maximum[h] = fmaxf(maximum[h], __fmaf_ru(m, context.scale[h], exponent[g]));
-    }
-  }
-  maximum[0] = quad_max(maximum[0]);
-  maximum[1] = quad_max(maximum[1]);
-  const bool rescale = rows.raise<typename C::Value>(maximum, factor);
-
-#pragma unroll
-  for (int g = 0; g < C::kSegments; ++g) {
-    float sum[2] = {0.0f, 0.0f};
-    float offset[2];
-#pragma unroll
-    for (int h = 0; h < 2; ++h) offset[h] = rows.offset(h, Probabilities<typename C::Value>::kBase) + exponent[g];
-#pragma unroll
-    for (int i = 0; i < kPerSegment; ++i) {
-      const int h = i / 2 % 2;
-      float& v = y[g * kPerSegment + i];
-      v = exp2_approx(fmaf(v, context.scale[h], offset[h]));
-      sum[h] += v;
-    }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      rows.sum[h] = C::kPacked ? fmaf(sum[h], exp2_approx(-exponent[g]), rows.sum[h]) : rows.sum[h] + sum[h];
-    }
-  }
-  return rescale;
-}
-
-// Probabilities to wgmma's A fragments: after the products that read the old ones have finished.
-template <typename C>
-__device__ __forceinline__ void pack(uint32_t (&p)[C::kFragments][4], const float (&y)[C::kKeyTile / 2]) {
-  constexpr int kPerFragment = Probabilities<typename C::Value>::kKeys / 2;
-#pragma unroll
-  for (int f = 0; f < C::kFragments; ++f) pack_fragment<typename C::Value>(p[f], y + f * kPerFragment);
 }
 
 // One arrival a warp, once all its lanes are done with what the barrier guards.
 __device__ __forceinline__ void release(uint32_t barrier) {
   __syncwarp();
   if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(barrier);
+}
+
+// As `release`, but not before `rows` is known. Left alone, the compiler moves the wait for the products that follows this call ahead of the
+// exponentials, which are meant to run under those products; no sum is −1, so the comparison only ties the two together.
+__device__ __forceinline__ void release_after(uint32_t barrier, const Rows& rows) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0 && rows.sum[0] + rows.sum[1] != -1.0f) ptx::mbarrier_arrive(barrier);
 }
 
 // Named barriers: kTurn + w is warpgroup w's turn to issue, kGroup + w synchronises warpgroup w.
@@ -432,6 +236,25 @@ __device__ __forceinline__ void store_output(const Parameters& p, const Shared<C
   }
 }
 
+// Completes |q| to the bound |q|·max|k| + max vExponent over all keys, with room for the rounding of the codes.
+template <typename C>
+__device__ __forceinline__ void bound_scores(const Parameters& p, int slice, RowContext<C>& context) {
+  const float4* blocks = p.key_blocks + int64_t(slice) * p.padded_keys / 16;
+  float norm = 0.0f, exponent = -INFINITY;
+  for (int b = threadIdx.x % 32; b < (p.keys + 15) / 16; b += 32) {
+    const float4 block = __ldg(blocks + b);
+    norm = fmaxf(norm, block.y);
+    exponent = fmaxf(exponent, block.z);
+  }
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    norm = fmaxf(norm, __shfl_xor_sync(0xffffffff, norm, offset));
+    exponent = fmaxf(exponent, __shfl_xor_sync(0xffffffff, exponent, offset));
+  }
+#pragma unroll
+  for (float& bound : context.bound) bound = 1.1f * bound * norm + exponent;
+}
+
 template <typename C>
 __device__ __forceinline__ RowContext<C> row_context(const Parameters& p, int slice, int first_row) {
   RowContext<C> context;
@@ -441,13 +264,16 @@ __device__ __forceinline__ RowContext<C> row_context(const Parameters& p, int sl
     context.row[h] = row;
     context.scale[h] = p.scale_log2;
     if constexpr (C::kPacked) {
-      context.scale[h] *= row < p.queries ? __ldg(p.query_scale + int64_t(slice) * p.padded_queries + row) : 0.0f;
+      const float2 query = row < p.queries ? __ldg(p.query_rows + int64_t(slice) * p.padded_queries + row) : float2{0.0f, 0.0f};
+      context.scale[h] = p.scale_log2 * query.x;
+      context.bound[h] = p.scale_log2 * query.y;
     }
     if constexpr (C::kExtra == Extra::kBias) {
       context.scale[h] = 1.0f;
       context.bias[h] = p.bias + slice % p.heads * p.bias_head_stride + row * p.bias_row_stride;
     }
   }
+  if constexpr (C::kPacked) bound_scores<C>(p, slice, context);
   return context;
 }
 
@@ -481,8 +307,8 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<C>& sh
     pass_turn<C>(w);
     ptx::wgmma_wait_group<0>();
     float y[C::kKeyTile / 2];
-    softmax<C, true>(y, rows, factor, s, p, context, shared.key_scale(at.stage), shared.exponent(at.stage),
-                     (end - 1) * C::kKeyTile);
+    bool bounded = false;
+    softmax_exact<C, true>(y, rows, factor, s, p, context, shared.blocks(at.stage), (end - 1) * C::kKeyTile, bounded);
     release(shared.key_empty(at.stage));
     pack<C>(probabilities, y);
     Cursor<C::kStages> value_at = at;
@@ -500,9 +326,13 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<C>& sh
       ptx::wgmma_commit_group();
       pass_turn<C>(w);
       ptx::wgmma_wait_group<1>();
-      const bool rescale = softmax<C, false>(y, rows, factor, s, p, context, shared.key_scale(at.stage),
-                                             shared.exponent(at.stage), j * C::kKeyTile);
-      release(shared.key_empty(at.stage));
+      bool rescale;
+      if (C::kPacked && bounded) {
+        rescale = softmax_bounded<C>(y, rows, factor, s, context, shared.blocks(at.stage));
+      } else {
+        rescale = softmax_exact<C, false>(y, rows, factor, s, p, context, shared.blocks(at.stage), j * C::kKeyTile, bounded);
+      }
+      release_after(shared.key_empty(at.stage), rows);
       at.advance();
       ptx::wgmma_wait_group<0>();
       release(shared.value_empty(value_at.stage));

@@ -12,8 +12,7 @@ namespace {
 
 struct PackParameters {
   AttentionTensor tensor[3];
-  uint8_t* codes[3];
-  float* scales[3];
+  PackedQkv operands;
   const float* key_offset;
   int heads, queries, keys;
 };
@@ -52,11 +51,15 @@ __global__ void __launch_bounds__(128) pack_kernel(const __grid_constant__ PackP
       for (int e = 0; e < 4; ++e) x[4 * i + e] -= e % 2 ? o.y : o.x;
     }
   }
-  float* scales = p.scales[which] + int64_t(slice) * qkv::padded_tokens(tokens);
-  if (which == 2) {
-    qkv::store_value_tile(x, first_token, tokens, p.codes[2] + slice * qkv::value_slice_bytes(tokens), scales, scratch, 1);
+  const PackedQkv& to = p.operands;
+  const size_t codes = size_t(slice) * qkv::scored_slice_bytes(tokens), padded = size_t(slice) * qkv::padded_tokens(tokens);
+  float4* key_blocks = reinterpret_cast<float4*>(to.key_blocks) + padded / qkv::kTokenBlock;
+  if (which == 0) {
+    qkv::store_query_tile<Code>(x, first_token, tokens, to.query + codes, reinterpret_cast<float2*>(to.query_rows) + padded);
+  } else if (which == 1) {
+    qkv::store_key_tile<Code>(x, first_token, tokens, to.key + codes, key_blocks);
   } else {
-    qkv::store_scored_tile<Code>(x, first_token, tokens, p.codes[which] + slice * qkv::scored_slice_bytes(tokens), scales);
+    qkv::store_value_tile(x, first_token, tokens, to.value + slice * qkv::value_slice_bytes(tokens), key_blocks, scratch, 1);
   }
 }
 
@@ -101,10 +104,8 @@ Status attention_pack(const AttentionPack& call, cudaStream_t stream) {
   if (!pairs_aligned(call.query) || !pairs_aligned(call.key) || !pairs_aligned(call.value)) {
     return Status::bad_argument("attention_pack: q, k and v must be 4-byte aligned and their strides even");
   }
-  const PackedQkv& o = call.operands;
   const PackParameters p{{call.query, call.key, call.value},
-                         {o.query, o.key, o.value},
-                         {o.query_scale, o.key_scale, o.value_exponent},
+                         call.operands,
                          call.key_offset,
                          call.heads,
                          call.queries,

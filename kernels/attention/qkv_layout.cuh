@@ -8,15 +8,18 @@
 //   q, k       [S][T][128] bytes, int8 or e4m3. Channel c = 8i + 2t + b (i < 16, t < 4, b < 2) lies at byte
 //              64·(i / 8) + 16t + 2·(i % 8) + b of its row: a lane of the accumulator writes 16 contiguous bytes, and since
 //              q and k agree, q·k is what it was.
-//   qScale, kScale  [S][Tₚ] f32: q = code · qScale. One scale a token, so that an outlier costs its own token alone.
+//   queryRows  [S][Tₚ] float2 a token: {scale, norm}. q = code · scale; norm = |q|₂ bounds what its scores can be.
 //   v          [S][T₁₆][128][16] bytes, e4m3: blocks of 16 tokens, in them a row a channel, in it the tokens in the order
 //              0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15. A block row is a 16-byte row of wgmma's core matrices, so any number of
 //              blocks is one flat copy and a valid operand; and the order is that in which a softmax accumulator, packed to
 //              e4m3 in place, holds P along k. Slots of tokens ≥ T are zero.
-//   vExponent  [S][Tₚ] f32, equal over each 64 tokens: v = code · 2^vExponent. A power of two changes no rounding; it only
-//              keeps tiny and huge v inside e4m3's range. It costs nothing: it joins the exponent of the softmax.
+//   keyBlocks  [S][Tₚ/16] float4 a block of 16 tokens: {kScale, kNorm, vExponent, 2^-vExponent}.
+//              k = code · kScale: 16 tokens are what one warp of the producer holds, and in the softmax a factor for 16 columns costs
+//              nothing where one for each column costs a multiplication an element. kNorm is the largest |k|₂ of the block.
+//              v = code · 2^vExponent, equal over each 64 tokens (a warpgroup). A power of two changes no rounding; it only keeps tiny
+//              and huge v inside e4m3's range, and joins the exponent of the softmax.
 //
-// Finite |q|, |k| < 2^60 and |v| < 2^32 are kept in range; smaller |v| than 2^-70 become zero.
+// Finite |q|, |k| < 2^60 and |v| < 2^32 are kept in range; |v| below 2^-70 become zero.
 #pragma once
 
 #include <cuda_fp8.h>
@@ -31,7 +34,7 @@
 namespace flux::kernels::qkv {
 
 inline constexpr int kHeadDim = 128;
-inline constexpr int kTokenBlock = 16;   // tokens in a block of v
+inline constexpr int kTokenBlock = 16;   // tokens in a block of v, and to a scale of k
 inline constexpr int kScaleTokens = 64;  // tokens that share an exponent of v
 inline constexpr int kMinExponent = -64, kMaxExponent = 24;
 
@@ -91,49 +94,92 @@ __device__ __forceinline__ uint32_t pack_codes<__nv_fp8_e4m3>(float x0, float x1
          uint32_t(ptx::cvt_rn_satfinite_e4m3x2(x2 * inverse, x3 * inverse)) << 16;
 }
 
-// Quantises and stores 64 tokens of q or k of one head. All 128 threads of the warpgroup call it.
-//   x       the accumulator: x[4i + 2h + b] is token 16·warp + lane / 4 + 8h, channel 8i + 2·(lane % 4) + b
-//   rows, scales   of the slice
-//   first_token    of the tile in its sequence; tokens from `tokens` on are not stored
+// Codes of one row of a lane: 2 × 16 bytes of the 128.
 template <typename Code>
-__device__ __forceinline__ void store_scored_tile(const float (&x)[64], int first_token, int tokens, uint8_t* rows,
-                                                  float* scales) {
+__device__ __forceinline__ void store_row(const float (&x)[64], int half, float inverse, uint8_t* row) {
+#pragma unroll
+  for (int part = 0; part < 2; ++part) {
+    uint32_t word[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float* pair = x + 4 * (8 * part + 2 * j) + 2 * half;
+      word[j] = pack_codes<Code>(pair[0], pair[1], pair[4], pair[5], inverse);
+    }
+    *reinterpret_cast<uint4*>(row + 64 * part + 16 * (threadIdx.x % 4)) = make_uint4(word[0], word[1], word[2], word[3]);
+  }
+}
+
+// Largest magnitude and sum of squares of one row, over the four lanes that share it.
+__device__ __forceinline__ float2 measure_row(const float (&x)[64], int half) {
+  float maximum = 0.0f, squares = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float a = x[4 * i + 2 * half], b = x[4 * i + 2 * half + 1];
+    maximum = fmaxf(maximum, fmaxf(fabsf(a), fabsf(b)));
+    squares = fmaf(a, a, fmaf(b, b, squares));
+  }
+#pragma unroll
+  for (int offset = 1; offset <= 2; offset *= 2) {
+    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffff, maximum, offset));
+    squares += __shfl_xor_sync(0xffffffff, squares, offset);
+  }
+  return {maximum, squares};
+}
+
+// Quantises and stores 64 tokens of q of one head. All 128 threads of the warpgroup call it.
+//   x       the accumulator: x[4i + 2h + b] is token 16·warp + lane / 4 + 8h, channel 8i + 2·(lane % 4) + b
+//   rows, query_rows   of the slice
+//   first_token        of the tile in its sequence; tokens from `tokens` on are not stored
+template <typename Code>
+__device__ __forceinline__ void store_query_tile(const float (&x)[64], int first_token, int tokens, uint8_t* rows,
+                                                 float2* query_rows) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float maximum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      maximum = fmaxf(maximum, fmaxf(fabsf(x[4 * i + 2 * half]), fabsf(x[4 * i + 2 * half + 1])));
-    }
-    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffff, maximum, 1));
-    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffff, maximum, 2));
-    const float scale = row_scale<Code>(maximum);
-    const float inverse = 1.0f / scale;
+    const float2 measure = measure_row(x, half);
+    const float scale = row_scale<Code>(measure.x);
     const int token = first_token + 16 * warp + lane / 4 + 8 * half;
     if (token >= tokens) continue;
-    if (lane % 4 == 0) scales[token] = scale;
-    uint8_t* row = rows + size_t(token) * kHeadDim + 16 * (lane % 4);
+    if (lane % 4 == 0) query_rows[token] = make_float2(scale, sqrtf(measure.y));
+    store_row<Code>(x, half, 1.0f / scale, rows + size_t(token) * kHeadDim);
+  }
+}
+
+// The same for k; first_token is a multiple of 16, key_blocks of the slice.
+template <typename Code>
+__device__ __forceinline__ void store_key_tile(const float (&x)[64], int first_token, int tokens, uint8_t* rows,
+                                               float4* key_blocks) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+  const int token = first_token + 16 * warp + lane / 4;
+  float2 measure = {0.0f, 0.0f};
 #pragma unroll
-    for (int part = 0; part < 2; ++part) {
-      uint32_t word[4];
+  for (int half = 0; half < 2; ++half) {
+    const float2 row = measure_row(x, half);
+    if (token + 8 * half < tokens) measure = {fmaxf(measure.x, row.x), fmaxf(measure.y, row.y)};
+  }
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float* pair = x + 4 * (8 * part + 2 * j) + 2 * half;
-        word[j] = pack_codes<Code>(pair[0], pair[1], pair[4], pair[5], inverse);
-      }
-      *reinterpret_cast<uint4*>(row + 64 * part) = make_uint4(word[0], word[1], word[2], word[3]);
+  for (int offset = 4; offset <= 16; offset *= 2) {
+    measure.x = fmaxf(measure.x, __shfl_xor_sync(0xffffffff, measure.x, offset));
+    measure.y = fmaxf(measure.y, __shfl_xor_sync(0xffffffff, measure.y, offset));
+  }
+  const float scale = row_scale<Code>(measure.x);
+  float4* block = key_blocks + first_token / kTokenBlock + warp;
+  if (lane == 0) *reinterpret_cast<float2*>(block) = make_float2(scale, sqrtf(measure.y));
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (token + 8 * half < tokens) {
+      store_row<Code>(x, half, 1.0f / scale, rows + size_t(token + 8 * half) * kHeadDim);
     }
   }
 }
 
 // Quantises and stores 64 tokens of v of one head. All 128 threads of the warpgroup call it.
 //   x, first_token, tokens   as above; first_token is a multiple of 64
-//   values, exponents        of the slice
+//   values, key_blocks       of the slice
 //   scratch                  four floats of shared memory that are the warpgroup's own during the call
 //   barrier                  a named barrier of the warpgroup's own
 __device__ __forceinline__ void store_value_tile(const float (&x)[64], int first_token, int tokens, uint8_t* values,
-                                                 float* exponents, float* scratch, int barrier) {
+                                                 float4* key_blocks, float* scratch, int barrier) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
   const int token = first_token + 16 * warp + lane / 4;  // and the one 8 further
   const bool present[2] = {token < tokens, token + 8 < tokens};
@@ -149,13 +195,13 @@ __device__ __forceinline__ void store_value_tile(const float (&x)[64], int first
   const int exponent =
       value_exponent(fmaxf(fmaxf(scratch[0], scratch[1]), fmaxf(scratch[2], scratch[3])));
   const float inverse = __int_as_float((127 - exponent) << 23);
-  if (lane < 16) exponents[first_token + 16 * warp + lane] = float(exponent);
+  const int block = first_token / kTokenBlock + warp;
+  if (lane == 0) reinterpret_cast<float2*>(key_blocks + block)[1] = make_float2(float(exponent), inverse);
   ptx::bar_sync(barrier, 128);  // scratch may be reused
 
   // Lanes 4 apart (tokens r and r + 1) trade: the even one takes channel c of both, the odd one channel c + 1, with the tokens 8
   // further that is the four tokens of one 32-bit slot, and the warp writes 128 contiguous bytes.
   const bool odd = lane / 4 % 2 != 0;
-  const int block = first_token / kTokenBlock + warp;
   if (block >= token_blocks(tokens)) return;
   uint8_t* destination = values + size_t(block) * 2048 + (2 * (lane % 4) + odd) * 16 + lane / 8 * 4;
 #pragma unroll

@@ -2,9 +2,9 @@
 //
 // With w = log2-scaled scores (for 8-bit operands: plus the exponent of v) and a row's reference r:
 //     p = 2^(w − r + base)      sum = Σ p · 2^-vExponent      O = Σ p · vCode      result = O / sum
-// The reference is a maximum seen so far, not the maximum: it moves (and sum and O are multiplied by a power of two) only when a
-// new maximum exceeds it by more than `kSlack`. Up to 2^(base + kSlack) then fits P's type: 448 for e4m3. Once the first tile has
-// been seen that is rare, and the 64 multiplications of O are skipped. It is exact: sum and O share the reference.
+// Any reference near the maximum will do: sum and O share it. It moves (and sum and O are multiplied) only when a new maximum
+// exceeds it by more than `kSlack`; up to 2^(base + kSlack) fits P's type: 448 for e4m3. Once the first tile has been seen that is
+// rare, and the multiplications of O are skipped.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -51,7 +51,10 @@ struct Probabilities<__nv_bfloat16> {
 
 template <>
 struct Probabilities<__nv_fp8_e4m3> {
-  static constexpr float kBase = 6.0f, kSlack = 2.5f;
+  static constexpr float kBase = 8.0f, kSlack = 0.8f;
+  // Where maxima are not looked for (hopper_softmax.cuh): the first tile's maximum lies this far below the reference, and scores this
+  // far above it do not overflow f32 even when a thread's columns are summed.
+  static constexpr float kHeadroom = 2.0f, kLimit = 110.0f;
   static constexpr int kKeys = 32;
 };
 

@@ -18,10 +18,15 @@ namespace flux::ptx {
 enum class OperandLayout : uint64_t { kCoreMatrices = 0, kSwizzle128 = 1 };
 
 template <OperandLayout kLayout>
-__device__ __forceinline__ uint64_t wgmma_operand(uint32_t address, uint32_t leading, uint32_t outer) {
-  return uint64_t(kLayout) << 62 | uint64_t(outer >> 4) << 32 | uint64_t(leading >> 4) << 16 |
-         ((address & 0x3ffff) >> 4);
-}
+struct WgmmaOperand {
+  uint32_t low, high;  // of the descriptor
+
+  __device__ __forceinline__ WgmmaOperand(uint32_t address, uint32_t leading, uint32_t outer)
+      : low((address >> 4) | leading << 12), high(uint32_t(kLayout) << 30 | outer >> 4) {}
+
+  // The descriptor `bytes` further, a multiple of 16.
+  __device__ __forceinline__ uint64_t at(uint32_t bytes) const { return uint64_t(high) << 32 | (low + (bytes >> 4)); }
+};
 
 // WgmmaScores<Operand, n>::mma_async(d, a, b, scale_d): D[64 × n] (+)= A·Bᵀ, both K-major in shared memory; K is 32 bytes.
 // D is s32 for int8 and f32 otherwise; scale_d 0 overwrites it.
