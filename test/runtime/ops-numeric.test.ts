@@ -47,9 +47,9 @@ describe("e4m3", () => {
     );
     const x = bufferOf(device, "f32", [values.length, 2], rows);
     const { codes, scale } = await computeTyped(device, (g) => {
-        const codes = g.quantizeRows(x);
-        return { codes, scale: codes.rowScale! };
-      });
+      const codes = g.quantizeRows(x);
+      return { codes, scale: codes.rowScale! };
+    });
     expect(new Set(scale)).toEqual(new Set([1]));
     expect(codes.filter((_, at) => at % 2 === 0)).toEqual(cases.raw("fp8.edge.codes").data);
   });
@@ -58,9 +58,9 @@ describe("e4m3", () => {
     const device = cpuDevice();
     const x = bufferOf(device, "f32", [2, 3], Float32Array.of(0, 0, -0, 0, 0, 448));
     const { codes, scale } = await computeTyped(device, (g) => {
-        const codes = g.quantizeRows(x);
-        return { codes, scale: codes.rowScale! };
-      });
+      const codes = g.quantizeRows(x);
+      return { codes, scale: codes.rowScale! };
+    });
     expect([...scale]).toEqual([1, 1]);
     expect([...codes].map((code) => code & 0x7f)).toEqual([0, 0, 0, 0, 0, 0x7e]);
   });
