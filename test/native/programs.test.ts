@@ -10,7 +10,7 @@ const folder = process.env.FLUX_NATIVE_BUILD ?? fileURLToPath(new URL("../../bui
 const variants = process.env.FLUX_SIMD ? [process.env.FLUX_SIMD] : ["baseline", "avx2", "avx512"];
 
 describe("the ops of the CPU backend", () => {
-  test.each(variants)("agree with their references in %s", async (variant, { skip }) => {
+  test.for(variants)("agree with their references in %s", async (variant, { skip }) => {
     const run = promisify(execFile)(`${folder}/flux_cpu_tests`, ["--variant", variant], {
       env: { ...process.env, FLUX_SIMD: variant },
     });
