@@ -16,7 +16,6 @@ void group_norm(const OpCall& call, const Launch& launch);
 uint64_t group_norm_workspace(const OpCall& call);
 // attention.cc
 void attention(const OpCall& call, const Launch& launch);
-uint64_t attention_workspace(const OpCall& call);
 // elementwise.cc
 void copy(const OpCall& call, const Launch& launch);
 void add(const OpCall& call, const Launch& launch);

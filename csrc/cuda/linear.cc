@@ -47,7 +47,8 @@ void run_gemm(kernels::Gemm& gemm, const kernels::GemmGroup& group, const OpCall
   gemm.k = weight.shape[1];
   gemm.groups = &group;
   gemm.group_count = 1;
-  check(launch.hopper ? kernels::gemm_hopper(gemm, launch.stream) : kernels::gemm_portable(gemm, launch.stream), call.kind);
+  if (!launch.hopper) throw FluxError(code::kUnsupported, call.kind + ": GEMMs of this version need a Hopper GPU (sm_90)");
+  check(kernels::gemm_hopper(gemm, launch.stream), call.kind);
 }
 
 bool small(const OpCall& call) {

@@ -13,7 +13,7 @@ const Kernel* find_kernel(std::string_view kind) {
       {"layerNorm", {layer_norm}},
       {"rmsNorm", {rms_norm}},
       {"groupNorm", {group_norm, group_norm_workspace}},
-      {"attention", {attention, attention_workspace}},
+      {"attention", {attention}},
       {"embedding", {embedding}},
       {"timestepEmbedding", {timestep_embedding}},
       {"ropeTable", {rope_table}},

@@ -1,7 +1,10 @@
 import { Parameter, type Storing } from "./parameter.js";
 
-/** What a model's linears compute in: `"f32"` with weights as stored, or `"fp8"` (e4m3 weights per channel, activations per token). */
-export type Precision = "f32" | "fp8";
+/**
+ * What a model's linears compute in: `"f32"` (CPU; weights as stored), `"bf16"` (GPU), or `"fp8"` (both: e4m3 weights per channel,
+ * activations per token).
+ */
+export type Precision = "f32" | "bf16" | "fp8";
 
 /**
  * A place in a checkpoint's tree of names, at which modules declare their parameters. All scopes of a model share one list.

@@ -1,0 +1,150 @@
+// Every op of the CUDA backend against the CPU's, which is the definition. Layouts and edges of single kernels are tested in
+// test/kernels; here it is what plans can ask for.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { activation, agree, compute, cpu, f32, gpu, i32, weight } from "./both.js";
+
+for (const [rows, n, k] of [
+  [1, 256, 128],
+  [28, 384, 256],
+  [64, 128, 512],
+  [65, 256, 128],
+  [127, 192, 64],
+  [500, 1024, 256],
+] as const) {
+  for (const act of ["none", "gelu", "silu"] as const) {
+    test(`linear [${rows}, ${k}] × [${n}, ${k}], ${act}`, () =>
+      agree({ x: activation([1, rows, k]), w: weight([n, k], 0.1), b: f32([n]) }, (g, { x, w, b }) =>
+        g.linear(x, { weight: w as never, bias: b as never }, { activation: act }),
+      ));
+  }
+}
+
+test("linear adds gate × y to a residual of two batches, in place", () =>
+  agree(
+    { x: activation([2, 70, 128]), w: weight([256, 128], 0.1), b: f32([256]), h: activation([2, 90, 256]), gate: f32([2, 256]) },
+    (g, { x, w, b, h, gate }) => {
+      const hidden = g.empty([2, 90, 256]);
+      g.copy(h, hidden);
+      const rows = hidden.slice(1, 20, 70);
+      g.linear(x, { weight: w as never, bias: b as never }, { residual: rows, gate, into: rows });
+      return hidden;
+    },
+  ));
+
+for (const tokens of [16, 80, 333]) {
+  test(`qkvLinear with an MLP beside it, ${tokens} tokens, then attention`, () =>
+    agree(
+      {
+        x: activation([1, tokens, 256]),
+        w: weight([3 * 256 + 512, 256], 0.1),
+        b: f32([3 * 256 + 512], 0.1),
+        nq: f32([128]),
+        nk: f32([128]),
+        ids: f32([tokens, 3], 20),
+      },
+      (g, { x, w, b, nq, nk, ids }) => {
+        const rope = g.ropeTable(ids, [16, 56, 56], 10000);
+        const qkv = g.empty([1, tokens, 3, 2, 128]);
+        const joined = g.empty([1, tokens, 256 + 512]);
+        g.qkvLinear(x, { weight: w as never, bias: b as never }, {
+          qkv,
+          mlp: joined.slice(2, 256, 512),
+          activation: "gelu",
+          normQ: nq,
+          normK: nk,
+          rope,
+          eps: 1e-6,
+        });
+        g.attention(qkv.pick(2, 0), qkv.pick(2, 1), qkv.pick(2, 2), {
+          scale: 1 / Math.sqrt(128),
+          into: joined.slice(2, 0, 256).split(2, [2, 128]),
+        });
+        return joined;
+      },
+      6e-3, // q, k and v are rounded to bf16 on the way to attention
+    ));
+}
+
+test("attention of 64-wide heads with a bias (T5) and causal (CLIP)", async () => {
+  const shape = [1, 77, 4, 64];
+  await agree(
+    { q: activation(shape), k: activation(shape), v: activation(shape), bias: f32([4, 77, 77]) },
+    (g, { q, k, v, bias }) => g.attention(q, k, v, { scale: 1, bias }),
+    6e-3,
+  );
+  await agree(
+    { q: activation(shape), k: activation(shape), v: activation(shape) },
+    (g, { q, k, v }) => g.attention(q, k, v, { scale: 0.125, causal: true }),
+    6e-3,
+  );
+});
+
+test("layerNorm, modulated and affine, of a slice of a joint buffer", async () => {
+  await agree(
+    { h: activation([2, 40, 256]), shift: f32([2, 256]), scale: f32([2, 256]) },
+    (g, { h, shift, scale }) => {
+      const hidden = g.empty([2, 40, 256]);
+      g.copy(h, hidden);
+      return g.layerNorm(hidden.slice(1, 8, 32), { shift, scale, eps: 1e-6 });
+    },
+  );
+  await agree({ x: activation([1, 77, 768]), w: f32([768]), b: f32([768]) }, (g, { x, w, b }) =>
+    g.layerNorm(x, { weight: w, bias: b, eps: 1e-5 }),
+  );
+});
+
+test("rmsNorm and groupNorm with SiLU", async () => {
+  await agree({ x: activation([1, 50, 512]), w: f32([512]) }, (g, { x, w }) => g.rmsNorm(x, w, 1e-6));
+  await agree({ x: activation([2, 12, 20, 64]), w: f32([64]), b: f32([64]) }, (g, { x, w, b }) =>
+    g.groupNorm(x, { weight: w, bias: b, groups: 8, eps: 1e-6, activation: "silu" }),
+  );
+});
+
+test("pointwise ops", async () => {
+  const inputs = { a: activation([3, 70, 48]), b: activation([3, 70, 48]) };
+  await agree(inputs, (g, { a, b }) => g.add(a, b));
+  await agree(inputs, (g, { a, b }) => g.multiply(a, b, "gelu"));
+  await agree(inputs, (g, { a }) => g.activation(a, "quickGelu"));
+  await agree(inputs, (g, { a, b }) => g.guide(a, b, 2.5));
+});
+
+test("embeddings and tables", async () => {
+  await agree(
+    { ids: i32([3, 0, 9, 9, 1, 2], [2, 3]), table: weight([10, 64]), positions: weight([77, 64]) },
+    (g, { ids, table, positions }) => g.embedding(ids, table, positions),
+  );
+  await agree({ t: f32([7]) }, (g, { t }) => g.timestepEmbedding(t, 256));
+  await agree({ table: weight([32, 4]) }, (g, { table }) => g.t5Bias(table, 200, 128), 1e-6);
+  await agree({ ids: f32([30, 3], 90) }, (g, { ids }) => g.ropeTable(ids, [16, 56, 56], 10000), 1e-6);
+  await agree({ table: f32([5, 2, 64]), index: i32([3]) }, (g, { table, index }) => g.takeRow(table, index), 0);
+  await agree({ x: activation([2, 9, 64]), index: i32([8, 0]) }, (g, { x, index }) => g.gatherRows(x, index), 0);
+});
+
+test("latents: pack, unpack, sample, noise, Euler", async () => {
+  await agree({ x: f32([2, 16, 8, 12]) }, (g, { x }) => g.packLatents(x, { channelsFirst: true }), 2.5e-3);
+  await agree({ x: f32([2, 8, 12, 16]) }, (g, { x }) => g.packLatents(x, { scale: 0.36, shift: 0.11 }), 2.5e-3);
+  await agree({ x: f32([2, 24, 64]) }, (g, { x }) => g.unpackLatents(x, 8, 12, { scale: 0.36, shift: 0.11 }), 2.5e-3);
+  await agree({ m: activation([1, 6, 6, 32]), n: f32([1, 6, 6, 16]) }, (g, { m, n }) => g.sampleLatents(m, n));
+  const sigmas = { ...f32([4]), data: Float32Array.of(1, 0.75, 0.5, 0) };
+  await agree({ x: f32([1, 24, 64]), v: f32([1, 24, 64]), sigmas, step: i32([1]) }, (g, { x, v, sigmas, step }) => {
+    const latents = g.empty([1, 24, 64], "f32");
+    g.copy(g.scaleNoise(x, v, sigmas, step), latents);
+    g.eulerStep(latents, v, sigmas, step);
+    return latents;
+  }, 1e-6);
+});
+
+test("images to 8 bits and back", async () => {
+  const build = (g: Parameters<Parameters<typeof cpu.record>[1]>[0], x: Parameters<typeof g.toImage>[0]) => {
+    const pixels = g.empty([1, 9, 11, 3], "u8");
+    g.toImage(x, pixels);
+    return g.fromImage(pixels);
+  };
+  const inputs = { x: activation([1, 9, 11, 3], 1.5) };
+  const expected = await compute(cpu, inputs, (g, { x }) => build(g, x));
+  const actual = await compute(gpu, inputs, (g, { x }) => build(g, x));
+  // A level apart is 2/255; the GPU then rounds what it reads back to bf16.
+  actual.forEach((value, i) => assert.ok(Math.abs(value - expected[i]!) <= 0.012, `pixel ${i}`));
+});

@@ -1,0 +1,85 @@
+// The whole transformer in bf16 and fp8 on the GPU, against diffusers in float32.
+
+import assert from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { readFluxTransformerConfig } from "../../dist/loaders/config.js";
+import { openSafetensors, readTensor } from "../../dist/loaders/safetensors.js";
+import { WeightSource } from "../../dist/loaders/weights.js";
+import { FluxTransformer } from "../../dist/models/flux/transformer.js";
+import type { Precision } from "../../dist/nn/scope.js";
+import type { Device } from "../../dist/runtime/device.js";
+import { cpu, gpu, relativeL2 } from "./both.js";
+
+/** test/golden, or a folder with all of the golden data. */
+const GOLDEN = [process.env.FLUX_GOLDEN ?? "", "../shared/golden", "test/golden"].find((path) => existsSync(join(path, "cases")))!;
+const index = JSON.parse(readFileSync(join(GOLDEN, "cases/cases.json"), "utf8"));
+
+async function forward(device: Device, folder: string, name: string, precision: Precision): Promise<Float32Array> {
+  const path = join(GOLDEN, folder, "transformer");
+  using transformer = new FluxTransformer(device, await readFluxTransformerConfig(path), precision);
+  await transformer.load(await WeightSource.open(path));
+  const file = await openSafetensors(join(GOLDEN, `cases/${name}.safetensors`));
+  const upload = async (tensor: string, shape?: readonly number[]) => {
+    const host = await readTensor(file, tensor);
+    const buffer = device.buffer("f32", shape ?? host.shape);
+    await buffer.write(host.data as Float32Array);
+    return buffer;
+  };
+  const latents = await upload("in.hidden_states");
+  const embeds = await upload("in.encoder_hidden_states");
+  const pooled = await upload("in.pooled_projections");
+  const [batch, imageTokens] = latents.shape as [number, number];
+  const timesteps = await upload("in.timestep", [1, batch]);
+  const guidance = file.tensors.has("in.guidance") ? await upload("in.guidance") : device.buffer("f32", [batch]);
+  const textIds = await readTensor(file, "in.txt_ids");
+  const imageIds = await readTensor(file, "in.img_ids");
+  const ids = device.buffer("f32", [embeds.shape[1]! + imageTokens, 3]);
+  await ids.write(textIds.data as Float32Array);
+  await ids.write(imageIds.data as Float32Array, textIds.data.length);
+  const out = device.buffer("f32", [batch, imageTokens, transformer.config.outChannels]);
+  using plan = device.record("forward", (g) => {
+    const table = g.empty([1, batch, transformer.modulationColumns], "f32");
+    transformer.modulate(g, { timesteps, guidance, pooled }, table);
+    const text = transformer.embedText(g, embeds);
+    const rope = transformer.rope(g, ids);
+    const modulation = table.pick(0, 0);
+    g.copy(transformer.forward(g, { latents, text, modulation, rope }), out);
+  });
+  await plan.run();
+  const result = await out.read();
+  for (const buffer of [latents, embeds, pooled, timesteps, guidance, ids, out]) buffer.dispose();
+  return result;
+}
+
+for (const [folder, name] of [
+  ["tiny-flux-schnell", "transformer_schnell_a"],
+  ["tiny-flux-schnell", "transformer_schnell_b"],
+  ["tiny-flux", "transformer_dev_a"],
+  ["tiny-flux", "transformer_dev_b"],
+  ["tiny-flux", "transformer_dev_c"],
+  ["tiny-flux", "transformer_dev_d"],
+  ["tiny-flux", "transformer_dev_kontext"],
+] as const) {
+  const present = existsSync(join(GOLDEN, folder, "transformer")) && existsSync(join(GOLDEN, `cases/${name}.safetensors`));
+  const skip = present ? false : "needs the golden data of ../shared";
+
+  test(`${name} in bf16 is within bf16_impl`, { skip }, async () => {
+    const { tolerance } = index.files[`cases/${name}.safetensors`].tensors.out;
+    const file = await openSafetensors(join(GOLDEN, `cases/${name}.safetensors`));
+    const expected = (await readTensor(file, "out")).data as Float32Array;
+    const error = relativeL2(await forward(gpu, folder, name, "bf16"), expected);
+    console.log(`${name}: bf16 relative L2 ${error.toExponential(2)}, allowed ${tolerance.bf16_impl}`);
+    assert.ok(error <= tolerance.bf16_impl);
+  });
+
+  test(`${name} in fp8 errs no more than fp8 emulated on the CPU`, { skip }, async () => {
+    const file = await openSafetensors(join(GOLDEN, `cases/${name}.safetensors`));
+    const expected = (await readTensor(file, "out")).data as Float32Array;
+    const emulated = relativeL2(await forward(cpu, folder, name, "fp8"), expected);
+    const error = relativeL2(await forward(gpu, folder, name, "fp8"), expected);
+    console.log(`${name}: fp8 relative L2 ${error.toExponential(2)}, emulated ${emulated.toExponential(2)}`);
+    assert.ok(error <= 1.1 * emulated);
+  });
+}
