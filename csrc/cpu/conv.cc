@@ -115,6 +115,30 @@ class ConvSink final : public TileSink {
   RowOffsets y_rows_, residual_rows_;
 };
 
+// The same where the sides of the product are swapped, for outputs of few channels: sums are [channel][pixel].
+class NarrowConvSink final : public TileSink {
+ public:
+  NarrowConvSink(const TensorView& y, const TensorView* residual, const float* bias)
+      : y_(y), residual_(residual), bias_(bias), y_rows_(y), residual_rows_(residual == nullptr ? y : *residual) {}
+
+  void store(int64_t channel, int64_t channels, int64_t pixel, int64_t pixels, const float* sums, int64_t ld) const override {
+    for (int64_t j = 0; j < pixels; ++j) {
+      float* target = y_.as<float>() + y_rows_[pixel + j] + channel;
+      const float* residual = residual_ == nullptr ? nullptr : residual_->as<const float>() + residual_rows_[pixel + j] + channel;
+      for (int64_t i = 0; i < channels; ++i) {
+        const float sum = sums[i * ld + j] + (bias_ == nullptr ? 0.0f : bias_[channel + i]);
+        target[i] = residual == nullptr ? sum : sum + residual[i];
+      }
+    }
+  }
+
+ private:
+  const TensorView& y_;
+  const TensorView* residual_;
+  const float* bias_;
+  RowOffsets y_rows_, residual_rows_;
+};
+
 Geometry geometry_of(const OpCall& call, const TensorView& x, const TensorView& weight, const TensorView& y) {
   constexpr int64_t kMaxPad = 1024;
   Geometry g;
@@ -162,8 +186,14 @@ void conv2d(const OpCall& call, ThreadPool& pool) {
   flat.rank = 2;
   flat.shape = {weight.shape[0], depth};
   flat.stride = {depth, 1};
-  const GemmSize size{x.shape[0] * geometry.out_height * geometry.out_width, weight.shape[0], depth};
-  gemm(pool, size, patches, MatrixRows(flat), ConvSink(y, residual, bias));
+  const int64_t pixels = x.shape[0] * geometry.out_height * geometry.out_width, outputs = weight.shape[0];
+  const MatrixRows filters(flat);
+  // Few output channels would leave most columns of a tile empty; as rows they fill it. Each sum stays the same.
+  if (outputs <= simd().tile_columns / 2) {
+    gemm(pool, {outputs, pixels, depth}, filters, patches, NarrowConvSink(y, residual, bias));
+  } else {
+    gemm(pool, {pixels, outputs, depth}, patches, filters, ConvSink(y, residual, bias));
+  }
 }
 
 }  // namespace flux::cpu
