@@ -20,8 +20,8 @@ struct GemmConfig {
   static constexpr int kMathWarps = 4 * kMathGroups;
   static constexpr int kThreads = 128 * (1 + kMathGroups);  // warpgroup 0 produces
   // Registers a thread. The kernel starts with 65536 / kThreads (rounded down to 8) and the warpgroups trade.
-  static constexpr int kProducerRegisters = kMathGroups == 2 ? 40 : 32;
-  static constexpr int kMathRegisters = kMathGroups == 2 ? 232 : 160;
+  static constexpr int kProducerRegisters = kMathGroups == 2 ? 24 : 32;
+  static constexpr int kMathRegisters = kMathGroups == 2 ? 240 : 160;
   static_assert(128 * (kProducerRegisters + kMathGroups * kMathRegisters) <= 65536, "the register file has 65536 words");
 
   static constexpr int kBlockBytes = 128;

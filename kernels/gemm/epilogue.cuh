@@ -53,7 +53,7 @@ struct OutputScales {
       const int row = tile.row + place.row_in_tile() + place.lane / 4 + 8 * half;
       const float bound = fmaf(rows.value[half], group.product_bound, group.bias_bound);
       const float scale = bound > 0.0f ? bound * (1.0f / 448.0f) : 1.0f;
-      inverse[half] = 1.0f / scale;
+      inverse[half] = __fdividef(1.0f, scale);
       if (write && place.lane % 4 == 0 && row < group.rows) {
         group.c_scale[tile.batch * group.c_scale_batch_stride + row] = scale;
       }

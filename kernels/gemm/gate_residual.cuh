@@ -28,11 +28,10 @@ class GateResidualEpilogue {
       scale_and_add<Config>(values, accumulator, 8 * box, rows, place);
       add_box(values, boxes + in_stage * Config::kBoxBytes, place.lane);
       if (in_stage + 1 == Config::kBoxesPerStage || box + 1 == kBoxes) loop.release_stage();
-      writer_.template store<Output>(values, &tile.group->c, tile.column + 64 * box, tile.row + place.row_in_tile(), tile.batch);
+      writer_.template store<Output>(box, values, tile.group->c, tile.column + 64 * box, tile.row + place.row_in_tile(),
+                                     tile.group->rows, tile.batch);
     }
   }
-
-  __device__ __forceinline__ void drain() { writer_.drain(); }
 
  private:
   // `box`: this warp's 16 rows of it, 128-byte swizzle.

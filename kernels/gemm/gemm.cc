@@ -35,7 +35,7 @@ Status check_matrix(int group, const char* name, const GemmRows<const void>& mat
   const auto misaligned = [&](int64_t stride) { return stride * bytes % 16 != 0; };
   if (matrix.data == nullptr) return bad(group, std::string(name) + " is null");
   if (reinterpret_cast<uintptr_t>(matrix.data) % 16 != 0) return bad(group, std::string(name) + " is not 16-byte aligned");
-  if (matrix.row_stride < width || misaligned(matrix.row_stride) ||
+  if (matrix.row_stride < width || matrix.row_stride > INT32_MAX / 64 || misaligned(matrix.row_stride) ||
       (batches > 1 && (matrix.batch_stride < 0 || misaligned(matrix.batch_stride)))) {
     return bad(group, std::string(name) + " has strides " + std::to_string(matrix.row_stride) + ", " +
                           std::to_string(matrix.batch_stride) + "; a row needs " + std::to_string(width) +
@@ -60,14 +60,15 @@ Status check_heads(const Gemm& call, int index) {
   }
   if (call.heads_as == QkvHeads::kRows) return {};
   const PackedQkv& packed = group.packed;
-  if (packed.q == nullptr || packed.k == nullptr || packed.v == nullptr || packed.q_scale == nullptr ||
-      packed.k_scale == nullptr || packed.v_exponent == nullptr) {
-    return bad(index, "packed heads need q, k, v, q_scale, k_scale and v_exponent");
+  if (packed.query == nullptr || packed.key == nullptr || packed.value == nullptr || packed.query_rows == nullptr ||
+      packed.key_blocks == nullptr) {
+    return bad(index, "packed heads need query, key, value, query_rows and key_blocks");
   }
-  const int64_t end = packed.first_token + group.rows;
-  if (packed.first_token % 64 != 0 || end > packed.tokens || (end % 64 != 0 && end != packed.tokens)) {
-    return bad(index, "packed heads hold tokens " + std::to_string(packed.first_token) + " to " + std::to_string(end) +
-                          " of " + std::to_string(packed.tokens) +
+  const int64_t end = group.first_token + group.rows;
+  if (group.first_token < 0 || group.first_token % 64 != 0 || group.packed_tokens > INT32_MAX / 128 ||
+      end > group.packed_tokens || (end % 64 != 0 && end != group.packed_tokens)) {
+    return bad(index, "packed heads hold tokens " + std::to_string(group.first_token) + " to " + std::to_string(end) +
+                          " of " + std::to_string(group.packed_tokens) +
                           "; both ends must be multiples of 64, the sequence's own end apart");
   }
   return {};
@@ -137,14 +138,9 @@ TensorMapSpec rows_spec(const GemmRows<const void>& matrix, Element element, con
   return spec;
 }
 
-// Panels as in panels.cuh: 16 rows of 128 bytes, of 64 bytes for e4m3.
-Status panel_map(const GemmRows<void>& matrix, Element element, const GemmGroup& group, int64_t columns,
-                 CUtensorMap* map) {
-  TensorMapSpec spec = rows_spec(constant(matrix), element, group, columns);
-  spec.box_rows = 16;
-  spec.box_columns = element == Element::kF32 ? 32 : 64;
-  if (element == Element::kE4M3) spec.swizzle = Swizzle::k64;
-  return make_tensor_map(spec, map);
+OutputRows output_rows(const GemmRows<void>& matrix, Element element, int64_t columns) {
+  const int64_t bytes = bytes_of(element);
+  return {static_cast<uint8_t*>(matrix.data), matrix.batch_stride * bytes, int(matrix.row_stride * bytes), int(columns)};
 }
 
 Status make_maps(const Gemm& call, const GemmGroup& group, const TileShape& tile, GroupParams* params) {
@@ -167,14 +163,6 @@ Status make_maps(const Gemm& call, const GemmGroup& group, const TileShape& tile
   status = make_tensor_map(spec, &params->w);
   if (!status.ok()) return status;
 
-  if (writes_c(call)) {
-    status = panel_map(group.c, c_element(call), group, c_columns(call), &params->c);
-    if (!status.ok()) return status;
-  }
-  if (has_mlp(call)) {
-    status = panel_map(group.mlp, call.output, group, call.n - head_columns(call), &params->mlp);
-    if (!status.ok()) return status;
-  }
   if (call.epilogue == GemmEpilogue::kGateResidual) {
     spec = rows_spec(group.residual, Element::kBF16, group, call.n);
     spec.box_columns = 64;
@@ -209,6 +197,8 @@ Status fill_params(const Gemm& call, const TileShape& tile, int most_clusters, G
     GroupParams& to = params->groups[i];
     const Status status = make_maps(call, group, tile, &to);
     if (!status.ok()) return status;
+    to.c = output_rows(group.c, c_element(call), c_columns(call));
+    to.mlp = output_rows(group.mlp, call.output, call.n - head_columns(call));
     to.a_scale = call.operand == Element::kE4M3 ? group.a_scale : nullptr;
     to.w_scale = call.operand == Element::kE4M3 ? group.w_scale : nullptr;
     to.bias = group.bias;
@@ -217,6 +207,8 @@ Status fill_params(const Gemm& call, const TileShape& tile, int most_clusters, G
     to.norm_k = group.norm_k;
     to.rope = group.rope;
     to.packed = group.packed;
+    to.packed_tokens = int(group.packed_tokens);
+    to.first_token = int(group.first_token);
     to.c_scale = group.c_scale;
     to.a_scale_batch_stride = group.a_scale_batch_stride;
     to.gate_batch_stride = group.gate_batch_stride;

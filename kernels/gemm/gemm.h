@@ -23,6 +23,7 @@
 // Alignment: N and K multiples of 16; pointers to matrices, row strides and batch strides multiples of 16 bytes.
 #pragma once
 
+#include "attention/attention.h"
 #include "status.h"
 
 namespace flux::kernels {
@@ -41,19 +42,6 @@ struct GemmRows {
 
 // How kQkv writes q, k and v: bf16 rows, or 8-bit attention's layout with q and k as int8 or e4m3 codes.
 enum class QkvHeads : uint8_t { kRows, kInt8, kE4M3 };
-
-// 8-bit attention's operands (attention/qkv_layout.cuh) for a sequence of `tokens` of which this group's rows are
-// [first_token, first_token + rows). Both ends are multiples of 64, the sequence's own end apart.
-struct PackedQkv {
-  uint8_t* q = nullptr;
-  uint8_t* k = nullptr;
-  uint8_t* v = nullptr;
-  float* q_scale = nullptr;
-  float* k_scale = nullptr;
-  float* v_exponent = nullptr;
-  int64_t tokens = 0;
-  int64_t first_token = 0;
-};
 
 struct GemmGroup {
   int64_t batches = 1;
@@ -77,7 +65,11 @@ struct GemmGroup {
   const float* rope = nullptr;          // kQkv: [rows, 64, 2] (cos, sin), the same for every batch
   GemmRows<void> mlp;                   // kQkv with N > 3·heads·128: [batches, rows, N − 3·heads·128] of `output`
 
-  PackedQkv packed;                     // kQkv with heads_as other than kRows, instead of c
+  // kQkv with heads_as other than kRows, instead of c: 8-bit attention's operands for a sequence of packed_tokens, of which
+  // this group's rows are the tokens from first_token on. Both ends are multiples of 64, the sequence's own end apart.
+  PackedQkv packed;
+  int64_t packed_tokens = 0;
+  int64_t first_token = 0;
 
   float* c_scale = nullptr;             // output e4m3: [batches, rows], written; the output is code·c_scale
   int64_t c_scale_batch_stride = 0;

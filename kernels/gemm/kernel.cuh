@@ -52,7 +52,6 @@ __device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t
     __syncwarp();
     if (place.lane == 0) ptx::mbarrier_arrive(shared + Config::kColumnsEmptyAt);
   }
-  epilogue.drain();
 }
 
 template <typename Config, typename Epilogue>

@@ -13,8 +13,7 @@ class LinearEpilogue {
   static constexpr int kBoxes = 0;
 
   __device__ __forceinline__ LinearEpilogue(const GemmParams& params, const WarpPlace& place)
-      : activation_(params.activation),
-        writer_(place.shared, place.math_group * 4 + place.warp, place.lane) {}
+      : params_(params), writer_(place.shared, place.math_group * 4 + place.warp, place.lane) {}
 
   __device__ __forceinline__ void prefetch(const Tile&, const WarpPlace&) {}
 
@@ -27,17 +26,15 @@ class LinearEpilogue {
     for (int first = 0; first < Config::kTileN / 8; first += Shape::kColumns / 8) {
       float values[Shape::kValues];
       scale_and_add<Config>(values, accumulator, first, rows, place);
-      activate_all(values, activation_);
+      activate_all(values, params_.activation);
       if constexpr (sizeof(Output) == 1) output.apply(values);
-      writer_.template store<Output>(values, &tile.group->c, tile.column + first * 8, tile.row + place.row_in_tile(),
-                                     tile.batch);
+      writer_.template store<Output>(first * 8 / Shape::kColumns, values, tile.group->c, tile.column + first * 8, tile.row + place.row_in_tile(),
+                                     tile.group->rows, tile.batch);
     }
   }
 
-  __device__ __forceinline__ void drain() { writer_.drain(); }
-
  private:
-  Activation activation_;
+  const GemmParams& params_;
   PanelWriter<Config> writer_;
 };
 

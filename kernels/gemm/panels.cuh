@@ -1,8 +1,9 @@
-// The one way out: registers → a warp's panel in shared memory → TMA store.
+// The one way out: registers → a warp's panel in shared memory → whole rows of 128 bytes to global memory.
 //
-// A panel is 16 rows × 64 columns (f32: 32) in the swizzle of its tensor map, so that writes have no bank conflicts:
-// 128-byte rows have 16-byte chunk c of row r at c ^ (r % 8), 64-byte rows (e4m3) at c ^ (r / 2 % 4).
-// Every warp has its own panels and waits only until its panel before last has been read, never for other warps.
+// A panel is 16 rows × 64 columns (f32: 32), swizzled against bank conflicts: 128-byte rows have 16-byte chunk c of row r
+// at c ^ (r % 8), 64-byte rows (e4m3) at c ^ (r / 2 % 4). Every warp has its own panels, so nothing waits for other warps.
+// Ordinary stores rather than TMA's: those queue behind the loads of the next tile, and waiting for them to have read
+// their panels cost a quarter of a tile at K = 3072 (bench/NOTES.md).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -10,10 +11,10 @@
 
 #include <type_traits>
 
+#include "gemm/params.h"
 #include "ptx/convert.cuh"
 #include "ptx/matrix.cuh"
 #include "ptx/shared.cuh"
-#include "ptx/tma.cuh"
 
 namespace flux::kernels::gemm {
 
@@ -79,32 +80,36 @@ class PanelWriter {
   __device__ __forceinline__ PanelWriter(uint32_t shared, uint32_t math_warp, uint32_t lane)
       : panels_(shared + Config::kPanelsAt + math_warp * (Config::kPanelBuffers * Config::kPanelBytes)), lane_(lane) {}
 
-  // Rows and columns outside the map's tensor are dropped by the copy engine.
+  // 16 rows from `row` of `batch`, a panel's columns from `column`; what lies outside `out` is dropped. `index` counts a
+  // tile's panels, of which there is an even number: neighbours alternate between buffers.
   template <typename Output>
-  __device__ __forceinline__ void store(const float (&values)[PanelShape<Output>::kValues], const CUtensorMap* map,
-                                        int column, int row, int batch) {
-    if (lane_ == 0) ptx::cp_async_bulk_wait_group_read<Config::kPanelBuffers - 1>();
-    __syncwarp();
-    const uint32_t panel = panels_ + buffer_ * Config::kPanelBytes;
+  __device__ __forceinline__ void store(int index, const float (&values)[PanelShape<Output>::kValues],
+                                        const OutputRows& out, int column, int row, int rows, int batch) {
+    constexpr int kRowBytes = PanelShape<Output>::kRowBytes;
+    constexpr int kLanes = kRowBytes / 16;  // of a row
+    constexpr int kPasses = 16 * kLanes / 32;
+    const uint32_t panel = panels_ + index % Config::kPanelBuffers * Config::kPanelBytes;
+    if constexpr (Config::kPanelBuffers == 1) __syncwarp();  // the panel before has been read
     write_panel(values, panel, lane_, Output());
-    ptx::fence_proxy_async();
     __syncwarp();
-    if (lane_ == 0) {
-      ptx::cp_async_bulk_tensor_3d_store(map, panel, column, row, batch);
-      ptx::cp_async_bulk_commit_group();
+    const uint32_t lane_row = lane_ / kLanes, chunk = lane_ % kLanes;
+    uint8_t* at = out.data + batch * out.batch_bytes + int64_t(row + int(lane_row)) * out.row_bytes +
+                  (column * int(sizeof(Output)) + chunk * 16);
+    const bool inside = column + int(chunk) * (16 / int(sizeof(Output))) < out.columns;
+    const int rows_left = inside ? rows - row - int(lane_row) : 0;
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const uint32_t r = lane_row + pass * (32 / kLanes);
+      const uint32_t swizzle = kRowBytes == 128 ? r % 8 : r / 2 % 4;
+      const uint4 bytes = ptx::ld_shared_v4_b32(panel + r * kRowBytes + (chunk ^ swizzle) * 16);
+      if (pass * (32 / kLanes) < rows_left) *reinterpret_cast<uint4*>(at) = bytes;
+      at += (32 / kLanes) * out.row_bytes;
     }
-    buffer_ = (buffer_ + 1) % Config::kPanelBuffers;
-  }
-
-  // Before the CTA's shared memory goes.
-  __device__ __forceinline__ void drain() {
-    if (lane_ == 0) ptx::cp_async_bulk_wait_group_read<0>();
   }
 
  private:
   uint32_t panels_;
   uint32_t lane_;
-  uint32_t buffer_ = 0;
 };
 
 }  // namespace flux::kernels::gemm

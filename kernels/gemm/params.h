@@ -7,12 +7,19 @@
 
 namespace flux::kernels::gemm {
 
+struct OutputRows {
+  uint8_t* data;
+  int64_t batch_bytes;
+  int row_bytes;
+  int columns;
+};
+
 struct GroupParams {
   CUtensorMap a;         // [batches, rows, K], box kTileM × k-block
   CUtensorMap w;         // [N, K], box kTileN / kCluster × k-block
-  CUtensorMap c;         // [batches, rows, N], box 16 × panel
-  CUtensorMap residual;  // kGateResidual: like c
-  CUtensorMap mlp;       // kQkv: like c, of the columns beyond q, k, v
+  CUtensorMap residual;  // kGateResidual: [batches, rows, N], box kTileM × 64
+  OutputRows c;
+  OutputRows mlp;  // kQkv: of the columns beyond q, k, v
   const float* a_scale;
   const float* w_scale;
   const float* bias;
@@ -22,6 +29,8 @@ struct GroupParams {
   const float* rope;
   float* c_scale;
   PackedQkv packed;
+  int packed_tokens;
+  int first_token;
   int64_t a_scale_batch_stride;
   int64_t gate_batch_stride;
   int64_t c_scale_batch_stride;

@@ -24,20 +24,16 @@ class QkvEpilogue {
   static_assert(Config::kTileN % kHeadDim == 0, "a tile holds whole heads");
 
   __device__ __forceinline__ QkvEpilogue(const GemmParams& params, const WarpPlace& place)
-      : activation_(params.activation),
-        heads_(params.heads),
-        n_(params.n),
-        eps_(params.eps),
-        writer_(place.shared, place.math_group * 4 + place.warp, place.lane) {}
+      : params_(params), writer_(place.shared, place.math_group * 4 + place.warp, place.lane) {}
 
   __device__ __forceinline__ void prefetch(const Tile& tile, const WarpPlace& place) {
-    if (tile.column < 2 * heads_ * kHeadDim) load_rope(tile, place, 0);
+    if (tile.column < 2 * params_.heads * kHeadDim) load_rope(tile, place, 0);
   }
 
   __device__ __forceinline__ void finish(float (&accumulator)[Config::kTileN / 2], const Tile& tile,
                                          const WarpPlace& place, const RowScales& rows, MainLoop<Config>&) {
     scale_and_add<Config>(accumulator, accumulator, 0, rows, place);
-    if (tile.column < 2 * heads_ * kHeadDim) {
+    if (tile.column < 2 * params_.heads * kHeadDim) {
       float inverse_rms[kTileHeads][2];
 #pragma unroll
       for (int head = 0; head < kTileHeads; ++head) root_mean_square(inverse_rms[head], accumulator, head);
@@ -57,13 +53,11 @@ class QkvEpilogue {
     for (int head = 0; head < kTileHeads; ++head) store_head(accumulator, head, tile, place, rows);
   }
 
-  __device__ __forceinline__ void drain() { writer_.drain(); }
-
  private:
   static constexpr uint32_t kValueBarrier = 4;  // named barriers 4, 5: a math warpgroup's own
 
   // 0 q, 1 k, 2 v, 3 and more the rest.
-  __device__ __forceinline__ int section_of(int column) const { return column / (heads_ * kHeadDim); }
+  __device__ __forceinline__ int section_of(int column) const { return column / (params_.heads * kHeadDim); }
 
   // (cos, sin) for this thread's pairs in columns [64·half, 64·half + 64) of a head.
   __device__ __forceinline__ void load_rope(const Tile& tile, const WarpPlace& place, int half) {
@@ -88,7 +82,7 @@ class QkvEpilogue {
     for (int side = 0; side < 2; ++side) {
       squares[side] += __shfl_xor_sync(0xffffffff, squares[side], 1);
       squares[side] += __shfl_xor_sync(0xffffffff, squares[side], 2);
-      inverse[side] = ptx::rsqrt_approx(fmaf(squares[side], 1.0f / kHeadDim, eps_));
+      inverse[side] = ptx::rsqrt_approx(fmaf(squares[side], 1.0f / kHeadDim, params_.eps));
     }
   }
 
@@ -116,18 +110,18 @@ class QkvEpilogue {
     const int column = tile.column + head * kHeadDim;
     const int section = section_of(column);
     if (section >= 3) {
-      if (column < n_) store_mlp(accumulator, head, tile, place, rows, column - 3 * heads_ * kHeadDim);
+      if (column < params_.n) store_mlp(accumulator, head, tile, place, rows, column - 3 * params_.heads * kHeadDim);
     } else if constexpr (kHeads == QkvHeads::kRows) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float values[32];
 #pragma unroll
         for (int i = 0; i < 32; ++i) values[i] = accumulator[64 * head + 32 * half + i];
-        writer_.template store<__nv_bfloat16>(values, &tile.group->c, column + 64 * half,
-                                              tile.row + place.row_in_tile(), tile.batch);
+        writer_.template store<__nv_bfloat16>(2 * head + half, values, tile.group->c, column + 64 * half,
+                                              tile.row + place.row_in_tile(), tile.group->rows, tile.batch);
       }
     } else {
-      store_packed(accumulator, head, section, column / kHeadDim - section * heads_, tile, place);
+      store_packed(accumulator, head, section, column / kHeadDim - section * params_.heads, tile, place);
     }
   }
 
@@ -138,20 +132,20 @@ class QkvEpilogue {
     const int row = tile.row + place.math_group * 64;
     if (row >= group.rows) return;
     const PackedQkv& packed = group.packed;
-    const int tokens = int(packed.tokens), first = int(packed.first_token) + row;
-    const int end = int(packed.first_token) + group.rows;
-    const int64_t slice = int64_t(tile.batch) * heads_ + head;
+    const int tokens = group.packed_tokens, first = group.first_token + row, end = group.first_token + group.rows;
+    const int64_t slice = int64_t(tile.batch) * params_.heads + head;
+    const int64_t scored = slice * qkv::scored_slice_bytes(tokens), padded = slice * qkv::padded_tokens(tokens);
+    float4* key_blocks = reinterpret_cast<float4*>(packed.key_blocks) + padded / qkv::kTokenBlock;
     float x[64];
 #pragma unroll
     for (int i = 0; i < 64; ++i) x[i] = accumulator[64 * tile_head + i];
-    if (section == 2) {
-      qkv::store_value_tile(x, first, end, packed.v + slice * qkv::value_slice_bytes(tokens),
-                            packed.v_exponent + slice * qkv::padded_tokens(tokens), scratch(place),
-                            kValueBarrier + place.math_group);
+    if (section == 0) {
+      qkv::store_query_tile<Code>(x, first, end, packed.query + scored, reinterpret_cast<float2*>(packed.query_rows) + padded);
+    } else if (section == 1) {
+      qkv::store_key_tile<Code>(x, first, end, packed.key + scored, key_blocks);
     } else {
-      qkv::store_scored_tile<Code>(x, first, end,
-                                   (section == 0 ? packed.q : packed.k) + slice * qkv::scored_slice_bytes(tokens),
-                                   (section == 0 ? packed.q_scale : packed.k_scale) + slice * qkv::padded_tokens(tokens));
+      qkv::store_value_tile(x, first, end, packed.value + slice * qkv::value_slice_bytes(tokens), key_blocks,
+                            scratch(place), kValueBarrier + place.math_group);
     }
   }
 
@@ -171,17 +165,14 @@ class QkvEpilogue {
       float values[Shape::kValues];
 #pragma unroll
       for (int i = 0; i < Shape::kValues; ++i) values[i] = accumulator[64 * head + 32 * half + i];
-      activate_all(values, activation_);
+      activate_all(values, params_.activation);
       if constexpr (sizeof(Output) == 1) output.apply(values);
-      writer_.template store<Output>(values, &tile.group->mlp, column + 64 * half, tile.row + place.row_in_tile(),
-                                     tile.batch);
+      writer_.template store<Output>(2 * head + half, values, tile.group->mlp, column + 64 * half, tile.row + place.row_in_tile(),
+                                     tile.group->rows, tile.batch);
     }
   }
 
-  Activation activation_;
-  int heads_;
-  int n_;
-  float eps_;
+  const GemmParams& params_;
   PanelWriter<Config> writer_;
   float2 rope_[8][2];
 };

@@ -40,4 +40,13 @@ __device__ __forceinline__ float4 ld_shared_v4_f32(uint32_t address) {
   return value;
 }
 
+__device__ __forceinline__ uint4 ld_shared_v4_b32(uint32_t address) {
+  uint4 value;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
 }  // namespace flux::ptx

@@ -1,0 +1,251 @@
+// gemm_hopper against products in double precision of the very codes that it reads.
+#include "gemm_operands.h"
+
+#include <cmath>
+
+namespace flux::testing {
+namespace {
+
+using kernels::Activation;
+using kernels::Gemm;
+using kernels::GemmEpilogue;
+using kernels::GemmGroup;
+using kernels::gemm_hopper;
+
+// f32 output leaves the accumulator's own error: the tensor core's fast accumulation with fp8.
+constexpr Tolerance kF32{5e-4, -1, 1e-3};
+
+Gemm call_of(Element operand, const GemmShape& shape, const std::vector<GemmGroup>& groups) {
+  Gemm call;
+  call.operand = operand;
+  call.n = shape.n;
+  call.k = shape.k;
+  call.groups = groups.data();
+  call.group_count = int(groups.size());
+  return call;
+}
+
+void test_linear(Context& c, Element operand, Element output, Activation activation, const GemmShape& shape,
+                 const ProductCase& product, const Tolerance& tolerance, int64_t c_stride = 0) {
+  Output y(shape.m, shape.n, output, c_stride);
+  std::vector<GemmGroup> groups{product.group()};
+  groups[0].c = {y.data(), c_stride ? c_stride : shape.n, 0};
+  Gemm call = call_of(operand, shape, groups);
+  call.output = output;
+  call.activation = activation;
+  if (!c.run({&y}, [&] { return gemm_hopper(call, c.stream()); })) return;
+  c.expect_within(gemm_hopper_tile(call), y.values(), reference::activated(product.x, activation), tolerance);
+}
+
+// Each column picks one element of the row, and small integers are exact in every type here: any misplaced element shows.
+void test_layout(Context& c, Element operand, const GemmShape& shape) {
+  Matrix a(shape.m, shape.k), w(shape.n, shape.k), bias(1, shape.n);
+  for (int64_t m = 0; m < shape.m; ++m) {
+    for (int64_t k = 0; k < shape.k; ++k) a.at(m, k) = float((m * 7 + k * 4 + m * k % 11) % 15) - 7;
+    a.at(m, m % shape.k) = 7;  // every row's scale is a power of two
+  }
+  for (int64_t n = 0; n < shape.n; ++n) {
+    w.at(n, n * 5 % shape.k) = 1;
+    bias.at(0, n) = float(n % 17);
+  }
+  test_linear(c, operand, Element::kF32, Activation::kNone, shape, ProductCase(a, w, bias, operand), {1e-6, 1e-5, 2e-6});
+}
+
+void test_strides(Context& c, Element operand) {
+  const GemmShape shape{200, 384, 512};
+  test_linear(c, operand, Element::kBF16, Activation::kNone, shape, random_product(shape, operand, 11, 1536), kAfterBf16, 960);
+}
+
+// Image and text parts of a joint residual, two batches, in place.
+void test_gate_residual(Context& c, Element operand, const GemmShape& image, int64_t text_rows) {
+  constexpr int64_t kBatches = 2;
+  const int64_t tokens = text_rows + image.m;
+  const Matrix residual = rounded_to(normal(kBatches * tokens, image.n, 21), Element::kBF16);
+  const Matrix gate = normal(2 * kBatches, image.n, 22);
+  const Input device_gate(gate, Element::kF32);
+  Output y(kBatches * tokens, image.n, Element::kBF16);
+  y.starts_as(residual);
+  Matrix want = residual;
+  std::vector<ProductCase> products;
+  products.push_back(random_product({kBatches * image.m, image.n, image.k}, operand, 23));
+  products.push_back(random_product({kBatches * text_rows, image.n, image.k}, operand, 27));
+  std::vector<GemmGroup> groups;
+  for (int part = 0; part < 2; ++part) {
+    const int64_t first = part == 0 ? text_rows : 0, rows = part == 0 ? image.m : text_rows;
+    GemmGroup group = products[size_t(part)].group(kBatches);
+    uint16_t* begin = y.data<uint16_t>() + first * image.n;
+    group.c = {begin, image.n, tokens * image.n};
+    group.residual = {begin, image.n, tokens * image.n};
+    group.gate = device_gate.data<float>() + part * kBatches * image.n;
+    group.gate_batch_stride = image.n;
+    groups.push_back(group);
+    for (int64_t batch = 0; batch < kBatches; ++batch) {
+      for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t n = 0; n < image.n; ++n) {
+          want.at(batch * tokens + first + row, n) +=
+              gate.at(part * kBatches + batch, n) * products[size_t(part)].x.at(batch * rows + row, n);
+        }
+      }
+    }
+  }
+  Gemm call = call_of(operand, image, groups);
+  call.epilogue = GemmEpilogue::kGateResidual;
+  if (!c.run({&y}, [&] { return gemm_hopper(call, c.stream()); })) return;
+  c.expect_within(gemm_hopper_tile(call), y.values(), want, kAfterBf16);
+}
+
+// The operands of q and k: norms and rotations.
+struct HeadOperands {
+  HeadOperands(int64_t tokens, uint64_t seed)
+      : norm_q(normal(1, 128, seed, 0.1f, 1.0f)), norm_k(normal(1, 128, seed + 1, 0.1f, 1.0f)), rope(tokens, 128) {
+    const Matrix angle = uniform(tokens, 64, seed + 2, -40.0f, 40.0f);
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t i = 0; i < 64; ++i) {
+        rope.at(t, 2 * i) = std::cos(angle.at(t, i));
+        rope.at(t, 2 * i + 1) = std::sin(angle.at(t, i));
+      }
+    }
+    device_q = std::make_unique<Input>(norm_q, Element::kF32);
+    device_k = std::make_unique<Input>(norm_k, Element::kF32);
+    device_rope = std::make_unique<Input>(rope, Element::kF32);
+  }
+  void bind(GemmGroup& group) const {
+    group.norm_q = device_q->data<float>();
+    group.norm_k = device_k->data<float>();
+    group.rope = device_rope->data<float>();
+  }
+  Matrix norm_q, norm_k, rope;
+  std::unique_ptr<Input> device_q, device_k, device_rope;
+};
+
+Matrix columns_of(const Matrix& all, int64_t first, int64_t count) {
+  Matrix part(all.rows, count);
+  for (int64_t r = 0; r < all.rows; ++r) std::copy_n(all.row(r) + first, count, &part.at(r, 0));
+  return part;
+}
+
+void test_qkv(Context& c, Element operand, int heads, int64_t mlp, int64_t batches, int64_t tokens) {
+  const int64_t hidden = heads * 128;
+  const GemmShape shape{batches * tokens, 3 * hidden + mlp, 400};
+  const ProductCase product = random_product(shape, operand, 31);
+  const HeadOperands operands(tokens, 35);
+  Output qkv(shape.m, 3 * hidden, Element::kBF16, 3 * hidden + 64);
+  Output up(shape.m, std::max<int64_t>(mlp, 16), Element::kBF16, mlp + 32);
+  std::vector<GemmGroup> groups{product.group(batches)};
+  operands.bind(groups[0]);
+  groups[0].c = {qkv.data(), 3 * hidden + 64, tokens * (3 * hidden + 64)};
+  groups[0].mlp = {up.data(), mlp + 32, tokens * (mlp + 32)};
+  Gemm call = call_of(operand, shape, groups);
+  call.epilogue = GemmEpilogue::kQkv;
+  call.activation = Activation::kGelu;
+  call.heads = heads;
+  Matrix want = columns_of(product.x, 0, 3 * hidden);
+  reference::normalise_and_rotate(want, heads, operands.norm_q.values, operands.norm_k.values, operands.rope.values, call.eps);
+  const auto launch = [&] { return gemm_hopper(call, c.stream()); };
+  if (mlp == 0) {
+    if (c.run({&qkv}, launch)) c.expect_within("q, k, v", qkv.values(), want, kAfterBf16);
+    return;
+  }
+  if (!c.run({&qkv, &up}, launch)) return;
+  c.expect_within("q, k, v", qkv.values(), want, kAfterBf16);
+  c.expect_within("mlp", up.values(), reference::activated(columns_of(product.x, 3 * hidden, mlp), Activation::kGelu), kAfterBf16);
+}
+
+// e4m3 with a scale from the row's bound: its error against exact values stays that of quantising by the row's maximum.
+void test_e4m3_output(Context& c) {
+  const GemmShape shape{333, 1040, 3072};
+  const ProductCase product = random_product(shape, Element::kE4M3, 41);
+  const Matrix want = reference::activated(product.x, Activation::kGelu);
+  double largest_norm = 0;
+  for (int64_t n = 0; n < shape.n; ++n) {
+    double squares = 0;
+    for (int64_t k = 0; k < shape.k; ++k) squares += std::pow(product.w.seen.at(n, k) * double(product.w.scale[size_t(n)]), 2);
+    largest_norm = std::max(largest_norm, std::sqrt(squares));
+  }
+  Output codes(shape.m, shape.n, Element::kE4M3), scale(shape.m, 1, Element::kF32);
+  std::vector<GemmGroup> groups{product.group()};
+  groups[0].c = {codes.data(), shape.n, 0};
+  groups[0].c_scale = scale.data<float>();
+  groups[0].product_bound = float(448 * std::sqrt(double(shape.k)) * largest_norm);
+  groups[0].bias_bound = 6;
+  Gemm call = call_of(Element::kE4M3, shape, groups);
+  call.output = Element::kE4M3;
+  call.activation = Activation::kGelu;
+  if (!c.run({&codes, &scale}, [&] { return gemm_hopper(call, c.stream()); })) return;
+  Matrix got = codes.values(), by_maximum = want;
+  const reference::Codes best = reference::quantise(want);
+  const std::vector<float> best_values = decode(best.codes.data(), int64_t(best.codes.size()), Element::kE4M3);
+  for (int64_t m = 0; m < shape.m; ++m) {
+    for (int64_t n = 0; n < shape.n; ++n) {
+      got.at(m, n) *= scale.values().at(m, 0);
+      by_maximum.at(m, n) = best_values[size_t(m * shape.n + n)] * best.scale.at(m, 0);
+    }
+  }
+  const double dynamic = difference(by_maximum, want).relative_l2;
+  c.expect_within("by the bound", got, want, {1.05 * dynamic, -1, 2.1 * dynamic});
+}
+
+void test_refusals(Context& c) {
+  const GemmShape shape{8, 32, 64};
+  const ProductCase product = random_product(shape, Element::kE4M3, 51);
+  Output y(shape.m, shape.n, Element::kBF16);
+  std::vector<GemmGroup> groups{product.group()};
+  groups[0].c = {y.data(), shape.n, 0};
+  const Gemm good = call_of(Element::kE4M3, shape, groups);
+  const auto refused = [&](const char* what, const auto& change, Status::Code code = Status::Code::kBadArgument) {
+    std::vector<GemmGroup> changed_groups = groups;
+    Gemm changed = good;
+    changed.groups = changed_groups.data();
+    change(changed, changed_groups[0]);
+    c.expect_refused(what, gemm_hopper(changed, c.stream()), code);
+  };
+  refused("K = 40", [](Gemm& call, GemmGroup&) { call.k = 40; });
+  refused("N = 24", [](Gemm& call, GemmGroup&) { call.n = 24; });
+  refused("no groups", [](Gemm& call, GemmGroup&) { call.group_count = 0; });
+  refused("five groups", [](Gemm& call, GemmGroup&) { call.group_count = 5; });
+  refused("no rows", [](Gemm&, GemmGroup& group) { group.rows = 0; });
+  refused("no scale", [](Gemm&, GemmGroup& group) { group.a_scale = nullptr; });
+  refused("an odd pointer", [](Gemm&, GemmGroup& group) { group.a.data = static_cast<const uint8_t*>(group.a.data) + 1; });
+  refused("a stride off 16 bytes", [](Gemm&, GemmGroup& group) { group.a.row_stride = 72; });
+  refused("a stride under the row", [](Gemm&, GemmGroup& group) { group.c.row_stride = 16; });
+  refused("heads beyond N", [](Gemm& call, GemmGroup&) {
+    call.epilogue = GemmEpilogue::kQkv;
+    call.heads = 1;
+  });
+  refused("no gate", [](Gemm& call, GemmGroup&) { call.epilogue = GemmEpilogue::kGateResidual; });
+  refused("f16 operands", [](Gemm& call, GemmGroup&) { call.operand = Element::kF16; }, Status::Code::kUnsupported);
+}
+
+const Cases kCases([](Register& add) {
+  for (const Element operand : {Element::kE4M3, Element::kBF16}) {
+    const std::string name = std::string("gemm/") + short_name(operand);
+    for (const GemmShape& shape : {GemmShape{1, 16, 16}, GemmShape{63, 272, 144}, GemmShape{64, 128, 128}, GemmShape{65, 256, 512},
+                                   GemmShape{127, 3072, 256}, GemmShape{129, 528, 1040}, GemmShape{300, 1552, 4112}}) {
+      add.test(name + "/linear/" + text(shape), [=](Context& c) {
+        const ProductCase product = random_product(shape, operand, 1);
+        test_linear(c, operand, Element::kBF16, Activation::kNone, shape, product, kAfterBf16);
+        test_linear(c, operand, Element::kF32, Activation::kNone, shape, product, kF32);
+      });
+    }
+    for (const Activation activation : {Activation::kGelu, Activation::kSilu, Activation::kQuickGelu}) {
+      add.test(name + "/activation/" + std::to_string(int(activation)), [=](Context& c) {
+        const GemmShape shape{257, 528, 1040};
+        test_linear(c, operand, Element::kBF16, activation, shape, random_product(shape, operand, 3), kAfterBf16);
+      });
+    }
+    for (const GemmShape& shape : {GemmShape{131, 400, 528}, GemmShape{513, 1040, 1536}}) {
+      add.test(name + "/layout/" + text(shape), [=](Context& c) { test_layout(c, operand, shape); });
+    }
+    add.test(name + "/strides", [=](Context& c) { test_strides(c, operand); });
+    add.test(name + "/gate_residual/groups", [=](Context& c) { test_gate_residual(c, operand, {333, 768, 1040}, 70); });
+    add.test(name + "/gate_residual/wide", [=](Context& c) { test_gate_residual(c, operand, {1100, 3072, 272}, 200); });
+    add.test(name + "/qkv/h2+mlp", [=](Context& c) { test_qkv(c, operand, 2, 512, 1, 200); });
+    add.test(name + "/qkv/h3", [=](Context& c) { test_qkv(c, operand, 3, 0, 2, 129); });
+    add.test(name + "/qkv/h1+mlp", [=](Context& c) { test_qkv(c, operand, 1, 144, 1, 64); });
+  }
+  add.test("gemm/fp8/e4m3_output", test_e4m3_output);
+  add.test("gemm/refusals", test_refusals);
+});
+
+}  // namespace
+}  // namespace flux::testing
