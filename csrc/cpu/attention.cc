@@ -1,11 +1,12 @@
-// attention: softmax(scale·q·kᵀ + bias)·v, one pass over the keys with an online softmax (Milakov and Gimelshein 2018; the
-// blocking is FlashAttention's). Scores are computed transposed, S = K·Qᵀ as [key][query] and O = Vᵀ·P as [channel][query]:
-// queries fill the vector lanes, so the softmax needs no reduction across lanes and its result already is the right-hand panel
-// of the second product.
+// attention: softmax(scale·q·kᵀ + bias)·v, one pass over the keys with an online softmax (Milakov and
+// Gimelshein 2018; the blocking is FlashAttention's). Scores are computed transposed, S = K·Qᵀ as
+// [key][query] and O = Vᵀ·P as [channel][query]: queries fill the vector lanes, so the softmax needs no
+// reduction across lanes and its result already is the right-hand panel of the second product.
 //
 //   task          one head and up to kMaxGroups groups of tile_columns queries
-//   per block     of kKeyBlock keys: K and V are packed once, then for each group: S, softmax, O = correction·O + Vᵀ·P
-//   state         O [D][group], maximum, sum [group] for each group, in the second-level cache
+//   per block     of kKeyBlock keys: K and V are packed once, then for each group: S, softmax, O =
+//   correction·O + Vᵀ·P state         O [D][group], maximum, sum [group] for each group, in the second-level
+//   cache
 #include <algorithm>
 #include <limits>
 
@@ -18,7 +19,8 @@ namespace flux::cpu {
 
 namespace {
 
-constexpr int64_t kKeyBlock = 112;  // a multiple of the tile heights of AVX-512 (14); fixed, since it orders the sums
+constexpr int64_t kKeyBlock =
+    112;  // a multiple of the tile heights of AVX-512 (14); fixed, since it orders the sums
 constexpr int64_t kMaxGroups = 8;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -67,7 +69,8 @@ struct Workspace {
 // One head, queries [first, first + count).
 class HeadTask {
  public:
-  HeadTask(const Attention& attention, int64_t batch, int64_t head, int64_t first, int64_t count, Workspace& workspace)
+  HeadTask(const Attention& attention, int64_t batch, int64_t head, int64_t first, int64_t count,
+           Workspace& workspace)
       : a_(attention), batch_(batch), head_(head), first_(first), count_(count), w_(workspace) {}
 
   void run() {
@@ -81,14 +84,17 @@ class HeadTask {
     for (int64_t group = 0; group < groups(); ++group) {
       const int64_t query = first_ + group * width_;
       float* y = const_cast<float*>(Attention::row(a_.y, batch_, query, head_));
-      kernels_.store_transposed(outputs(group), a_.head_size(), group_size(group), w_.sum + group * width_, y, a_.y.stride[1]);
+      kernels_.store_transposed(outputs(group), a_.head_size(), group_size(group), w_.sum + group * width_, y,
+                                a_.y.stride[1]);
     }
   }
 
  private:
   int64_t groups() const { return divide_up(count_, width_); }
   int group_size(int64_t group) const { return static_cast<int>(std::min(width_, count_ - group * width_)); }
-  float* outputs(int64_t group) const { return w_.outputs + group * round_up(a_.head_size(), height_) * width_; }
+  float* outputs(int64_t group) const {
+    return w_.outputs + group * round_up(a_.head_size(), height_) * width_;
+  }
 
   void pack_tokens(const TensorView& view, int64_t token, int count, int64_t width, float* panel) const {
     const void* rows[64];  // wider than any panel
@@ -99,7 +105,8 @@ class HeadTask {
   void pack_queries() {
     const int64_t size = a_.head_size();
     for (int64_t group = 0; group < groups(); ++group) {
-      pack_tokens(a_.q, first_ + group * width_, group_size(group), width_, w_.queries + group * size * width_);
+      pack_tokens(a_.q, first_ + group * width_, group_size(group), width_,
+                  w_.queries + group * size * width_);
     }
     std::fill_n(w_.maximum, groups() * width_, -std::numeric_limits<float>::infinity());
     std::fill_n(w_.sum, groups() * width_, 0.0f);
@@ -107,9 +114,11 @@ class HeadTask {
 
   void pack_keys(int64_t key, int64_t block) {
     for (int64_t i = 0; i < block; i += height_) {
-      pack_tokens(a_.k, key + i, static_cast<int>(std::min(height_, block - i)), height_, w_.keys + i * a_.head_size());
+      pack_tokens(a_.k, key + i, static_cast<int>(std::min(height_, block - i)), height_,
+                  w_.keys + i * a_.head_size());
     }
-    kernels_.pack_columns(Attention::row(a_.v, batch_, key, head_), a_.v.stride[1], block, a_.head_size(), w_.values);
+    kernels_.pack_columns(Attention::row(a_.v, batch_, key, head_), a_.v.stride[1], block, a_.head_size(),
+                          w_.values);
   }
 
   void attend(int64_t group, int64_t key, int64_t block) {
@@ -118,7 +127,8 @@ class HeadTask {
     if (a_.causal && key > query + group_size(group) - 1) return;
     for (int64_t i = 0; i < block; i += height_) {
       const int rows = static_cast<int>(std::min(height_, block - i));
-      kernels_.tile(w_.keys + i * size, w_.queries + group * size * width_, size, rows, false, w_.scores + i * width_, width_);
+      kernels_.tile(w_.keys + i * size, w_.queries + group * size * width_, size, rows, false,
+                    w_.scores + i * width_, width_);
     }
     if (a_.bias != nullptr) pack_bias(query, group_size(group), key, block);
     const int64_t visible = a_.causal ? query - key + 1 : block;
@@ -158,7 +168,8 @@ Attention check(const OpCall& call) {
   expect_shape(call, "q", a.q, {-1, -1, -1, -1});
   const int64_t batches = a.q.shape[0], heads = a.q.shape[2], size = a.q.shape[3];
   expect_shape(call, "k", a.k, {batches, -1, heads, size});
-  if (a.keys() < 1 || size < 1) fail(call, describe("k", a.k) + " must have at least one key and one channel");
+  if (a.keys() < 1 || size < 1)
+    fail(call, describe("k", a.k) + " must have at least one key and one channel");
   expect_same_shape(call, "v", a.v, "k", a.k);
   expect_same_shape(call, "y", a.y, "q", a.q);
   if (a.bias != nullptr) expect_shape(call, "bias", *a.bias, {heads, a.queries(), a.keys()});

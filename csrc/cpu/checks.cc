@@ -7,7 +7,9 @@
 
 namespace flux::cpu {
 
-void fail(const OpCall& call, const std::string& what) { throw FluxError(code::kBadArgument, call.kind + ": " + what); }
+void fail(const OpCall& call, const std::string& what) {
+  throw FluxError(code::kBadArgument, call.kind + ": " + what);
+}
 
 std::string describe(std::string_view name, const TensorView& view) {
   return std::string(name) + " " + view.shape_string() + " " + std::string(name_of(view.dtype));
@@ -15,7 +17,8 @@ std::string describe(std::string_view name, const TensorView& view) {
 
 namespace {
 
-void check_operand(const OpCall& call, std::string_view name, const TensorView& view, std::initializer_list<DType> dtypes) {
+void check_operand(const OpCall& call, std::string_view name, const TensorView& view,
+                   std::initializer_list<DType> dtypes) {
   if (std::find(dtypes.begin(), dtypes.end(), view.dtype) == dtypes.end()) {
     std::string allowed;
     for (const DType dtype : dtypes) allowed += (allowed.empty() ? "" : " or ") + std::string(name_of(dtype));
@@ -24,7 +27,8 @@ void check_operand(const OpCall& call, std::string_view name, const TensorView& 
   if (view.rank > 0 && view.inner() > 1 && view.stride[view.rank - 1] != 1) {
     fail(call, describe(name, view) + " must have a contiguous innermost axis");
   }
-  if (view.data == nullptr && view.elements() > 0) fail(call, describe(name, view) + " has no memory bound to it");
+  if (view.data == nullptr && view.elements() > 0)
+    fail(call, describe(name, view) + " has no memory bound to it");
 }
 
 std::string shape_text(std::initializer_list<int64_t> shape) {
@@ -44,13 +48,15 @@ const TensorView& operand(const OpCall& call, std::string_view name, std::initia
   return view;
 }
 
-const TensorView* optional_operand(const OpCall& call, std::string_view name, std::initializer_list<DType> dtypes) {
+const TensorView* optional_operand(const OpCall& call, std::string_view name,
+                                   std::initializer_list<DType> dtypes) {
   const TensorView* view = call.optional(name);
   if (view != nullptr) check_operand(call, name, *view, dtypes);
   return view;
 }
 
-void expect_shape(const OpCall& call, std::string_view name, const TensorView& view, std::initializer_list<int64_t> shape) {
+void expect_shape(const OpCall& call, std::string_view name, const TensorView& view,
+                  std::initializer_list<int64_t> shape) {
   bool equal = view.rank == static_cast<int>(shape.size());
   int axis = 0;
   for (const int64_t size : shape) {
@@ -60,19 +66,20 @@ void expect_shape(const OpCall& call, std::string_view name, const TensorView& v
   if (!equal) fail(call, describe(name, view) + " must have shape " + shape_text(shape));
 }
 
-void expect_same_shape(const OpCall& call, std::string_view name, const TensorView& view, std::string_view reference_name,
-                       const TensorView& reference) {
+void expect_same_shape(const OpCall& call, std::string_view name, const TensorView& view,
+                       std::string_view reference_name, const TensorView& reference) {
   expect_same_rows(call, name, view, reference_name, reference);
   if (view.inner() != reference.inner()) {
     fail(call, describe(name, view) + " must have the shape of " + describe(reference_name, reference));
   }
 }
 
-void expect_same_rows(const OpCall& call, std::string_view name, const TensorView& view, std::string_view reference_name,
-                      const TensorView& reference) {
+void expect_same_rows(const OpCall& call, std::string_view name, const TensorView& view,
+                      std::string_view reference_name, const TensorView& reference) {
   bool equal = view.rank == reference.rank;
   for (int axis = 0; equal && axis < view.rank - 1; ++axis) equal = view.shape[axis] == reference.shape[axis];
-  if (!equal) fail(call, describe(name, view) + " must have the rows of " + describe(reference_name, reference));
+  if (!equal)
+    fail(call, describe(name, view) + " must have the rows of " + describe(reference_name, reference));
 }
 
 const float* vector_operand(const OpCall& call, std::string_view name, int64_t n) {

@@ -17,18 +17,20 @@ namespace flux::cpu {
 std::string describe(std::string_view name, const TensorView& view);
 
 // The operand, which must have one of the dtypes and an innermost stride of 1.
-const TensorView& operand(const OpCall& call, std::string_view name, std::initializer_list<DType> dtypes = {DType::kF32});
+const TensorView& operand(const OpCall& call, std::string_view name,
+                          std::initializer_list<DType> dtypes = {DType::kF32});
 // The same, or nullptr when the call has no such operand.
 const TensorView* optional_operand(const OpCall& call, std::string_view name,
                                    std::initializer_list<DType> dtypes = {DType::kF32});
 
 // The view's shape must be this one; -1 stands for any size.
-void expect_shape(const OpCall& call, std::string_view name, const TensorView& view, std::initializer_list<int64_t> shape);
-void expect_same_shape(const OpCall& call, std::string_view name, const TensorView& view, std::string_view reference_name,
-                       const TensorView& reference);
+void expect_shape(const OpCall& call, std::string_view name, const TensorView& view,
+                  std::initializer_list<int64_t> shape);
+void expect_same_shape(const OpCall& call, std::string_view name, const TensorView& view,
+                       std::string_view reference_name, const TensorView& reference);
 // All axes but the last must agree.
-void expect_same_rows(const OpCall& call, std::string_view name, const TensorView& view, std::string_view reference_name,
-                      const TensorView& reference);
+void expect_same_rows(const OpCall& call, std::string_view name, const TensorView& view,
+                      std::string_view reference_name, const TensorView& reference);
 
 // The data of an optional vector [n] of f32; null when absent.
 const float* vector_operand(const OpCall& call, std::string_view name, int64_t n);

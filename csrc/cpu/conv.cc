@@ -1,6 +1,7 @@
-// conv2d as an implicit matrix product: the left matrix has a row for each output pixel and a column for each (ky, kx, channel);
-// it is only ever packed a panel at a time, straight from the image. Padding reads zeros; nearest-neighbour upsampling halves
-// the coordinates. The weight [Co, kh, kw, Ci] is the right matrix as it lies.
+// conv2d as an implicit matrix product: the left matrix has a row for each output pixel and a column for each
+// (ky, kx, channel); it is only ever packed a panel at a time, straight from the image. Padding reads zeros;
+// nearest-neighbour upsampling halves the coordinates. The weight [Co, kh, kw, Ci] is the right matrix as it
+// lies.
 #include "cpu/checks.h"
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
@@ -21,7 +22,8 @@ struct Geometry {
 // Output pixels as rows of kh·kw·Ci terms.
 class Patches final : public PanelSource {
  public:
-  Patches(const TensorView& x, const Geometry& geometry, const float* zeros) : x_(x), g_(geometry), zeros_(zeros) {}
+  Patches(const TensorView& x, const Geometry& geometry, const float* zeros)
+      : x_(x), g_(geometry), zeros_(zeros) {}
 
   void pack(int64_t row, int count, int width, int64_t k, int64_t depth, float* panel) const override {
     Pixel pixels[kMaxPanel];
@@ -44,8 +46,8 @@ class Patches final : public PanelSource {
   }
 
  private:
-  static constexpr int kMaxPanel = 64;        // wider than any panel
-  static constexpr int64_t kShortRun = 16;    // channels below which taps are gathered before they are packed
+  static constexpr int kMaxPanel = 64;      // wider than any panel
+  static constexpr int64_t kShortRun = 16;  // channels below which taps are gathered before they are packed
 
   struct Pixel {
     const float* image;
@@ -53,9 +55,11 @@ class Patches final : public PanelSource {
   };
 
   void locate(int64_t row, int count, Pixel* pixels) const {
-    int64_t column = row % g_.out_width, line = row / g_.out_width % g_.out_height, batch = row / g_.out_width / g_.out_height;
+    int64_t column = row % g_.out_width, line = row / g_.out_width % g_.out_height,
+            batch = row / g_.out_width / g_.out_height;
     for (int i = 0; i < count; ++i) {
-      pixels[i] = {x_.as<const float>() + batch * x_.stride[0], line * g_.stride - g_.pad_top, column * g_.stride - g_.pad_left};
+      pixels[i] = {x_.as<const float>() + batch * x_.stride[0], line * g_.stride - g_.pad_top,
+                   column * g_.stride - g_.pad_left};
       if (++column < g_.out_width) continue;
       column = 0;
       if (++line < g_.out_height) continue;
@@ -72,7 +76,8 @@ class Patches final : public PanelSource {
   }
 
   // For few channels: whole patches are copied out first, since a tap alone does not fill a vector.
-  void pack_gathered(const Pixel* pixels, int count, int width, int64_t k, int64_t depth, float* panel) const {
+  void pack_gathered(const Pixel* pixels, int count, int width, int64_t k, int64_t depth,
+                     float* panel) const {
     thread_local Scratch scratch;
     float* patches = scratch.reserve<float>(count * depth);
     const void* rows[kMaxPanel];
@@ -80,9 +85,11 @@ class Patches final : public PanelSource {
       float* patch = patches + i * depth;
       rows[i] = patch;
       for (int64_t term = k; term < k + depth;) {
-        const int64_t channel = term % g_.channels, length = std::min(g_.channels - channel, k + depth - term);
+        const int64_t channel = term % g_.channels,
+                      length = std::min(g_.channels - channel, k + depth - term);
         const int64_t tap = term / g_.channels;
-        patch = std::copy_n(source(pixels[i], tap / g_.kernel_width, tap % g_.kernel_width) + channel, length, patch);
+        patch = std::copy_n(source(pixels[i], tap / g_.kernel_width, tap % g_.kernel_width) + channel, length,
+                            patch);
         term += length;
       }
     }
@@ -97,13 +104,19 @@ class Patches final : public PanelSource {
 class ConvSink final : public TileSink {
  public:
   ConvSink(const TensorView& y, const TensorView* residual, const float* bias)
-      : y_(y), residual_(residual), bias_(bias), y_rows_(y), residual_rows_(residual == nullptr ? y : *residual) {}
+      : y_(y),
+        residual_(residual),
+        bias_(bias),
+        y_rows_(y),
+        residual_rows_(residual == nullptr ? y : *residual) {}
 
-  void store(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* sums, int64_t ld) const override {
+  void store(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* sums,
+             int64_t ld) const override {
     Epilogue epilogue;
     if (bias_ != nullptr) epilogue.bias = bias_ + column;
     for (int64_t i = 0; i < rows; ++i, ++row) {
-      if (residual_ != nullptr) epilogue.residual = residual_->as<const float>() + residual_rows_[row] + column;
+      if (residual_ != nullptr)
+        epilogue.residual = residual_->as<const float>() + residual_rows_[row] + column;
       simd().epilogue(sums + i * ld, epilogue, columns, y_.as<float>() + y_rows_[row] + column);
     }
   }
@@ -115,16 +128,23 @@ class ConvSink final : public TileSink {
   RowOffsets y_rows_, residual_rows_;
 };
 
-// The same where the sides of the product are swapped, for outputs of few channels: sums are [channel][pixel].
+// The same where the sides of the product are swapped, for outputs of few channels: sums are
+// [channel][pixel].
 class NarrowConvSink final : public TileSink {
  public:
   NarrowConvSink(const TensorView& y, const TensorView* residual, const float* bias)
-      : y_(y), residual_(residual), bias_(bias), y_rows_(y), residual_rows_(residual == nullptr ? y : *residual) {}
+      : y_(y),
+        residual_(residual),
+        bias_(bias),
+        y_rows_(y),
+        residual_rows_(residual == nullptr ? y : *residual) {}
 
-  void store(int64_t channel, int64_t channels, int64_t pixel, int64_t pixels, const float* sums, int64_t ld) const override {
+  void store(int64_t channel, int64_t channels, int64_t pixel, int64_t pixels, const float* sums,
+             int64_t ld) const override {
     for (int64_t j = 0; j < pixels; ++j) {
       float* target = y_.as<float>() + y_rows_[pixel + j] + channel;
-      const float* residual = residual_ == nullptr ? nullptr : residual_->as<const float>() + residual_rows_[pixel + j] + channel;
+      const float* residual =
+          residual_ == nullptr ? nullptr : residual_->as<const float>() + residual_rows_[pixel + j] + channel;
       for (int64_t i = 0; i < channels; ++i) {
         const float sum = sums[i * ld + j] + (bias_ == nullptr ? 0.0f : bias_[channel + i]);
         target[i] = residual == nullptr ? sum : sum + residual[i];
@@ -151,8 +171,10 @@ Geometry geometry_of(const OpCall& call, const TensorView& x, const TensorView& 
   g.doublings = integer_attribute(call, "upsample", 1, 2) - 1;
   g.pad_top = integer_attribute(call, "padTop", 0, kMaxPad);
   g.pad_left = integer_attribute(call, "padLeft", 0, kMaxPad);
-  const int64_t padded_height = (g.height << g.doublings) + g.pad_top + integer_attribute(call, "padBottom", 0, kMaxPad);
-  const int64_t padded_width = (g.width << g.doublings) + g.pad_left + integer_attribute(call, "padRight", 0, kMaxPad);
+  const int64_t padded_height =
+      (g.height << g.doublings) + g.pad_top + integer_attribute(call, "padBottom", 0, kMaxPad);
+  const int64_t padded_width =
+      (g.width << g.doublings) + g.pad_left + integer_attribute(call, "padRight", 0, kMaxPad);
   if (g.channels < 1 || g.kernel_height < 1 || g.kernel_width < 1 || padded_height < g.kernel_height ||
       padded_width < g.kernel_width) {
     fail(call, describe("weight", weight) + " does not fit into the padded " + describe("x", x));
@@ -188,7 +210,8 @@ void conv2d(const OpCall& call, ThreadPool& pool) {
   flat.stride = {depth, 1};
   const int64_t pixels = x.shape[0] * geometry.out_height * geometry.out_width, outputs = weight.shape[0];
   const MatrixRows filters(flat);
-  // Few output channels would leave most columns of a tile empty; as rows they fill it. Each sum stays the same.
+  // Few output channels would leave most columns of a tile empty; as rows they fill it. Each sum stays the
+  // same.
   if (outputs <= simd().tile_columns / 2) {
     gemm(pool, {outputs, pixels, depth}, filters, patches, NarrowConvSink(y, residual, bias));
   } else {

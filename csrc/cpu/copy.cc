@@ -10,13 +10,14 @@ namespace flux::cpu {
 
 namespace {
 
-const auto kEveryType = {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3, DType::kI32, DType::kI8, DType::kU8};
+const auto kEveryType = {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3,
+                         DType::kI32, DType::kI8,   DType::kU8};
 
 void copy_run(const TensorView& x, int64_t from, const TensorView& y, int64_t to, int64_t n) {
   const size_t bytes = size_of(x.dtype);
   if (x.dtype == y.dtype) {
-    std::memmove(y.as<char>() + static_cast<size_t>(to) * bytes, x.as<const char>() + static_cast<size_t>(from) * bytes,
-                 static_cast<size_t>(n) * bytes);
+    std::memmove(y.as<char>() + static_cast<size_t>(to) * bytes,
+                 x.as<const char>() + static_cast<size_t>(from) * bytes, static_cast<size_t>(n) * bytes);
   } else if (x.dtype == DType::kF32) {
     for (int64_t i = 0; i < n; ++i) y.as<uint16_t>()[to + i] = f32_to_bf16(x.as<const float>()[from + i]);
   } else {
@@ -24,7 +25,8 @@ void copy_run(const TensorView& x, int64_t from, const TensorView& y, int64_t to
   }
 }
 
-void expect_same_dtype(const OpCall& call, std::string_view name, const TensorView& view, const TensorView& y) {
+void expect_same_dtype(const OpCall& call, std::string_view name, const TensorView& view,
+                       const TensorView& y) {
   if (view.dtype != y.dtype) fail(call, describe("y", y) + " must have the dtype of " + describe(name, view));
 }
 
@@ -41,11 +43,14 @@ void copy(const OpCall& call, ThreadPool& pool) {
   const TensorView& x = operand(call, "x", kEveryType);
   const TensorView& y = operand(call, "y", kEveryType);
   expect_same_shape(call, "y", y, "x", x);
-  const auto floating = [](const TensorView& view) { return view.dtype == DType::kF32 || view.dtype == DType::kBF16; };
+  const auto floating = [](const TensorView& view) {
+    return view.dtype == DType::kF32 || view.dtype == DType::kBF16;
+  };
   if (x.dtype != y.dtype && !(floating(x) && floating(y))) {
     fail(call, "converts between f32 and bf16 only, not " + describe("x", x) + " to " + describe("y", y));
   }
-  for_each_run<2>(pool, {&x, &y}, [&](const std::array<int64_t, 2>& at, int64_t n) { copy_run(x, at[0], y, at[1], n); });
+  for_each_run<2>(pool, {&x, &y},
+                  [&](const std::array<int64_t, 2>& at, int64_t n) { copy_run(x, at[0], y, at[1], n); });
 }
 
 void take_row(const OpCall& call, ThreadPool& pool) {
@@ -62,9 +67,11 @@ void take_row(const OpCall& call, ThreadPool& pool) {
     row.stride[axis] = table.stride[axis + 1];
   }
   expect_same_shape(call, "y", y, "table[index]", row);
-  const int64_t taken = checked_index(call, index.as<const int32_t>()[0], table.shape[0], "rows of " + describe("table", table));
+  const int64_t taken = checked_index(call, index.as<const int32_t>()[0], table.shape[0],
+                                      "rows of " + describe("table", table));
   row.data = table.as<char>() + static_cast<size_t>(taken * table.stride[0]) * size_of(table.dtype);
-  for_each_run<2>(pool, {&row, &y}, [&](const std::array<int64_t, 2>& at, int64_t n) { copy_run(row, at[0], y, at[1], n); });
+  for_each_run<2>(pool, {&row, &y},
+                  [&](const std::array<int64_t, 2>& at, int64_t n) { copy_run(row, at[0], y, at[1], n); });
 }
 
 void gather_rows(const OpCall& call, ThreadPool& pool) {
@@ -77,7 +84,8 @@ void gather_rows(const OpCall& call, ThreadPool& pool) {
   expect_same_dtype(call, "x", x, y);
   pool.parallel_for(x.shape[0], rows_per_chunk(x.inner()), [&](int64_t begin, int64_t end) {
     for (int64_t batch = begin; batch < end; ++batch) {
-      const int64_t token = checked_index(call, index.as<const int32_t>()[batch], x.shape[1], "tokens of " + describe("x", x));
+      const int64_t token =
+          checked_index(call, index.as<const int32_t>()[batch], x.shape[1], "tokens of " + describe("x", x));
       copy_run(x, batch * x.stride[0] + token * x.stride[1], y, batch * y.stride[0], x.inner());
     }
   });

@@ -22,15 +22,17 @@ extern const SimdKernels kKernels;
 
 namespace {
 
-// From the highest variant to the lowest that this processor runs, starting with the one that FLUX_SIMD names, if any.
+// From the highest variant to the lowest that this processor runs, starting with the one that FLUX_SIMD
+// names, if any.
 const SimdKernels& choose() {
 #if defined(__x86_64__)
   const char* wanted = std::getenv("FLUX_SIMD");
   const std::string_view limit = wanted == nullptr ? "" : wanted;
   __builtin_cpu_init();
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
+                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512dq");
   if (has_avx512 && limit != "avx2" && limit != "baseline") return avx512::kKernels;
   if (has_avx2 && limit != "baseline") return avx2::kKernels;
 #endif

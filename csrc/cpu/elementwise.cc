@@ -9,7 +9,8 @@ namespace {
 
 // Two inputs and y of one shape; run(a, b, n, y) on each run of elements.
 template <typename Run>
-void binary(const OpCall& call, ThreadPool& pool, std::string_view a_name, std::string_view b_name, const Run& run) {
+void binary(const OpCall& call, ThreadPool& pool, std::string_view a_name, std::string_view b_name,
+            const Run& run) {
   const TensorView& a = operand(call, a_name);
   const TensorView& b = operand(call, b_name);
   const TensorView& y = operand(call, "y");
@@ -29,7 +30,8 @@ void add(const OpCall& call, ThreadPool& pool) {
 
 void multiply(const OpCall& call, ThreadPool& pool) {
   const Activation act = activation_attribute(call);
-  binary(call, pool, "a", "b", [act](const float* a, const float* b, int64_t n, float* y) { simd().multiply(a, b, n, act, y); });
+  binary(call, pool, "a", "b",
+         [act](const float* a, const float* b, int64_t n, float* y) { simd().multiply(a, b, n, act, y); });
 }
 
 void guide(const OpCall& call, ThreadPool& pool) {

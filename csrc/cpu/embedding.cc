@@ -1,4 +1,5 @@
-// Lookups and tables: token embeddings, sinusoidal timestep embeddings, rotary tables and T5's relative position bias.
+// Lookups and tables: token embeddings, sinusoidal timestep embeddings, rotary tables and T5's relative
+// position bias.
 #include <cmath>
 #include <string>
 #include <vector>
@@ -12,18 +13,21 @@ namespace flux::cpu {
 namespace {
 
 float element(const TensorView& table, int64_t offset) {
-  return table.dtype == DType::kBF16 ? bf16_to_f32(table.as<const uint16_t>()[offset]) : table.as<const float>()[offset];
+  return table.dtype == DType::kBF16 ? bf16_to_f32(table.as<const uint16_t>()[offset])
+                                     : table.as<const float>()[offset];
 }
 
-// T5's bucket of a relative position key − query, bidirectional (transformers, T5Attention._relative_position_bucket): half of
-// the buckets for each side, half of those for exact distances, the rest logarithmic up to maxDistance. The logarithm is taken
-// in f32, as the reference does, since its rounding decides at the boundaries.
+// T5's bucket of a relative position key − query, bidirectional (transformers,
+// T5Attention._relative_position_bucket): half of the buckets for each side, half of those for exact
+// distances, the rest logarithmic up to maxDistance. The logarithm is taken in f32, as the reference does,
+// since its rounding decides at the boundaries.
 int64_t t5_bucket(int64_t relative, int64_t buckets, int64_t max_distance) {
   const int64_t side = buckets / 2, exact = side / 2;
   const int64_t base = relative > 0 ? side : 0, distance = std::abs(relative);
   if (distance < exact) return base + distance;
   const float position = std::log(static_cast<float>(distance) / static_cast<float>(exact));
-  const float range = static_cast<float>(std::log(static_cast<double>(max_distance) / static_cast<double>(exact)));
+  const float range =
+      static_cast<float>(std::log(static_cast<double>(max_distance) / static_cast<double>(exact)));
   const int64_t large = exact + static_cast<int64_t>(position / range * static_cast<float>(side - exact));
   return base + std::min(large, side - 1);
 }
@@ -41,7 +45,8 @@ void embedding(const OpCall& call, ThreadPool& pool) {
   expect_shape(call, "y", y, {ids.shape[0], tokens, width});
   if (positions != nullptr) {
     expect_shape(call, "positions", *positions, {-1, width});
-    if (positions->shape[0] < tokens) fail(call, describe("positions", *positions) + " is too short for " + describe("ids", ids));
+    if (positions->shape[0] < tokens)
+      fail(call, describe("positions", *positions) + " is too short for " + describe("ids", ids));
   }
   const RowOffsets y_rows(y);
   pool.parallel_for(ids.shape[0] * tokens, rows_per_chunk(width), [&](int64_t begin, int64_t end) {
@@ -49,7 +54,8 @@ void embedding(const OpCall& call, ThreadPool& pool) {
       const int64_t token = row % tokens;
       const int64_t id = ids.as<const int32_t>()[row / tokens * ids.stride[0] + token];
       if (id < 0 || id >= table.shape[0]) {
-        fail(call, "id " + std::to_string(id) + " at position " + std::to_string(token) + " is outside " + describe("table", table));
+        fail(call, "id " + std::to_string(id) + " at position " + std::to_string(token) + " is outside " +
+                       describe("table", table));
       }
       float* target = y.as<float>() + y_rows[row];
       for (int64_t i = 0; i < width; ++i) target[i] = element(table, id * table.stride[0] + i);
@@ -130,16 +136,19 @@ void t5_bias(const OpCall& call, ThreadPool& pool) {
   expect_shape(call, "y", y, {heads, -1, -1});
   const int64_t tokens = y.shape[1];
   expect_shape(call, "y", y, {heads, tokens, tokens});
-  if (buckets < 4 || buckets % 4 != 0) fail(call, describe("table", table) + " must have a multiple of 4 buckets");
+  if (buckets < 4 || buckets % 4 != 0)
+    fail(call, describe("table", table) + " must have a multiple of 4 buckets");
   const int64_t max_distance = integer_attribute(call, "maxDistance", buckets / 4 + 1, int64_t{1} << 30);
   std::vector<int64_t> bucket;  // by key − query + tokens − 1
-  for (int64_t relative = 1 - tokens; relative < tokens; ++relative) bucket.push_back(t5_bucket(relative, buckets, max_distance));
+  for (int64_t relative = 1 - tokens; relative < tokens; ++relative)
+    bucket.push_back(t5_bucket(relative, buckets, max_distance));
   pool.parallel_for(heads * tokens, rows_per_chunk(tokens), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t head = row / tokens, query = row % tokens;
       float* target = y.as<float>() + head * y.stride[0] + query * y.stride[1];
       const int64_t* of_key = bucket.data() + (tokens - 1 - query);
-      for (int64_t key = 0; key < tokens; ++key) target[key] = element(table, of_key[key] * table.stride[0] + head);
+      for (int64_t key = 0; key < tokens; ++key)
+        target[key] = element(table, of_key[key] * table.stride[0] + head);
     }
   });
 }

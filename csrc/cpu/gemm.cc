@@ -1,6 +1,7 @@
-// Each task owns a tile of the result and does all of its sums: for each block of k it packs the tile's left rows once, then
-// panel after panel of right rows, which stay in the first-level cache while all left panels pass by. No thread waits for
-// another one. Rows packed by several tasks cost less than the waiting would; choose_tiling weighs it.
+// Each task owns a tile of the result and does all of its sums: for each block of k it packs the tile's left
+// rows once, then panel after panel of right rows, which stay in the first-level cache while all left panels
+// pass by. No thread waits for another one. Rows packed by several tasks cost less than the waiting would;
+// choose_tiling weighs it.
 #include "cpu/gemm.h"
 
 #include <algorithm>
@@ -20,7 +21,8 @@ constexpr int64_t kMaxTileRows = 336;
 constexpr int64_t kMaxTileColumns = 512;
 // Below this many multiplications waking threads costs more than they save.
 constexpr int64_t kSerialWork = 1 << 16;
-// Packing one element takes about as long as this many multiplications (0.08 ns against 0.017 ns, measured with AVX-512).
+// Packing one element takes about as long as this many multiplications (0.08 ns against 0.017 ns, measured
+// with AVX-512).
 constexpr double kPackCost = 5.0;
 
 struct Tiling {
@@ -41,8 +43,10 @@ Tiling choose_tiling(const GemmSize& size, int threads, int64_t row_step, int64_
     for (int64_t columns_of_tile = most_columns; columns_of_tile >= 1; --columns_of_tile) {
       const double rows = static_cast<double>(std::min(row_panels_of_tile * row_step, size.m));
       const double columns = static_cast<double>(std::min(columns_of_tile * column_step, size.n));
-      const int64_t tiles = divide_up(row_panels, row_panels_of_tile) * divide_up(column_panels, columns_of_tile);
-      const double time = static_cast<double>(divide_up(tiles, threads)) * (rows * columns + kPackCost * (rows + columns));
+      const int64_t tiles =
+          divide_up(row_panels, row_panels_of_tile) * divide_up(column_panels, columns_of_tile);
+      const double time =
+          static_cast<double>(divide_up(tiles, threads)) * (rows * columns + kPackCost * (rows + columns));
       if (time < least) {
         least = time;
         best = {row_panels_of_tile * row_step, columns_of_tile * column_step};
@@ -53,8 +57,8 @@ Tiling choose_tiling(const GemmSize& size, int threads, int64_t row_step, int64_
 }
 
 // Sums of one tile into sums[rows][ld], with ld a multiple of the panel width.
-void compute_tile(const GemmSize& size, const PanelSource& left, const PanelSource& right, int64_t row, int64_t rows,
-                  int64_t column, int64_t columns, float* sums, int64_t ld) {
+void compute_tile(const GemmSize& size, const PanelSource& left, const PanelSource& right, int64_t row,
+                  int64_t rows, int64_t column, int64_t columns, float* sums, int64_t ld) {
   thread_local Scratch left_scratch, right_scratch;
   const SimdKernels& kernels = simd();
   const int64_t height = kernels.tile_rows, width = kernels.tile_columns;
@@ -82,13 +86,17 @@ void compute_tile(const GemmSize& size, const PanelSource& left, const PanelSour
 
 PackRows pack_function(DType dtype) {
   switch (dtype) {
-    case DType::kBF16: return simd().pack_bf16;
-    case DType::kF8E4M3: return simd().pack_f8;
-    default: return simd().pack_f32;
+    case DType::kBF16:
+      return simd().pack_bf16;
+    case DType::kF8E4M3:
+      return simd().pack_f8;
+    default:
+      return simd().pack_f32;
   }
 }
 
-MatrixRows::MatrixRows(const TensorView& view) : view_(view), pack_(pack_function(view.dtype)), offsets_(view) {}
+MatrixRows::MatrixRows(const TensorView& view)
+    : view_(view), pack_(pack_function(view.dtype)), offsets_(view) {}
 
 void MatrixRows::pack(int64_t row, int count, int width, int64_t k, int64_t depth, float* panel) const {
   const void* rows[64];  // wider than any panel
@@ -98,8 +106,8 @@ void MatrixRows::pack(int64_t row, int count, int width, int64_t k, int64_t dept
   pack_(rows, count, width, depth, panel);
 }
 
-void gemm(ThreadPool& pool, const GemmSize& size, const PanelSource& left, const PanelSource& right, const TileSink& sink,
-          int64_t column_quantum) {
+void gemm(ThreadPool& pool, const GemmSize& size, const PanelSource& left, const PanelSource& right,
+          const TileSink& sink, int64_t column_quantum) {
   if (size.m == 0 || size.n == 0) return;
   const SimdKernels& kernels = simd();
   const Tiling tiling = choose_tiling(size, pool.threads(), kernels.tile_rows,
@@ -112,7 +120,8 @@ void gemm(ThreadPool& pool, const GemmSize& size, const PanelSource& left, const
     float* sums = sum_scratch.reserve<float>(tiling.rows * tiling.columns);
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t row = tile / column_tiles * tiling.rows, column = tile % column_tiles * tiling.columns;
-      const int64_t rows = std::min(tiling.rows, size.m - row), columns = std::min(tiling.columns, size.n - column);
+      const int64_t rows = std::min(tiling.rows, size.m - row),
+                    columns = std::min(tiling.columns, size.n - column);
       compute_tile(size, left, right, row, rows, column, columns, sums, tiling.columns);
       sink.store(row, rows, column, columns, sums, tiling.columns);
     }

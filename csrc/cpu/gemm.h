@@ -1,4 +1,5 @@
-// The blocked matrix product that linear layers and convolutions share: sums[m, n] = Σ_k left[m, k] · right[n, k].
+// The blocked matrix product that linear layers and convolutions share: sums[m, n] = Σ_k left[m, k] ·
+// right[n, k].
 #pragma once
 
 #include <cstdint>
@@ -10,8 +11,8 @@
 
 namespace flux::cpu {
 
-// Terms of a sum are added in blocks of this many, each block in order of k, the blocks in order too. It is a constant, and so
-// a result never depends on the other sizes, the tiling or the number of threads.
+// Terms of a sum are added in blocks of this many, each block in order of k, the blocks in order too. It is a
+// constant, and so a result never depends on the other sizes, the tiling or the number of threads.
 inline constexpr int64_t kDepthBlock = 256;
 
 // One side of the product: rows of k elements, packed on demand.
@@ -37,12 +38,13 @@ class MatrixRows final : public PanelSource {
 
 PackRows pack_function(DType dtype);
 
-// Takes finished sums: rows [row, row + rows), columns [column, column + columns) at sums[i · ld + j]. Called once for each
-// element, from several threads.
+// Takes finished sums: rows [row, row + rows), columns [column, column + columns) at sums[i · ld + j]. Called
+// once for each element, from several threads.
 class TileSink {
  public:
   virtual ~TileSink() = default;
-  virtual void store(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* sums, int64_t ld) const = 0;
+  virtual void store(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* sums,
+                     int64_t ld) const = 0;
 };
 
 struct GemmSize {
@@ -50,7 +52,7 @@ struct GemmSize {
 };
 
 // Tiles begin at multiples of `column_quantum` columns (a multiple of every variant's tile width, or 1).
-void gemm(ThreadPool& pool, const GemmSize& size, const PanelSource& left, const PanelSource& right, const TileSink& sink,
-          int64_t column_quantum = 1);
+void gemm(ThreadPool& pool, const GemmSize& size, const PanelSource& left, const PanelSource& right,
+          const TileSink& sink, int64_t column_quantum = 1);
 
 }  // namespace flux::cpu

@@ -1,5 +1,6 @@
-// groupNorm over [B, H, W, C]: statistics over all pixels of C / groups channels. Moments of blocks of pixels, channel by
-// channel, are combined in f64 in one fixed order (Chan, Golub and LeVeque 1979), which neither cancels nor depends on threads.
+// groupNorm over [B, H, W, C]: statistics over all pixels of C / groups channels. Moments of blocks of
+// pixels, channel by channel, are combined in f64 in one fixed order (Chan, Golub and LeVeque 1979), which
+// neither cancels nor depends on threads.
 #include <cmath>
 
 #include "cpu/checks.h"
@@ -30,12 +31,13 @@ struct Image {
   int64_t width() const { return view.shape[2]; }
   int64_t pixels() const { return view.shape[1] * view.shape[2]; }
   const float* pixel(int64_t batch, int64_t index) const {
-    return view.as<const float>() + batch * view.stride[0] + index / width() * view.stride[1] + index % width() * view.stride[2];
+    return view.as<const float>() + batch * view.stride[0] + index / width() * view.stride[1] +
+           index % width() * view.stride[2];
   }
 };
 
-// Moments of one block for every channel. Blocks follow the order of pixels and may span several image rows: these are gathered
-// first unless the image rows follow each other without a gap.
+// Moments of one block for every channel. Blocks follow the order of pixels and may span several image rows:
+// these are gathered first unless the image rows follow each other without a gap.
 void block_moments(const Image& image, int64_t batch, int64_t first, int64_t count, float* mean, float* m2) {
   thread_local Scratch scratch;
   const int64_t channels = image.view.shape[3];
@@ -45,7 +47,8 @@ void block_moments(const Image& image, int64_t batch, int64_t first, int64_t cou
     return;
   }
   float* gathered = scratch.reserve<float>(kPixelsPerBlock * channels);
-  for (int64_t i = 0; i < count; ++i) std::copy_n(image.pixel(batch, first + i), channels, gathered + i * channels);
+  for (int64_t i = 0; i < count; ++i)
+    std::copy_n(image.pixel(batch, first + i), channels, gathered + i * channels);
   simd().column_moments(gathered, channels, count, channels, mean, m2);
 }
 
@@ -62,7 +65,8 @@ void group_norm(const OpCall& call, ThreadPool& pool) {
   const float* weight = vector_operand(call, "weight", channels);
   const float* bias = vector_operand(call, "bias", channels);
   const int64_t groups = integer_attribute(call, "groups", 1, std::max<int64_t>(channels, 1));
-  if (channels % groups != 0) fail(call, describe("x", x) + " does not divide into " + std::to_string(groups) + " groups");
+  if (channels % groups != 0)
+    fail(call, describe("x", x) + " does not divide into " + std::to_string(groups) + " groups");
   const float eps = float_attribute(call, "eps");
   const Activation act = activation_attribute(call);
   if (x.elements() == 0) return;
@@ -70,42 +74,48 @@ void group_norm(const OpCall& call, ThreadPool& pool) {
   const Image image{x};
   const int64_t pixels = image.pixels(), blocks = (pixels + kPixelsPerBlock - 1) / kPixelsPerBlock;
   thread_local Scratch moment_scratch, factor_scratch;
-  float* moments = moment_scratch.reserve<float>(batches * blocks * 2 * channels);  // [B, blocks, (mean, m2), C]
+  float* moments =
+      moment_scratch.reserve<float>(batches * blocks * 2 * channels);  // [B, blocks, (mean, m2), C]
   const int64_t grain = std::max<int64_t>(1, rows_per_chunk(channels) / kPixelsPerBlock);
   pool.parallel_for(batches * blocks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
       const int64_t first = block % blocks * kPixelsPerBlock;
       float* mean = moments + block * 2 * channels;
-      block_moments(image, block / blocks, first, std::min(kPixelsPerBlock, pixels - first), mean, mean + channels);
+      block_moments(image, block / blocks, first, std::min(kPixelsPerBlock, pixels - first), mean,
+                    mean + channels);
     }
   });
 
-  float* factors = factor_scratch.reserve<float>(batches * 2 * channels);  // [B, (mean, weight / deviation), C]
+  float* factors =
+      factor_scratch.reserve<float>(batches * 2 * channels);  // [B, (mean, weight / deviation), C]
   const int64_t group_width = channels / groups;
-  pool.parallel_for(batches * groups, std::max<int64_t>(1, 4096 / (blocks * group_width)), [&](int64_t begin, int64_t end) {
-    for (int64_t index = begin; index < end; ++index) {
-      const int64_t batch = index / groups, channel = index % groups * group_width;
-      Moments total;
-      for (int64_t block = 0; block < blocks; ++block) {
-        const float* mean = moments + (batch * blocks + block) * 2 * channels;
-        const double count = static_cast<double>(std::min(kPixelsPerBlock, pixels - block * kPixelsPerBlock));
-        for (int64_t c = channel; c < channel + group_width; ++c) total.combine(count, mean[c], mean[channels + c]);
-      }
-      const double inverse = 1.0 / std::sqrt(total.m2 / total.count + static_cast<double>(eps));
-      float* factor = factors + batch * 2 * channels;
-      for (int64_t c = channel; c < channel + group_width; ++c) {
-        factor[c] = static_cast<float>(total.mean);
-        factor[channels + c] = static_cast<float>(inverse * static_cast<double>(weight[c]));
-      }
-    }
-  });
+  pool.parallel_for(
+      batches * groups, std::max<int64_t>(1, 4096 / (blocks * group_width)), [&](int64_t begin, int64_t end) {
+        for (int64_t index = begin; index < end; ++index) {
+          const int64_t batch = index / groups, channel = index % groups * group_width;
+          Moments total;
+          for (int64_t block = 0; block < blocks; ++block) {
+            const float* mean = moments + (batch * blocks + block) * 2 * channels;
+            const double count =
+                static_cast<double>(std::min(kPixelsPerBlock, pixels - block * kPixelsPerBlock));
+            for (int64_t c = channel; c < channel + group_width; ++c)
+              total.combine(count, mean[c], mean[channels + c]);
+          }
+          const double inverse = 1.0 / std::sqrt(total.m2 / total.count + static_cast<double>(eps));
+          float* factor = factors + batch * 2 * channels;
+          for (int64_t c = channel; c < channel + group_width; ++c) {
+            factor[c] = static_cast<float>(total.mean);
+            factor[channels + c] = static_cast<float>(inverse * static_cast<double>(weight[c]));
+          }
+        }
+      });
 
   const RowOffsets x_rows(x), y_rows(y);
   pool.parallel_for(batches * pixels, rows_per_chunk(channels), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const float* factor = factors + row / pixels * 2 * channels;
-      simd().normalise_columns(x.as<const float>() + x_rows[row], factor, factor + channels, bias, channels, act,
-                               y.as<float>() + y_rows[row]);
+      simd().normalise_columns(x.as<const float>() + x_rows[row], factor, factor + channels, bias, channels,
+                               act, y.as<float>() + y_rows[row]);
     }
   });
 }

@@ -10,12 +10,12 @@ namespace flux::cpu {
 
 namespace {
 
-// An image [B, h, w, C], or [B, C, h, w], and its packed form [B, (h/2)·(w/2), 4C], where channel c of pixel (dy, dx) of a patch
-// is c·4 + dy·2 + dx.
+// An image [B, h, w, C], or [B, C, h, w], and its packed form [B, (h/2)·(w/2), 4C], where channel c of pixel
+// (dy, dx) of a patch is c·4 + dy·2 + dx.
 class Patchwork {
  public:
-  Patchwork(const OpCall& call, std::string_view image_name, const TensorView& image, std::string_view packed_name,
-            const TensorView& packed, bool channels_first)
+  Patchwork(const OpCall& call, std::string_view image_name, const TensorView& image,
+            std::string_view packed_name, const TensorView& packed, bool channels_first)
       : packed_(packed) {
     expect_shape(call, image_name, image, {-1, -1, -1, -1});
     const int y_axis = channels_first ? 2 : 1, x_axis = y_axis + 1, channel_axis = channels_first ? 1 : 3;
@@ -26,7 +26,8 @@ class Patchwork {
     const int64_t height = image.shape[y_axis], width = image.shape[x_axis];
     across_ = width / 2;
     channels_ = image.shape[channel_axis];
-    if (height % 2 != 0 || width % 2 != 0) fail(call, describe(image_name, image) + " must have an even height and width");
+    if (height % 2 != 0 || width % 2 != 0)
+      fail(call, describe(image_name, image) + " must have an even height and width");
     expect_shape(call, packed_name, packed, {image.shape[0], height / 2 * across_, 4 * channels_});
   }
 
@@ -34,17 +35,18 @@ class Patchwork {
   template <typename Visit>
   void for_each(ThreadPool& pool, const Visit& visit) const {
     const int64_t tokens = packed_.shape[1];
-    pool.parallel_for(packed_.shape[0] * tokens, rows_per_chunk(4 * channels_), [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        const int64_t batch = row / tokens, token = row % tokens;
-        const int64_t to = batch * packed_.stride[0] + token * packed_.stride[1];
-        for (int64_t corner = 0; corner < 4; ++corner) {
-          const int64_t y = token / across_ * 2 + corner / 2, x = token % across_ * 2 + corner % 2;
-          const int64_t from = batch * batch_stride_ + y * y_stride_ + x * x_stride_;
-          for (int64_t c = 0; c < channels_; ++c) visit(from + c * channel_stride_, to + 4 * c + corner);
-        }
-      }
-    });
+    pool.parallel_for(
+        packed_.shape[0] * tokens, rows_per_chunk(4 * channels_), [&](int64_t begin, int64_t end) {
+          for (int64_t row = begin; row < end; ++row) {
+            const int64_t batch = row / tokens, token = row % tokens;
+            const int64_t to = batch * packed_.stride[0] + token * packed_.stride[1];
+            for (int64_t corner = 0; corner < 4; ++corner) {
+              const int64_t y = token / across_ * 2 + corner / 2, x = token % across_ * 2 + corner % 2;
+              const int64_t from = batch * batch_stride_ + y * y_stride_ + x * x_stride_;
+              for (int64_t c = 0; c < channels_; ++c) visit(from + c * channel_stride_, to + 4 * c + corner);
+            }
+          }
+        });
   }
 
  private:
@@ -110,7 +112,8 @@ void to_image(const OpCall& call, ThreadPool& pool) {
     const float* source = x.as<const float>() + at[0];
     if (y.dtype == DType::kF32) {
       float* target = y.as<float>() + at[1];
-      for (int64_t i = 0; i < n; ++i) target[i] = std::clamp(source[i] / 2.0f + 0.5f, 0.0f, 1.0f);  // a NaN stays a NaN
+      for (int64_t i = 0; i < n; ++i)
+        target[i] = std::clamp(source[i] / 2.0f + 0.5f, 0.0f, 1.0f);  // a NaN stays a NaN
       return;
     }
     uint8_t* target = y.as<uint8_t>() + at[1];

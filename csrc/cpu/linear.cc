@@ -67,18 +67,22 @@ class LinearSink final : public TileSink {
     const TensorView& x = operands.x();
     const int64_t outputs = operands.size().n;
     expect_same_rows(call, "y", y_, "x", x);
-    if (y_.inner() != outputs) fail(call, describe("y", y_) + " must have " + std::to_string(outputs) + " columns");
+    if (y_.inner() != outputs)
+      fail(call, describe("y", y_) + " must have " + std::to_string(outputs) + " columns");
     if (residual_ != nullptr) expect_same_shape(call, "residual", *residual_, "y", y_);
     if (gate_ != nullptr) expect_shape(call, "gate", *gate_, {batch_of(x), outputs});
     rows_per_gate_ = operands.size().m / std::max<int64_t>(batch_of(x), 1);
   }
 
-  void store(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* sums, int64_t ld) const override {
+  void store(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* sums,
+             int64_t ld) const override {
     for (int64_t i = 0; i < rows; ++i, ++row) {
       Epilogue epilogue = operands_.epilogue(row, column);
       epilogue.activation = activation_;
-      if (gate_ != nullptr) epilogue.gate = gate_->as<const float>() + row / rows_per_gate_ * gate_->stride[0] + column;
-      if (residual_ != nullptr) epilogue.residual = residual_->as<const float>() + residual_rows_[row] + column;
+      if (gate_ != nullptr)
+        epilogue.gate = gate_->as<const float>() + row / rows_per_gate_ * gate_->stride[0] + column;
+      if (residual_ != nullptr)
+        epilogue.residual = residual_->as<const float>() + residual_rows_[row] + column;
       simd().epilogue(sums + i * ld, epilogue, columns, y_.as<float>() + y_rows_[row] + column);
     }
   }
@@ -110,8 +114,8 @@ void quantize_rows(const OpCall& call, ThreadPool& pool) {
   const RowOffsets x_rows(x), code_rows(codes);
   pool.parallel_for(x.rows(), rows_per_chunk(x.inner()), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      scale.as<float>()[row] =
-          simd().quantise_row(x.as<const float>() + x_rows[row], x.inner(), codes.as<uint8_t>() + code_rows[row]);
+      scale.as<float>()[row] = simd().quantise_row(x.as<const float>() + x_rows[row], x.inner(),
+                                                   codes.as<uint8_t>() + code_rows[row]);
     }
   });
 }

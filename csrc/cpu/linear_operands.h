@@ -8,8 +8,8 @@
 
 namespace flux::cpu {
 
-// Checks x [.., K], weight [N, K], weightScale? [N], bias? [N]. With an e4m3 weight x is quantised row by row on construction,
-// into memory of the calling thread that the next LinearOperands reuses.
+// Checks x [.., K], weight [N, K], weightScale? [N], bias? [N]. With an e4m3 weight x is quantised row by row
+// on construction, into memory of the calling thread that the next LinearOperands reuses.
 class LinearOperands {
  public:
   LinearOperands(const OpCall& call, ThreadPool& pool);

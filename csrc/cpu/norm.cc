@@ -27,8 +27,8 @@ void layer_norm(const OpCall& call, ThreadPool& pool) {
       const int64_t b = row / rows_per_batch;
       const float* factor = scale == nullptr ? weight : scale->as<const float>() + b * scale->stride[0];
       const float* offset = shift == nullptr ? bias : shift->as<const float>() + b * shift->stride[0];
-      simd().layer_norm(x.as<const float>() + x_rows[row], factor, scale == nullptr ? 0.0f : 1.0f, offset, eps, width,
-                        y.as<float>() + y_rows[row]);
+      simd().layer_norm(x.as<const float>() + x_rows[row], factor, scale == nullptr ? 0.0f : 1.0f, offset,
+                        eps, width, y.as<float>() + y_rows[row]);
     }
   });
 }

@@ -1,5 +1,5 @@
-// qkvLinear: one product for q, k, v (and the parallel MLP's first layer), then RMSNorm and RoPE of q and k while their heads
-// are still in the cache. Weight rows are q's heads, k's, v's, then the MLP's.
+// qkvLinear: one product for q, k, v (and the parallel MLP's first layer), then RMSNorm and RoPE of q and k
+// while their heads are still in the cache. Weight rows are q's heads, k's, v's, then the MLP's.
 #include "cpu/kernels.h"
 #include "cpu/linear_operands.h"
 
@@ -32,12 +32,13 @@ class QkvSink final : public TileSink {
     if (mlp_ != nullptr) {
       expect_shape(call, "mlp", *mlp_, {x.shape[0], tokens_, mlp_columns});
     } else if (mlp_columns != 0) {
-      fail(call, describe("weight", call.tensor("weight")) + " must have 3·H·128 = " + std::to_string(3 * heads_ * kHeadSize) +
-                     " rows, or mlp must take the others");
+      fail(call, describe("weight", call.tensor("weight")) + " must have 3·H·128 = " +
+                     std::to_string(3 * heads_ * kHeadSize) + " rows, or mlp must take the others");
     }
   }
 
-  void store(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* sums, int64_t ld) const override {
+  void store(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* sums,
+             int64_t ld) const override {
     const int64_t head_columns = 3 * heads_ * kHeadSize;
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t batch = (row + i) / tokens_, token = (row + i) % tokens_;
@@ -48,7 +49,8 @@ class QkvSink final : public TileSink {
       if (done == columns) continue;
       Epilogue epilogue = operands_.epilogue(row + i, column + done);
       epilogue.activation = activation_;
-      float* y = mlp_->as<float>() + batch * mlp_->stride[0] + token * mlp_->stride[1] + (column + done - head_columns);
+      float* y = mlp_->as<float>() + batch * mlp_->stride[0] + token * mlp_->stride[1] +
+                 (column + done - head_columns);
       simd().epilogue(sums + i * ld + done, epilogue, columns - done, y);
     }
   }
@@ -56,7 +58,8 @@ class QkvSink final : public TileSink {
  private:
   void store_head(int64_t row, int64_t batch, int64_t token, int64_t column, const float* sums) const {
     const int64_t part = column / kHeadSize / heads_, head = column / kHeadSize % heads_;
-    float* y = qkv_.as<float>() + batch * qkv_.stride[0] + token * qkv_.stride[1] + part * qkv_.stride[2] + head * qkv_.stride[3];
+    float* y = qkv_.as<float>() + batch * qkv_.stride[0] + token * qkv_.stride[1] + part * qkv_.stride[2] +
+               head * qkv_.stride[3];
     const Epilogue epilogue = operands_.epilogue(row, column);
     simd().epilogue(sums, epilogue, kHeadSize, y);
     if (part == 2) return;

@@ -11,7 +11,8 @@
 
 namespace flux::cpu {
 
-// Offsets of a view's rows. When the outer axes follow each other evenly, which is the common case, one multiplication each.
+// Offsets of a view's rows. When the outer axes follow each other evenly, which is the common case, one
+// multiplication each.
 class RowOffsets {
  public:
   explicit RowOffsets(const TensorView& view) : view_(view) {
@@ -34,8 +35,8 @@ class RowOffsets {
   bool uniform_ = true;
 };
 
-// Calls body(offsets, count) for runs of elements that lie at the same place of all views, which have one shape: a long flat
-// run when all are contiguous, else a row at a time. offsets[i] is in elements of view i.
+// Calls body(offsets, count) for runs of elements that lie at the same place of all views, which have one
+// shape: a long flat run when all are contiguous, else a row at a time. offsets[i] is in elements of view i.
 template <size_t N, typename Body>
 void for_each_run(ThreadPool& pool, const std::array<const TensorView*, N>& views, const Body& body) {
   constexpr int64_t kElementsPerChunk = 16384;
@@ -50,16 +51,19 @@ void for_each_run(ThreadPool& pool, const std::array<const TensorView*, N>& view
     return;
   }
   const int64_t inner = first.inner();
-  pool.parallel_for(first.rows(), std::max<int64_t>(1, kElementsPerChunk / inner), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      std::array<int64_t, N> offsets;
-      for (size_t i = 0; i < N; ++i) offsets[i] = views[i]->row_offset(row);
-      body(offsets, inner);
-    }
-  });
+  pool.parallel_for(first.rows(), std::max<int64_t>(1, kElementsPerChunk / inner),
+                    [&](int64_t begin, int64_t end) {
+                      for (int64_t row = begin; row < end; ++row) {
+                        std::array<int64_t, N> offsets;
+                        for (size_t i = 0; i < N; ++i) offsets[i] = views[i]->row_offset(row);
+                        body(offsets, inner);
+                      }
+                    });
 }
 
 // Rows for one chunk of parallel_for, so that a chunk has work for about 10 µs.
-inline int64_t rows_per_chunk(int64_t inner) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(inner, 1)); }
+inline int64_t rows_per_chunk(int64_t inner) {
+  return std::max<int64_t>(1, 16384 / std::max<int64_t>(inner, 1));
+}
 
 }  // namespace flux::cpu

@@ -41,7 +41,8 @@ void euler_step(const OpCall& call, ThreadPool& pool) {
   const float* sigma = sigmas.as<const float>() + step_index(call, sigmas, 2);
   const float distance = sigma[1] - sigma[0];
   for_each_run<3>(pool, {&latents, &velocity, &y}, [&](const std::array<int64_t, 3>& at, int64_t n) {
-    simd().add_scaled(latents.as<const float>() + at[0], velocity.as<const float>() + at[1], distance, n, y.as<float>() + at[2]);
+    simd().add_scaled(latents.as<const float>() + at[0], velocity.as<const float>() + at[1], distance, n,
+                      y.as<float>() + at[2]);
   });
 }
 
@@ -54,7 +55,8 @@ void scale_noise(const OpCall& call, ThreadPool& pool) {
   expect_same_shape(call, "y", y, "x", x);
   const float sigma = sigmas.as<const float>()[step_index(call, sigmas, 1)];
   for_each_run<3>(pool, {&x, &noise, &y}, [&](const std::array<int64_t, 3>& at, int64_t n) {
-    simd().combine(noise.as<const float>() + at[1], sigma, x.as<const float>() + at[0], 1.0f - sigma, n, y.as<float>() + at[2]);
+    simd().combine(noise.as<const float>() + at[1], sigma, x.as<const float>() + at[0], 1.0f - sigma, n,
+                   y.as<float>() + at[2]);
   });
 }
 

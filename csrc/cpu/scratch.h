@@ -1,5 +1,5 @@
-// Memory that a kernel needs while it runs. One buffer a thread and purpose, kept from call to call: a run allocates only
-// until each thread has met its largest shape.
+// Memory that a kernel needs while it runs. One buffer a thread and purpose, kept from call to call: a run
+// allocates only until each thread has met its largest shape.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,9 @@ class Scratch {
       memory_.reset();
       capacity_ = 0;
       memory_.reset(static_cast<std::byte*>(::operator new(bytes, kAlignment, std::nothrow)));
-      if (!memory_) throw FluxError(code::kOutOfMemory, "no " + std::to_string(bytes) + " bytes of scratch memory; free some memory");
+      if (!memory_)
+        throw FluxError(code::kOutOfMemory,
+                        "no " + std::to_string(bytes) + " bytes of scratch memory; free some memory");
       capacity_ = bytes;
     }
     return reinterpret_cast<T*>(memory_.get());

@@ -29,8 +29,9 @@ double OpCall::number(std::string_view name) const {
 int64_t OpCall::integer(std::string_view name) const {
   const double value = number(name);
   // Beyond 2^53 a double no longer names one integer; NaN fails the comparison too.
-  FLUX_CHECK(std::abs(value) <= 0x1p53 && value == std::floor(value),
-             kind + ": attribute '" + std::string(name) + "' must be an integer, not " + std::to_string(value));
+  FLUX_CHECK(
+      std::abs(value) <= 0x1p53 && value == std::floor(value),
+      kind + ": attribute '" + std::string(name) + "' must be an integer, not " + std::to_string(value));
   return static_cast<int64_t>(value);
 }
 

@@ -9,7 +9,8 @@
 
 namespace flux {
 
-// Lives on the stack of parallel_for. Chunks are handed out by `next`; a worker that wakes too late finds none left.
+// Lives on the stack of parallel_for. Chunks are handed out by `next`; a worker that wakes too late finds
+// none left.
 struct ThreadPool::Job {
   int64_t count;
   int64_t grain;
@@ -72,7 +73,8 @@ void ThreadPool::loop() {
   }
 }
 
-void ThreadPool::parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+void ThreadPool::parallel_for(int64_t count, int64_t grain,
+                              const std::function<void(int64_t, int64_t)>& body) {
   if (count <= 0) return;
   grain = std::max<int64_t>(grain, 1);
   Job job{count, grain, body};

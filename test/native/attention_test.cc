@@ -28,7 +28,8 @@ double reference(const Case& test, const Size& s, double scale, int64_t index) {
   double largest = -INFINITY;
   for (int64_t key = 0; key < (s.causal ? query + 1 : s.keys); ++key) {
     double score = 0;
-    for (int64_t j = 0; j < s.depth; ++j) score += test["q"].get({batch, query, head, j}) * test["k"].get({batch, key, head, j});
+    for (int64_t j = 0; j < s.depth; ++j)
+      score += test["q"].get({batch, query, head, j}) * test["k"].get({batch, key, head, j});
     scores.push_back(score * scale + (s.bias ? test["bias"].get({head, query, key}) : 0));
     largest = std::fmax(largest, scores.back());
   }
@@ -42,24 +43,26 @@ double reference(const Case& test, const Size& s, double scale, int64_t index) {
 }
 
 FLUX_TEST(attention_matches_f64) {
-  for (const Size& s : {Size{1, 1, 1, 1, 1, false, false}, Size{2, 3, 5, 2, 16, false, true}, Size{1, 31, 33, 1, 8, true, false},
-                        Size{1, 33, 112, 2, 9, false, false}, Size{1, 65, 113, 1, 24, false, true},
-                        Size{1, 4, 225, 2, 128, false, false}, Size{1, 150, 150, 2, 7, true, false},
-                        Size{1, 77, 77, 1, 17, true, true}, Size{1, 280, 141, 1, 5, false, false},
-                        Size{1, 5, 40, 1, 300, false, false}}) {
+  for (const Size& s : {Size{1, 1, 1, 1, 1, false, false}, Size{2, 3, 5, 2, 16, false, true},
+                        Size{1, 31, 33, 1, 8, true, false}, Size{1, 33, 112, 2, 9, false, false},
+                        Size{1, 65, 113, 1, 24, false, true}, Size{1, 4, 225, 2, 128, false, false},
+                        Size{1, 150, 150, 2, 7, true, false}, Size{1, 77, 77, 1, 17, true, true},
+                        Size{1, 280, 141, 1, 5, false, false}, Size{1, 5, 40, 1, 300, false, false}}) {
     const double scale = static_cast<float>(1 / std::sqrt(static_cast<double>(s.depth)));
     for (const int64_t gap : {0, 3}) {
       Case test = attention_case(s, scale, gap);
       test.run();
-      EXPECT_CLOSE(test["y"], [&](int64_t index) { return reference(test, s, scale, index); }, 2e-6,
-                   label("attention", {s.batch, s.queries, s.keys, s.heads, s.depth, s.causal, s.bias}));
+      EXPECT_CLOSE(
+          test["y"], [&](int64_t index) { return reference(test, s, scale, index); }, 2e-6,
+          label("attention", {s.batch, s.queries, s.keys, s.heads, s.depth, s.causal, s.bias}));
     }
   }
 }
 
 FLUX_TEST(attention_survives_large_scores) {
   const Size s{1, 40, 260, 1, 16, false, false};
-  Case test = attention_case(s, 40, 0);  // scores of some hundreds: exp would overflow without the running maximum
+  Case test =
+      attention_case(s, 40, 0);  // scores of some hundreds: exp would overflow without the running maximum
   test.run();
   EXPECT_CLOSE(test["y"], [&](int64_t index) { return reference(test, s, 40, index); }, 1e-4, "large scores");
 }
@@ -68,14 +71,17 @@ FLUX_TEST(attention_takes_infinite_bias_as_mask_and_keeps_nan) {
   const Size s{1, 20, 240, 1, 8, false, true};
   Case test = attention_case(s, 0.25, 0);
   for (int64_t query = 0; query < s.queries; ++query) {
-    for (int64_t key = 0; key < 130; ++key) test.tensors["bias"].set(query * s.keys + key, -INFINITY);  // a whole block and more
+    for (int64_t key = 0; key < 130; ++key)
+      test.tensors["bias"].set(query * s.keys + key, -INFINITY);  // a whole block and more
   }
   test.run();
-  EXPECT_CLOSE(test["y"], [&](int64_t index) { return reference(test, s, 0.25, index); }, 2e-6, "masked keys");
+  EXPECT_CLOSE(
+      test["y"], [&](int64_t index) { return reference(test, s, 0.25, index); }, 2e-6, "masked keys");
   test.tensors["q"].set(3 * s.depth, std::nan(""));
   test.run();
   for (int64_t query = 0; query < s.queries; ++query) {
-    EXPECT(std::isnan(test["y"].get(query * s.depth)) == (query == 3), label("NaN in query 3, result of", {query}));
+    EXPECT(std::isnan(test["y"].get(query * s.depth)) == (query == 3),
+           label("NaN in query 3, result of", {query}));
   }
 }
 

@@ -36,10 +36,13 @@ std::mt19937& generator() {
 int64_t bytes_of(DType dtype) {
   switch (dtype) {
     case DType::kF32:
-    case DType::kI32: return 4;
+    case DType::kI32:
+      return 4;
     case DType::kBF16:
-    case DType::kF16: return 2;
-    default: return 1;
+    case DType::kF16:
+      return 2;
+    default:
+      return 1;
   }
 }
 
@@ -52,7 +55,8 @@ void report(const char* file, int line, const std::string& message) {
   if (failures_of_test <= 20) std::printf("    %s:%d: %s\n", file, line, message.c_str());
 }
 
-Array::Array(Shape shape, DType dtype, int64_t gap) : shape_(std::move(shape)), stride_(shape_.size(), 1), dtype_(dtype) {
+Array::Array(Shape shape, DType dtype, int64_t gap)
+    : shape_(std::move(shape)), stride_(shape_.size(), 1), dtype_(dtype) {
   int64_t span = shape_.empty() ? 1 : shape_.back();
   for (int axis = static_cast<int>(shape_.size()) - 2; axis >= 0; --axis) {
     const auto at = static_cast<size_t>(axis);
@@ -69,7 +73,8 @@ Array Array::random(Shape shape, double scale, DType dtype, int64_t gap) {
   for (int64_t i = 0; i < array.size(); ++i) {
     if (dtype == DType::kF8E4M3) {
       const int finite = code(generator());
-      array.memory_[static_cast<size_t>(array.offset_of(i))] = static_cast<uint8_t>(finite < 127 ? finite : finite + 1);
+      array.memory_[static_cast<size_t>(array.offset_of(i))] =
+          static_cast<uint8_t>(finite < 127 ? finite : finite + 1);
     } else {
       array.set(i, normal(generator()));
     }
@@ -173,7 +178,8 @@ int e4m3_nearest(double value) {
   if (std::isnan(value)) return 127;
   int best = 0;
   for (int code = 1; code < 127; ++code) {
-    const double distance = std::abs(e4m3_value(code) - std::abs(value)), least = std::abs(e4m3_value(best) - std::abs(value));
+    const double distance = std::abs(e4m3_value(code) - std::abs(value)),
+                 least = std::abs(e4m3_value(best) - std::abs(value));
     if (distance < least || (distance == least && code % 2 == 0)) best = code;
   }
   return std::signbit(value) ? best | 128 : best;
@@ -187,7 +193,8 @@ OpCall call_of(const Case& test) {
   call.attributes = test.attributes;
   for (const auto& [name, array] : test.tensors) {
     const auto alias = test.alias.find(name);
-    call.operands.emplace_back(name, (alias == test.alias.end() ? array : test.tensors.at(alias->second)).view());
+    call.operands.emplace_back(name,
+                               (alias == test.alias.end() ? array : test.tensors.at(alias->second)).view());
   }
   return call;
 }
@@ -226,7 +233,8 @@ void Case::expect_same_in_place(const std::string& output, const std::string& in
   for (int64_t i = 0; i < tensors.at(output).size(); ++i) {
     const double in_place = copy.tensors.at(input).get(i), apart = tensors.at(output).get(i);
     if (in_place == apart) continue;
-    EXPECT(in_place == apart, kind + " with " + output + " in the place of " + input + " differs at " + std::to_string(i));
+    EXPECT(in_place == apart,
+           kind + " with " + output + " in the place of " + input + " differs at " + std::to_string(i));
     return;
   }
 }

@@ -1,4 +1,5 @@
-// A small test frame for native code: named tests, checks that count, and arrays whose surroundings are guarded.
+// A small test frame for native code: named tests, checks that count, and arrays whose surroundings are
+// guarded.
 #pragma once
 
 #include <cstdint>
@@ -16,22 +17,22 @@ namespace flux::test {
 struct Registration {
   Registration(const char* name, void (*body)());
 };
-#define FLUX_TEST(name)                                                \
-  static void name();                                                  \
+#define FLUX_TEST(name)                                                     \
+  static void name();                                                       \
   static const ::flux::test::Registration registration_##name(#name, name); \
   static void name()
 
 // Reports a failure of the running test, with the place and what was expected.
 void report(const char* file, int line, const std::string& message);
-#define EXPECT(condition, message)                                             \
-  do {                                                                         \
+#define EXPECT(condition, message)                                                                          \
+  do {                                                                                                      \
     if (!(condition)) ::flux::test::report(__FILE__, __LINE__, std::string(#condition) + ": " + (message)); \
   } while (0)
 
 using Shape = std::vector<int64_t>;
 
-// Elements between guard bytes. With a gap, every outer axis is that many elements further apart than it needs to be, so that
-// rows are neither contiguous nor aligned.
+// Elements between guard bytes. With a gap, every outer axis is that many elements further apart than it
+// needs to be, so that rows are neither contiguous nor aligned.
 class Array {
  public:
   Array() = default;
@@ -59,11 +60,13 @@ class Array {
   std::vector<uint8_t> memory_;
 };
 
-// The value of an e4m3 code and the nearest code of a value, ties to the even one, straight from the format's definition.
+// The value of an e4m3 code and the nearest code of a value, ties to the even one, straight from the format's
+// definition.
 double e4m3_value(int code);
 int e4m3_nearest(double value);
 
-// A call with its operands. Which of them are outputs is said once; `alias` binds an operand to another's memory.
+// A call with its operands. Which of them are outputs is said once; `alias` binds an operand to another's
+// memory.
 struct Case {
   std::string kind;
   std::map<std::string, Array> tensors = {};
@@ -71,8 +74,8 @@ struct Case {
   std::vector<std::pair<std::string, double>> attributes = {};
   std::map<std::string, std::string> alias = {};
 
-  // Runs on 1, 2, 3 and 7 threads, expects the same bytes each time and untouched guards and inputs; the outputs are then in
-  // `tensors`. A second run with `output` bound to `input` must give the same values.
+  // Runs on 1, 2, 3 and 7 threads, expects the same bytes each time and untouched guards and inputs; the
+  // outputs are then in `tensors`. A second run with `output` bound to `input` must give the same values.
   void run();
   void expect_same_in_place(const std::string& output, const std::string& input);
   // The call must throw ERR_FLUX_BAD_ARGUMENT with this in its message.

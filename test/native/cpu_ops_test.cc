@@ -13,7 +13,8 @@ int main(int argc, char** argv) {
     if (argument == "--variant" && i + 1 < argc) {
       const std::string wanted = argv[++i];
       if (wanted == flux::cpu::simd_name()) continue;
-      std::printf("skipped: this processor runs %s, not %s\n", std::string(flux::cpu::simd_name()).c_str(), wanted.c_str());
+      std::printf("skipped: this processor runs %s, not %s\n", std::string(flux::cpu::simd_name()).c_str(),
+                  wanted.c_str());
       return 77;
     }
     filter = argument;

@@ -9,14 +9,19 @@ namespace {
 
 double activate(double x, int activation) {
   switch (activation) {
-    case 1: return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case 2: return x / (1 + std::exp(-x));
-    case 3: return x / (1 + std::exp(-1.702 * x));
-    default: return x;
+    case 1:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case 2:
+      return x / (1 + std::exp(-x));
+    case 3:
+      return x / (1 + std::exp(-1.702 * x));
+    default:
+      return x;
   }
 }
 
-Case binary_case(const std::string& kind, const std::string& a, const std::string& b, const Shape& shape, int64_t gap) {
+Case binary_case(const std::string& kind, const std::string& a, const std::string& b, const Shape& shape,
+                 int64_t gap) {
   Case test{.kind = kind};
   test.tensors[a] = Array::random(shape, 2, DType::kF32, gap);
   test.tensors[b] = Array::random(shape, 2, DType::kF32, gap);
@@ -29,7 +34,8 @@ FLUX_TEST(activations_match_f64) {
     Case test{.kind = "activation", .attributes = {{"activation", activation}}};
     std::vector<double> values;
     for (int i = 0; i <= 4000; ++i) values.push_back(static_cast<float>(i * 0.01 - 20));
-    for (const double extreme : {-1e30, -200.0, -89.0, -87.4, 87.4, 89.0, 200.0, 1e30}) values.push_back(extreme);
+    for (const double extreme : {-1e30, -200.0, -89.0, -87.4, 87.4, 89.0, 200.0, 1e30})
+      values.push_back(extreme);
     const auto count = static_cast<int64_t>(values.size());
     test.tensors["x"] = Array::of({count}, values);
     test.tensors["y"] = Array({count});
@@ -37,7 +43,8 @@ FLUX_TEST(activations_match_f64) {
     for (int64_t i = 0; i < count; ++i) {
       const double x = test["x"].get(i), want = x < -80 && activation != 0 ? 0 : activate(x, activation);
       // 2e-6 absolute is what the golden cases ask for; large values are exact to f32.
-      EXPECT(std::abs(test["y"].get(i) - want) <= 2e-6 || test["y"].get(i) == want, label("activation", {activation, i}));
+      EXPECT(std::abs(test["y"].get(i) - want) <= 2e-6 || test["y"].get(i) == want,
+             label("activation", {activation, i}));
     }
     test.expect_same_in_place("y", "x");
     test.tensors["x"].set(1, std::nan(""));
@@ -51,20 +58,25 @@ FLUX_TEST(add_and_multiply_and_guide_match_f64) {
     for (const int64_t gap : {0, 3}) {
       Case add = binary_case("add", "a", "b", shape, gap);
       add.run();
-      EXPECT_CLOSE(add["y"], [&](int64_t i) { return add["a"].get(i) + add["b"].get(i); }, 1e-7, label("add", shape));
+      EXPECT_CLOSE(
+          add["y"], [&](int64_t i) { return add["a"].get(i) + add["b"].get(i); }, 1e-7, label("add", shape));
       add.expect_same_in_place("y", "a");
       for (int activation = 0; activation < 4; ++activation) {
         Case multiply = binary_case("multiply", "a", "b", shape, gap);
         multiply.attributes = {{"activation", activation}};
         multiply.run();
-        EXPECT_CLOSE(multiply["y"], [&](int64_t i) { return activate(multiply["a"].get(i), activation) * multiply["b"].get(i); },
-                     4e-7, label("multiply", shape));
+        EXPECT_CLOSE(
+            multiply["y"],
+            [&](int64_t i) { return activate(multiply["a"].get(i), activation) * multiply["b"].get(i); },
+            4e-7, label("multiply", shape));
         multiply.expect_same_in_place("y", "a");
       }
       Case guide = binary_case("guide", "uncond", "cond", shape, gap);
       guide.attributes = {{"scale", 3.5}};
       guide.run();
-      const auto guided = [&](int64_t i) { return guide["uncond"].get(i) + 3.5 * (guide["cond"].get(i) - guide["uncond"].get(i)); };
+      const auto guided = [&](int64_t i) {
+        return guide["uncond"].get(i) + 3.5 * (guide["cond"].get(i) - guide["uncond"].get(i));
+      };
       EXPECT_CLOSE(guide["y"], guided, 3e-7, label("guide", shape));
       guide.expect_same_in_place("y", "uncond");
     }
@@ -81,7 +93,8 @@ FLUX_TEST(copy_converts_between_f32_and_bf16) {
     // A tie rounds to the even mantissa, below and above it to the nearer one.
     const uint32_t bits[] = {0x3f808000, 0x3f818000, 0x3f807fff, 0x3f808001, 0x7f7fffff, 0x80000001};
     const double rounded[] = {0x3f80, 0x3f82, 0x3f80, 0x3f81, 0x7f80, 0x8000};
-    for (int i = 0; i < 6; ++i) narrow.tensors["x"].set(i, static_cast<double>(std::bit_cast<float>(bits[i])));
+    for (int i = 0; i < 6; ++i)
+      narrow.tensors["x"].set(i, static_cast<double>(std::bit_cast<float>(bits[i])));
     narrow.tensors["y"] = Array({3, 4, 9}, DType::kBF16);
     narrow.run();
     for (int i = 0; i < 6; ++i) {
@@ -89,13 +102,15 @@ FLUX_TEST(copy_converts_between_f32_and_bf16) {
       EXPECT(narrow["y"].get(i) == static_cast<double>(want), label("bf16 of bits", {bits[i]}));
     }
     for (int64_t i = 6; i < narrow["y"].size(); ++i) {
-      EXPECT(std::abs(narrow["y"].get(i) - narrow["x"].get(i)) <= std::abs(narrow["x"].get(i)) / 256, label("bf16", {i}));
+      EXPECT(std::abs(narrow["y"].get(i) - narrow["x"].get(i)) <= std::abs(narrow["x"].get(i)) / 256,
+             label("bf16", {i}));
     }
     Case widen{.kind = "copy"};
     widen.tensors["x"] = narrow["y"];
     widen.tensors["y"] = Array({3, 4, 9}, DType::kF32, gap);
     widen.run();
-    for (int64_t i = 0; i < widen["y"].size(); ++i) EXPECT(widen["y"].get(i) == widen["x"].get(i), label("f32 of bf16", {i}));
+    for (int64_t i = 0; i < widen["y"].size(); ++i)
+      EXPECT(widen["y"].get(i) == widen["x"].get(i), label("f32 of bf16", {i}));
     Case same{.kind = "copy"};
     same.tensors["x"] = Array::of({2, 3}, {1, -2, 3, 4, 5, 1 << 30}, DType::kI32);
     same.tensors["y"] = Array({2, 3}, DType::kI32, gap);
@@ -112,7 +127,8 @@ FLUX_TEST(rows_are_taken_and_gathered) {
   take.tensors["index"] = Array::of({1}, {4}, DType::kI32);
   take.tensors["y"] = Array({3, 7}, DType::kF32, 1);
   take.run();
-  for (int64_t i = 0; i < 21; ++i) EXPECT(take["y"].get(i) == take["table"].get(4 * 21 + i), label("takeRow", {i}));
+  for (int64_t i = 0; i < 21; ++i)
+    EXPECT(take["y"].get(i) == take["table"].get(4 * 21 + i), label("takeRow", {i}));
   take.tensors["index"].set(0, 5);
   EXPECT_ERROR(take, "index 5 is outside the 5 rows of table [5, 3, 7]");
   take.tensors["index"].set(0, -1);
@@ -124,7 +140,8 @@ FLUX_TEST(rows_are_taken_and_gathered) {
   gather.run();
   for (int64_t b = 0; b < 3; ++b) {
     const auto row = static_cast<int64_t>(gather["index"].get(b));
-    for (int64_t i = 0; i < 11; ++i) EXPECT(gather["y"].get({b, i}) == gather["x"].get({b, row, i}), label("gatherRows", {b, i}));
+    for (int64_t i = 0; i < 11; ++i)
+      EXPECT(gather["y"].get({b, i}) == gather["x"].get({b, row, i}), label("gatherRows", {b, i}));
   }
   gather.tensors["index"].set(1, 5);
   EXPECT_ERROR(gather, "index 5 is outside the 5 tokens of x [3, 5, 11]");
@@ -139,7 +156,9 @@ FLUX_TEST(sampler_ops_match_f64) {
   euler.tensors["y"] = Array({2, 40, 64}, DType::kF32, 3);
   euler.run();
   const double distance = euler["sigmas"].get(2) - euler["sigmas"].get(1);
-  EXPECT_CLOSE(euler["y"], [&](int64_t i) { return euler["latents"].get(i) + distance * euler["velocity"].get(i); }, 1e-7, "eulerStep");
+  EXPECT_CLOSE(
+      euler["y"], [&](int64_t i) { return euler["latents"].get(i) + distance * euler["velocity"].get(i); },
+      1e-7, "eulerStep");
   euler.expect_same_in_place("y", "latents");
   euler.tensors["step"].set(0, 3);
   EXPECT_ERROR(euler, "step 3 is outside sigmas [4]");
@@ -154,7 +173,9 @@ FLUX_TEST(sampler_ops_match_f64) {
   noise.tensors["y"] = Array({2, 40, 64});
   noise.run();
   const double sigma = noise["sigmas"].get(2);
-  EXPECT_CLOSE(noise["y"], [&](int64_t i) { return sigma * noise["noise"].get(i) + (1 - sigma) * noise["x"].get(i); }, 1e-7, "scaleNoise");
+  EXPECT_CLOSE(
+      noise["y"], [&](int64_t i) { return sigma * noise["noise"].get(i) + (1 - sigma) * noise["x"].get(i); },
+      1e-7, "scaleNoise");
 
   Case greater{.kind = "greater"};
   greater.tensors["y"] = Array({1}, DType::kI32);
@@ -177,7 +198,8 @@ FLUX_TEST(sampler_ops_match_f64) {
 FLUX_TEST(latents_are_packed_in_patches) {
   const int64_t batch = 2, height = 6, width = 10, channels = 16;
   for (const bool channels_first : {false, true}) {
-    Case pack{.kind = "packLatents", .attributes = {{"scale", 0.5}, {"shift", 0.25}, {"channelsFirst", channels_first ? 1 : 0}}};
+    Case pack{.kind = "packLatents",
+              .attributes = {{"scale", 0.5}, {"shift", 0.25}, {"channelsFirst", channels_first ? 1 : 0}}};
     pack.tensors["x"] = channels_first ? Array::random({batch, channels, height, width}, 1, DType::kF32, 3)
                                        : Array::random({batch, height, width, channels}, 1, DType::kF32, 3);
     pack.tensors["y"] = Array({batch, 15, 64}, DType::kF32, 2);
@@ -204,12 +226,14 @@ FLUX_TEST(latents_are_packed_in_patches) {
 FLUX_TEST(sampleLatents_draws_from_the_posterior) {
   Case test{.kind = "sampleLatents"};
   test.tensors["moments"] = Array::random({2, 3, 4, 32}, 2, DType::kF32, 3);
-  test.tensors["moments"].set(16, 25);   // log-variances beyond the clamp
+  test.tensors["moments"].set(16, 25);  // log-variances beyond the clamp
   test.tensors["moments"].set(17, -99);
   test.tensors["y"] = Array({2, 3, 4, 16});
   Case mean = test;
   mean.run();
-  const auto moment = [&](int64_t i, int64_t half) { return test["moments"].get(i / 16 * 32 + half * 16 + i % 16); };
+  const auto moment = [&](int64_t i, int64_t half) {
+    return test["moments"].get(i / 16 * 32 + half * 16 + i % 16);
+  };
   for (int64_t i = 0; i < test["y"].size(); ++i) EXPECT(mean["y"].get(i) == moment(i, 0), label("mean", {i}));
   test.tensors["noise"] = Array::random({2, 3, 4, 16}, 1, DType::kF32, 1);
   test.run();
@@ -228,7 +252,8 @@ FLUX_TEST(images_are_rounded_half_to_even) {
   bytes.tensors["y"] = Array({1, 1, count, 1}, DType::kU8);
   bytes.run();
   const double first[] = {0, 0, 255, 255, 0, 0, 255};
-  for (int64_t i = 0; i < count; ++i) EXPECT(bytes["y"].get(i) == (i < 7 ? first[i] : static_cast<double>(i - 7)), label("level", {i}));
+  for (int64_t i = 0; i < count; ++i)
+    EXPECT(bytes["y"].get(i) == (i < 7 ? first[i] : static_cast<double>(i - 7)), label("level", {i}));
   // 255·u exactly at a half: u = 0.5 gives 127.5, which goes to the even 128.
   bytes.tensors["x"].set(0, 0);
   bytes.run();
@@ -237,8 +262,10 @@ FLUX_TEST(images_are_rounded_half_to_even) {
   Case floats = bytes;
   floats.tensors["y"] = Array({1, 1, count, 1});
   floats.run();
-  for (int64_t i = 7; i < count; ++i) EXPECT(std::abs(floats["y"].get(i) - static_cast<double>(i - 7) / 255) < 1e-7, label("u", {i}));
-  EXPECT(std::isnan(floats["y"].get(4)) && floats["y"].get(3) == 1 && floats["y"].get(5) == 0, "clamped, a NaN kept");
+  for (int64_t i = 7; i < count; ++i)
+    EXPECT(std::abs(floats["y"].get(i) - static_cast<double>(i - 7) / 255) < 1e-7, label("u", {i}));
+  EXPECT(std::isnan(floats["y"].get(4)) && floats["y"].get(3) == 1 && floats["y"].get(5) == 0,
+         "clamped, a NaN kept");
 
   Case back{.kind = "fromImage"};
   back.tensors["x"] = bytes["y"];

@@ -8,10 +8,14 @@ namespace {
 
 double activate(double x, int activation) {
   switch (activation) {
-    case 1: return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case 2: return x / (1 + std::exp(-x));
-    case 3: return x / (1 + std::exp(-1.702 * x));
-    default: return x;
+    case 1:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case 2:
+      return x / (1 + std::exp(-x));
+    case 3:
+      return x / (1 + std::exp(-1.702 * x));
+    default:
+      return x;
   }
 }
 
@@ -25,9 +29,11 @@ struct LinearSize {
   int64_t batch, tokens, n, k;
 };
 
-// Ones, tiles of every variant plus and minus one, more than one block of k, more than one tile of rows and columns.
-const LinearSize kSizes[] = {{1, 1, 1, 1},    {1, 1, 33, 257}, {1, 2, 5, 3},    {1, 3, 100, 64},   {2, 2, 31, 300},  {1, 5, 16, 512},
-                             {1, 6, 17, 70},  {2, 7, 32, 33},  {1, 13, 33, 16}, {1, 14, 64, 255},  {1, 15, 65, 256}, {2, 50, 129, 257},
+// Ones, tiles of every variant plus and minus one, more than one block of k, more than one tile of rows and
+// columns.
+const LinearSize kSizes[] = {{1, 1, 1, 1},    {1, 1, 33, 257},  {1, 2, 5, 3},     {1, 3, 100, 64},
+                             {2, 2, 31, 300}, {1, 5, 16, 512},  {1, 6, 17, 70},   {2, 7, 32, 33},
+                             {1, 13, 33, 16}, {1, 14, 64, 255}, {1, 15, 65, 256}, {2, 50, 129, 257},
                              {1, 337, 40, 9}, {2, 29, 530, 48}};
 
 FLUX_TEST(linear_matches_f64_for_every_size_dtype_and_epilogue) {
@@ -54,7 +60,8 @@ FLUX_TEST(linear_matches_f64_for_every_size_dtype_and_epilogue) {
           return test["residual"].get(index) +
                  test["gate"].get(row / s.tokens * s.n + n) * activate(sum + test["bias"].get(n), activation);
         };
-        EXPECT_CLOSE(test["y"], expected, 1e-6, label("linear", {s.batch, s.tokens, s.n, s.k, full, activation}));
+        EXPECT_CLOSE(test["y"], expected, 1e-6,
+                     label("linear", {s.batch, s.tokens, s.n, s.k, full, activation}));
         if (full) test.expect_same_in_place("y", "residual");
       }
     }
@@ -73,11 +80,13 @@ FLUX_TEST(linear_result_of_a_row_does_not_depend_on_the_batch) {
     for (int64_t i = 0; i < 600; ++i) one.tensors["x"].set(i, all["x"].get(row * 600 + i));
     one.tensors["y"] = Array({1, 70});
     one.run();
-    for (int64_t n = 0; n < 70; ++n) EXPECT(one["y"].get(n) == all["y"].get(row * 70 + n), "row " + std::to_string(row));
+    for (int64_t n = 0; n < 70; ++n)
+      EXPECT(one["y"].get(n) == all["y"].get(row * 70 + n), "row " + std::to_string(row));
   }
 }
 
-// The definition: each row scaled by its peak over 448 in f32, rounded to the nearest code; products of codes summed, then scaled.
+// The definition: each row scaled by its peak over 448 in f32, rounded to the nearest code; products of codes
+// summed, then scaled.
 FLUX_TEST(linear_with_e4m3_weights_quantises_rows) {
   for (const LinearSize& s : kSizes) {
     Case test{.kind = "linear", .attributes = {{"activation", 0}}};
@@ -95,12 +104,14 @@ FLUX_TEST(linear_with_e4m3_weights_quantises_rows) {
     quantised.run();
     for (int64_t row = 0; row < s.batch * s.tokens; ++row) {
       float peak = 0;
-      for (int64_t i = 0; i < s.k; ++i) peak = std::fmax(peak, std::fabs(static_cast<float>(test["x"].get(row * s.k + i))));
+      for (int64_t i = 0; i < s.k; ++i)
+        peak = std::fmax(peak, std::fabs(static_cast<float>(test["x"].get(row * s.k + i))));
       const float scale = peak == 0 ? 1 : peak / 448;
       EXPECT(quantised["scale"].get(row) == scale, label("scale of row", {row}));
       for (int64_t i = 0; i < s.k; ++i) {
         const float scaled = static_cast<float>(test["x"].get(row * s.k + i)) / scale;
-        EXPECT(quantised["codes"].get(row * s.k + i) == e4m3_value(e4m3_nearest(scaled)), label("code", {row, i}));
+        EXPECT(quantised["codes"].get(row * s.k + i) == e4m3_value(e4m3_nearest(scaled)),
+               label("code", {row, i}));
       }
     }
     const auto expected = [&](int64_t index) {
@@ -144,8 +155,8 @@ FLUX_TEST(qkvLinear_normalises_and_rotates_heads) {
     int64_t batch, tokens, heads, k, mlp;
     DType dtype;
   };
-  for (const Size& s : {Size{1, 1, 1, 5, 0, DType::kF32}, Size{2, 15, 2, 40, 0, DType::kBF16}, Size{2, 9, 1, 300, 77, DType::kF32},
-                        Size{1, 29, 3, 64, 512, DType::kBF16}}) {
+  for (const Size& s : {Size{1, 1, 1, 5, 0, DType::kF32}, Size{2, 15, 2, 40, 0, DType::kBF16},
+                        Size{2, 9, 1, 300, 77, DType::kF32}, Size{1, 29, 3, 64, 512, DType::kBF16}}) {
     const int64_t n = 3 * s.heads * kHead + s.mlp;
     Case test{.kind = "qkvLinear", .outputs = {"qkv"}, .attributes = {{"activation", 1}, {"eps", 1e-6}}};
     test.tensors["x"] = Array::random({s.batch, s.tokens, s.k}, 1, DType::kF32, 1);
@@ -166,12 +177,15 @@ FLUX_TEST(qkvLinear_normalises_and_rotates_heads) {
         projection.push_back(dot(test["x"], row, test["weight"], column, s.k) + test["bias"].get(column));
       }
     }
-    const auto projected = [&](int64_t row, int64_t column) { return projection[static_cast<size_t>(row * n + column)]; };
+    const auto projected = [&](int64_t row, int64_t column) {
+      return projection[static_cast<size_t>(row * n + column)];
+    };
     const auto normalised = [&](int64_t row, int64_t part, int64_t head, int64_t i) {
       const int64_t first = (part * s.heads + head) * kHead;
       double squares = 0;
       for (int64_t j = 0; j < kHead; ++j) squares += std::pow(projected(row, first + j), 2);
-      return projected(row, first + i) / std::sqrt(squares / kHead + 1e-6) * test[part == 0 ? "normQ" : "normK"].get(i);
+      return projected(row, first + i) / std::sqrt(squares / kHead + 1e-6) *
+             test[part == 0 ? "normQ" : "normK"].get(i);
     };
     const auto expected = [&](int64_t index) {
       const int64_t i = index % kHead, head = index / kHead % s.heads, part = index / kHead / s.heads % 3;
@@ -179,7 +193,8 @@ FLUX_TEST(qkvLinear_normalises_and_rotates_heads) {
       if (part == 2) return projected(row, (2 * s.heads + head) * kHead + i);
       const int64_t pair = i / 2 * 2;
       const double even = normalised(row, part, head, pair), odd = normalised(row, part, head, pair + 1);
-      const double cosine = test["rope"].get({row % s.tokens, i / 2, 0}), sine = test["rope"].get({row % s.tokens, i / 2, 1});
+      const double cosine = test["rope"].get({row % s.tokens, i / 2, 0}),
+                   sine = test["rope"].get({row % s.tokens, i / 2, 1});
       return i % 2 == 0 ? even * cosine - odd * sine : odd * cosine + even * sine;
     };
     EXPECT_CLOSE(test["qkv"], expected, 1e-6, label("qkvLinear", {s.batch, s.tokens, s.heads, s.k}));

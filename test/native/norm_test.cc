@@ -29,8 +29,10 @@ FLUX_TEST(layerNorm_matches_f64_affine_and_modulated) {
       Case test{.kind = "layerNorm", .attributes = {{"eps", 1e-6}}};
       test.tensors["x"] = Array::random({batch, tokens, width}, 3, DType::kF32, gap);
       test.tensors["y"] = Array({batch, tokens, width}, DType::kF32, gap);
-      test.tensors[modulated ? "scale" : "weight"] = modulated ? Array::random({batch, width}, 1, DType::kF32, 7) : Array::random({width});
-      test.tensors[modulated ? "shift" : "bias"] = modulated ? Array::random({batch, width}, 1, DType::kF32, 7) : Array::random({width});
+      test.tensors[modulated ? "scale" : "weight"] =
+          modulated ? Array::random({batch, width}, 1, DType::kF32, 7) : Array::random({width});
+      test.tensors[modulated ? "shift" : "bias"] =
+          modulated ? Array::random({batch, width}, 1, DType::kF32, 7) : Array::random({width});
       test.run();
       const auto expected = [&](int64_t index) {
         const int64_t row = index / width, i = index % width;

@@ -20,7 +20,8 @@ FLUX_TEST(every_f16_and_e4m3_code_has_its_value) {
     double value = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
     if (exponent == 31) value = mantissa == 0 ? INFINITY : std::nan("");
     const float actual = f16_to_f32(static_cast<uint16_t>(bits));
-    EXPECT(same(actual, (bits & 0x8000) != 0 ? -value : value) && std::signbit(actual) == (bits >= 0x8000), label("f16", {bits}));
+    EXPECT(same(actual, (bits & 0x8000) != 0 ? -value : value) && std::signbit(actual) == (bits >= 0x8000),
+           label("f16", {bits}));
   }
   for (int code = 0; code < 256; ++code) {
     const float value = e4m3_to_f32(static_cast<uint8_t>(code));
@@ -43,7 +44,8 @@ FLUX_TEST(e4m3_rounds_to_nearest_even) {
 }
 
 FLUX_TEST(dtype_names_are_known_both_ways) {
-  const std::pair<const char*, size_t> names[] = {{"f32", 4}, {"bf16", 2}, {"f16", 2}, {"f8e4m3", 1}, {"i32", 4}, {"i8", 1}, {"u8", 1}};
+  const std::pair<const char*, size_t> names[] = {{"f32", 4}, {"bf16", 2}, {"f16", 2}, {"f8e4m3", 1},
+                                                  {"i32", 4}, {"i8", 1},   {"u8", 1}};
   for (const auto& [name, bytes] : names) {
     EXPECT(name_of(dtype_from_name(name)) == name, name);
     EXPECT(size_of(dtype_from_name(name)) == bytes, name);
@@ -108,10 +110,12 @@ FLUX_TEST(pool_rethrows_the_first_failure_and_goes_on) {
 
 FLUX_TEST(unknown_ops_are_unknown) {
   EXPECT(cpu::find_kernel("convolve") == nullptr && cpu::find_kernel("") == nullptr, "no such op");
-  for (const char* kind : {"linear", "qkvLinear", "attention", "layerNorm", "rmsNorm", "groupNorm", "conv2d", "embedding",
-                           "timestepEmbedding", "ropeTable", "t5Bias", "add", "multiply", "activation", "copy", "takeRow",
-                           "gatherRows", "increment", "eulerStep", "guide", "scaleNoise", "packLatents", "unpackLatents",
-                           "sampleLatents", "toImage", "fromImage", "greater", "quantizeRows"}) {
+  for (const char* kind : {"linear",     "qkvLinear",   "attention",     "layerNorm",         "rmsNorm",
+                           "groupNorm",  "conv2d",      "embedding",     "timestepEmbedding", "ropeTable",
+                           "t5Bias",     "add",         "multiply",      "activation",        "copy",
+                           "takeRow",    "gatherRows",  "increment",     "eulerStep",         "guide",
+                           "scaleNoise", "packLatents", "unpackLatents", "sampleLatents",     "toImage",
+                           "fromImage",  "greater",     "quantizeRows"}) {
     EXPECT(cpu::find_kernel(kind) != nullptr, kind);
   }
 }

@@ -18,9 +18,11 @@ FLUX_TEST(embedding_adds_positions) {
     test.run();
     for (int64_t i = 0; i < test["y"].size(); ++i) {
       const int64_t row = i / 33, id = static_cast<int64_t>(test["ids"].get(row));
-      const double entry = test["table"].get(id * 33 + i % 33), position = test["positions"].get(row % 3 * 33 + i % 33);
+      const double entry = test["table"].get(id * 33 + i % 33),
+                   position = test["positions"].get(row % 3 * 33 + i % 33);
       EXPECT(plain["y"].get(i) == entry, label("entry", {i}));
-      EXPECT(test["y"].get(i) == static_cast<double>(static_cast<float>(entry + position)), label("entry and position", {i}));
+      EXPECT(test["y"].get(i) == static_cast<double>(static_cast<float>(entry + position)),
+             label("entry and position", {i}));
     }
     test.tensors["ids"].set(4, 7);
     EXPECT_ERROR(test, "id 7 at position 1 is outside table [7, 33]");
@@ -40,7 +42,8 @@ FLUX_TEST(timestepEmbedding_matches_f64) {
   for (int64_t row = 0; row < 5; ++row) {
     for (int64_t i = 0; i < 128; ++i) {
       const double angle = 1000 * test["t"].get(row) * std::pow(10000.0, -static_cast<double>(i) / 128);
-      // In f32 an exponent of up to ln 10000 = 9.2 is rounded three times (5e-7 each), then frequency and angle once (6e-8).
+      // In f32 an exponent of up to ln 10000 = 9.2 is rounded three times (5e-7 each), then frequency and
+      // angle once (6e-8).
       const double tolerance = 1e-7 + std::abs(angle) * 1.6e-6;
       EXPECT(std::abs(test["y"].get({row, i}) - std::cos(angle)) <= tolerance, label("cos", {row, i}));
       EXPECT(std::abs(test["y"].get({row, 128 + i}) - std::sin(angle)) <= tolerance, label("sin", {row, i}));
@@ -58,7 +61,8 @@ FLUX_TEST(ropeTable_concatenates_axes) {
   for (int64_t token = 0; token < 3; ++token) {
     for (int64_t pair = 0; pair < 64; ++pair) {
       const int64_t axis = pair < 8 ? 0 : pair < 36 ? 1 : 2, i = pair - (axis == 0 ? 0 : axis == 1 ? 8 : 36);
-      const double angle = test["ids"].get({token, axis}) * std::pow(10000.0, -2.0 * static_cast<double>(i) / (axis == 0 ? 16 : 56));
+      const double angle = test["ids"].get({token, axis}) *
+                           std::pow(10000.0, -2.0 * static_cast<double>(i) / (axis == 0 ? 16 : 56));
       EXPECT(std::abs(test["y"].get({token, pair, 0}) - std::cos(angle)) < 6e-8, label("cos", {token, pair}));
       EXPECT(std::abs(test["y"].get({token, pair, 1}) - std::sin(angle)) < 6e-8, label("sin", {token, pair}));
     }
@@ -69,7 +73,8 @@ FLUX_TEST(ropeTable_concatenates_axes) {
   EXPECT_ERROR(test, "y [3, 64, 2] f32 must have shape [3, 65, 2]");
 }
 
-// The boundaries of the 32 buckets up to distance 128, as published with T5: exact below 8, then these distances begin a bucket.
+// The boundaries of the 32 buckets up to distance 128, as published with T5: exact below 8, then these
+// distances begin a bucket.
 int64_t published_bucket(int64_t relative) {
   const int64_t starts[] = {8, 12, 16, 23, 32, 46, 64, 91};
   const int64_t distance = std::abs(relative), base = relative > 0 ? 16 : 0;
@@ -87,7 +92,8 @@ FLUX_TEST(t5Bias_follows_the_buckets) {
     test.run();
     for (int64_t i = 0; i < test["y"].size(); ++i) {
       const int64_t key = i % 150, query = i / 150 % 150, head = i / 150 / 150;
-      EXPECT(test["y"].get(i) == test["table"].get({published_bucket(key - query), head}), label("relative position", {key - query}));
+      EXPECT(test["y"].get(i) == test["table"].get({published_bucket(key - query), head}),
+             label("relative position", {key - query}));
     }
   }
   Case wrong{.kind = "t5Bias", .attributes = {{"maxDistance", 128}}};

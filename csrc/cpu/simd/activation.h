@@ -1,5 +1,6 @@
 // The activations, all of the form x · σ(g(x)) = x / (1 + exp(−g)):
-//   SiLU g = x; quick GELU g = 1.702 x; GELU's tanh form ½x(1 + tanh u) = x · σ(2u), u = √(2/π) (x + 0.044715 x³).
+//   SiLU g = x; quick GELU g = 1.702 x; GELU's tanh form ½x(1 + tanh u) = x · σ(2u), u = √(2/π) (x + 0.044715
+//   x³).
 #pragma once
 
 #include "cpu/simd/kernels.h"
@@ -13,7 +14,8 @@ FLUX_INLINE Vec apply(Vec x) {
   if constexpr (activation == Activation::kNone) return x;
   Vec negated = -x;
   if constexpr (activation == Activation::kQuickGelu) negated = x * -1.702f;
-  if constexpr (activation == Activation::kGeluTanh) negated = x * fma(x * x, splat(-0.0713548162726f), splat(-1.5957691216057f));
+  if constexpr (activation == Activation::kGeluTanh)
+    negated = x * fma(x * x, splat(-0.0713548162726f), splat(-1.5957691216057f));
   return x / (exp(negated) + 1.0f);
 }
 
@@ -21,10 +23,14 @@ FLUX_INLINE Vec apply(Vec x) {
 template <typename Body>
 FLUX_INLINE void with_activation(Activation activation, const Body& body) {
   switch (activation) {
-    case Activation::kNone: return body([](Vec x) { return x; });
-    case Activation::kGeluTanh: return body([](Vec x) { return apply<Activation::kGeluTanh>(x); });
-    case Activation::kSilu: return body([](Vec x) { return apply<Activation::kSilu>(x); });
-    case Activation::kQuickGelu: return body([](Vec x) { return apply<Activation::kQuickGelu>(x); });
+    case Activation::kNone:
+      return body([](Vec x) { return x; });
+    case Activation::kGeluTanh:
+      return body([](Vec x) { return apply<Activation::kGeluTanh>(x); });
+    case Activation::kSilu:
+      return body([](Vec x) { return apply<Activation::kSilu>(x); });
+    case Activation::kQuickGelu:
+      return body([](Vec x) { return apply<Activation::kQuickGelu>(x); });
   }
 }
 

@@ -1,4 +1,5 @@
-// Element-wise kernels on runs of f32. Outputs may alias inputs exactly: each vector is read before it is written.
+// Element-wise kernels on runs of f32. Outputs may alias inputs exactly: each vector is read before it is
+// written.
 #include "cpu/simd/activation.h"
 #include "cpu/simd/variant.h"
 
@@ -26,12 +27,16 @@ void activate(const float* x, int64_t n, Activation activation, float* y) {
 
 void multiply(const float* a, const float* b, int64_t n, Activation activation, float* y) {
   with_activation(activation, [&](auto act) {
-    for_each_vector(n, [&](int64_t i, auto access) { access.store(y + i, act(access.load(a + i)) * access.load(b + i)); });
+    for_each_vector(n, [&](int64_t i, auto access) {
+      access.store(y + i, act(access.load(a + i)) * access.load(b + i));
+    });
   });
 }
 
 void add_scaled(const float* a, const float* b, float factor, int64_t n, float* y) {
-  for_each_vector(n, [&](int64_t i, auto access) { access.store(y + i, fma(access.load(b + i), splat(factor), access.load(a + i))); });
+  for_each_vector(n, [&](int64_t i, auto access) {
+    access.store(y + i, fma(access.load(b + i), splat(factor), access.load(a + i)));
+  });
 }
 
 void interpolate(const float* a, const float* b, float t, int64_t n, float* y) {
@@ -42,7 +47,9 @@ void interpolate(const float* a, const float* b, float t, int64_t n, float* y) {
 }
 
 void combine(const float* a, float p, const float* b, float q, int64_t n, float* y) {
-  for_each_vector(n, [&](int64_t i, auto access) { access.store(y + i, access.load(a + i) * p + access.load(b + i) * q); });
+  for_each_vector(n, [&](int64_t i, auto access) {
+    access.store(y + i, access.load(a + i) * p + access.load(b + i) * q);
+  });
 }
 
 namespace {

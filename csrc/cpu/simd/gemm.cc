@@ -43,7 +43,8 @@ constexpr TileKernel tile_kernel(int rows, std::integer_sequence<int, I...>) {
 
 }  // namespace
 
-void tile(const float* left, const float* right, int64_t k, int rows, bool accumulate, float* c, int64_t ldc) {
+void tile(const float* left, const float* right, int64_t k, int rows, bool accumulate, float* c,
+          int64_t ldc) {
   tile_kernel(rows, std::make_integer_sequence<int, kTileRows>{})(left, right, k, accumulate, c, ldc);
 }
 

@@ -22,7 +22,8 @@ FLUX_INLINE float sum_of(const float* x, int64_t n, const Term& term) {
 
 }  // namespace
 
-void layer_norm(const float* x, const float* weight, float unit, const float* bias, float eps, int64_t n, float* y) {
+void layer_norm(const float* x, const float* weight, float unit, const float* bias, float eps, int64_t n,
+                float* y) {
   const float count = static_cast<float>(n);
   const float mean = sum_of(x, n, [](Vec v) { return v; }) / count;
   const float variance = sum_of(x, n, [mean](Vec v) { return (v - mean) * (v - mean); }) / count;

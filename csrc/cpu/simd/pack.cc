@@ -17,8 +17,8 @@ FLUX_INLINE Vec load_part_as_f32(const Element* p, int64_t count) {
   return load_as_f32(lanes);
 }
 
-// `count` rows become lanes [0, kLanes) of each step; whole vectors are stored, so a panel that is not a multiple of
-// kLanes wide has the lanes beyond it overwritten by what is stored next.
+// `count` rows become lanes [0, kLanes) of each step; whole vectors are stored, so a panel that is not a
+// multiple of kLanes wide has the lanes beyond it overwritten by what is stored next.
 template <typename Element, int width>
 FLUX_INLINE void pack_group(const void* const* rows, int count, int64_t k, float* panel) {
   Vec block[kLanes];
@@ -40,7 +40,8 @@ FLUX_INLINE void pack_group(const void* const* rows, int count, int64_t k, float
   for (int64_t i = 0; i < k - step; ++i) store(panel + (step + i) * width, block[i]);
 }
 
-// The last group comes first: what it stores past the panel's width is then overwritten by the groups before it.
+// The last group comes first: what it stores past the panel's width is then overwritten by the groups before
+// it.
 template <typename Element, int width>
 void pack_panel(const void* const* rows, int count, int64_t k, float* panel) {
   constexpr int kLast = (width - 1) / kLanes * kLanes;

@@ -1,5 +1,6 @@
-// The online softmax of attention on transposed scores: queries lie side by side in the vector lanes and keys follow one
-// another, so that maximum, sum and correction are element-wise and nothing is ever reduced across lanes.
+// The online softmax of attention on transposed scores: queries lie side by side in the vector lanes and keys
+// follow one another, so that maximum, sum and correction are element-wise and nothing is ever reduced across
+// lanes.
 #include "cpu/simd/transpose.h"
 #include "cpu/simd/variant.h"
 
@@ -18,8 +19,8 @@ FLUX_INLINE Vec mask_hidden(Vec score, int64_t key, int64_t visible, int first) 
 
 }  // namespace
 
-void softmax_block(float* scores, const float* bias, int64_t keys, float scale, int64_t visible, float* maximum, float* sum,
-                   float* correction) {
+void softmax_block(float* scores, const float* bias, int64_t keys, float scale, int64_t visible,
+                   float* maximum, float* sum, float* correction) {
   const bool masked = visible < keys;  // lane 0 sees the fewest keys
   for (int first = 0; first < kTileColumns; first += kLanes) {
     float* column = scores + first;
@@ -33,7 +34,8 @@ void softmax_block(float* scores, const float* bias, int64_t keys, float scale, 
       largest = max(score, largest);
       store(target, score);
     }
-    // A query that has seen only −∞ keeps that maximum; subtracting 0 instead makes its weights 0 rather than NaN.
+    // A query that has seen only −∞ keeps that maximum; subtracting 0 instead makes its weights 0 rather than
+    // NaN.
     const Vec centre = largest == kMinusInfinity ? Vec{} : largest;
     const Vec factor = exp(before - centre);
     Vec total = load(sum + first) * factor;

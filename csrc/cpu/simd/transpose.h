@@ -1,5 +1,5 @@
-// Transposition of kLanes × kLanes floats in registers: pairs within 128-bit blocks first, then the blocks themselves.
-// Every step is one unpack or block shuffle of the instruction set.
+// Transposition of kLanes × kLanes floats in registers: pairs within 128-bit blocks first, then the blocks
+// themselves. Every step is one unpack or block shuffle of the instruction set.
 #pragma once
 
 #include <utility>
@@ -9,7 +9,8 @@
 namespace flux::cpu::FLUX_SIMD {
 namespace {
 
-// A two-source shuffle: lane l of the result is lane Pattern::lane(l) of (a, b), those of b counted from kLanes.
+// A two-source shuffle: lane l of the result is lane Pattern::lane(l) of (a, b), those of b counted from
+// kLanes.
 template <typename Pattern, int... L>
 FLUX_INLINE Vec shuffle(Vec a, Vec b, std::integer_sequence<int, L...>) {
   return __builtin_shufflevector(a, b, Pattern::lane(L)...);
@@ -47,7 +48,8 @@ struct JoinAlternate {
 };
 
 FLUX_INLINE void transpose(Vec (&rows)[kLanes]) {
-  for (int q = 0; q < kLanes; q += 4) {  // 4×4 within blocks: rows[q + c] then holds, in block b, column 4b + c
+  for (int q = 0; q < kLanes;
+       q += 4) {  // 4×4 within blocks: rows[q + c] then holds, in block b, column 4b + c
     const Vec s0 = shuffle<UnpackSingles<0>>(rows[q], rows[q + 1]);
     const Vec s1 = shuffle<UnpackSingles<1>>(rows[q], rows[q + 1]);
     const Vec s2 = shuffle<UnpackSingles<0>>(rows[q + 2], rows[q + 3]);

@@ -22,12 +22,13 @@ void pack_bf16(const void* const* rows, int count, int width, int64_t k, float* 
 void pack_f8(const void* const* rows, int count, int width, int64_t k, float* panel);
 void pack_columns(const float* x, int64_t ld, int64_t rows, int64_t columns, float* panels);
 // softmax.cc
-void softmax_block(float* scores, const float* bias, int64_t keys, float scale, int64_t visible, float* maximum, float* sum,
-                   float* correction);
+void softmax_block(float* scores, const float* bias, int64_t keys, float scale, int64_t visible,
+                   float* maximum, float* sum, float* correction);
 void scale_columns(float* x, int64_t rows, const float* factor);
 void store_transposed(const float* x, int64_t rows, int columns, const float* sum, float* y, int64_t ldy);
 // norm.cc
-void layer_norm(const float* x, const float* weight, float unit, const float* bias, float eps, int64_t n, float* y);
+void layer_norm(const float* x, const float* weight, float unit, const float* bias, float eps, int64_t n,
+                float* y);
 void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* y);
 void rotate_pairs(const float* x, const float* table, int64_t n, float* y);
 void normalise_columns(const float* x, const float* mean, const float* scale, const float* bias, int64_t n,

@@ -1,5 +1,5 @@
-// Vectors of the widest registers of the variant being compiled, on GCC's vector extensions. fma is one instruction where the
-// variant has it; nothing else is contracted (-ffp-contract=off).
+// Vectors of the widest registers of the variant being compiled, on GCC's vector extensions. fma is one
+// instruction where the variant has it; nothing else is contracted (-ffp-contract=off).
 #pragma once
 
 #include <cstdint>
@@ -54,7 +54,8 @@ FLUX_INLINE Vec load_bf16(const uint16_t* p) {
 // Bytes as 32-bit lanes. GCC 12 expands __builtin_convertvector to a load for each byte.
 FLUX_INLINE VecU load_bytes(const uint8_t* p) {
 #if defined(__AVX512F__)
-  return reinterpret_cast<VecU>(_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  return reinterpret_cast<VecU>(
+      _mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #elif defined(__AVX2__)
   return reinterpret_cast<VecU>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #else
@@ -62,7 +63,8 @@ FLUX_INLINE VecU load_bytes(const uint8_t* p) {
 #endif
 }
 
-// e4m3: shifting exponent and mantissa into place gives value · 2^-120, for subnormal codes too. 0x7f and 0xff are NaN.
+// e4m3: shifting exponent and mantissa into place gives value · 2^-120, for subnormal codes too. 0x7f and
+// 0xff are NaN.
 FLUX_INLINE Vec load_f8(const uint8_t* p) {
   const VecU code = load_bytes(p);
   const VecU magnitude = code & 0x7fu;
@@ -106,8 +108,8 @@ FLUX_INLINE float max_lanes(Vec v) {
   return best;
 }
 
-// exp for x ≤ 88, zero below −87.3; relative error under 2e-7. x = n·ln 2 + r with |r| ≤ ln 2 / 2; exp(r) by its
-// minimax polynomial of degree 6; 2^n is built in the exponent field. A NaN stays a NaN.
+// exp for x ≤ 88, zero below −87.3; relative error under 2e-7. x = n·ln 2 + r with |r| ≤ ln 2 / 2; exp(r) by
+// its minimax polynomial of degree 6; 2^n is built in the exponent field. A NaN stays a NaN.
 FLUX_INLINE Vec exp(Vec x) {
   const Vec limited = x > 88.0f ? splat(88.0f) : x;
   const Vec magic = splat(0x1.8p23f);  // adding it rounds to an integer, held in the low mantissa bits
