@@ -83,15 +83,15 @@ export function addLoadOptions(command: Command): void {
 }
 
 /** The shape's options under the pipeline's names. */
-export function shapeOf(flags: ShapeFlags): Partial<GenerateOptions> {
-  return withoutUndefined({
+export function shapeOf(flags: ShapeFlags): GenerateOptions {
+  return {
     height: flags.height,
     width: flags.width,
     numInferenceSteps: flags.steps,
     trueCfgScale: flags.trueCfgScale,
     numImagesPerPrompt: flags.images,
     maxSequenceLength: flags.maxSequenceLength,
-  });
+  };
 }
 
 /** Loads a checkpoint, with its progress on the terminal. The library is loaded here, so that --help does without it. */
@@ -104,7 +104,9 @@ export async function loadPipeline(
   const { FluxPipeline } = await import("../pipelines/flux-pipeline.js");
   const { device, precision, threads } = flags;
   return FluxPipeline.fromPretrained(folder, {
-    ...withoutUndefined({ device, precision, threads }),
+    device,
+    precision,
+    threads,
     signal,
     onProgress: ({ component, loadedBytes, totalBytes }) => {
       progress.show(`loading ${component}`, loadedBytes / totalBytes);
@@ -122,20 +124,18 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
     pipeline = await loadPipeline(flags.model, flags, context, progress);
     const result = await pipeline.generate({
       ...shapeOf(flags),
-      ...withoutUndefined({
-        prompt2: flags.prompt2,
-        negativePrompt: flags.negativePrompt,
-        guidanceScale: flags.guidanceScale,
-        seed: flags.seed,
-      }),
       prompt: flags.prompt,
+      prompt2: flags.prompt2,
+      negativePrompt: flags.negativePrompt,
+      guidanceScale: flags.guidanceScale,
+      seed: flags.seed,
       signal: context.signal,
       onStep: ({ step, total }) => progress.show(`step ${step} of ${total}`, step / total),
     });
     const paths = result.images.map((_, index) => outputPath(flags.output, index, result.images.length));
     for (const [index, image] of result.images.entries()) {
       context.signal.throwIfAborted();
-      await image.save(paths[index], withoutUndefined({ quality: flags.quality }));
+      await image.save(paths[index], { quality: flags.quality });
     }
     progress.clear();
     const seconds = (performance.now() - started) / 1000;
@@ -181,10 +181,4 @@ async function requireWritableFolder(output: string): Promise<void> {
       { cause },
     );
   }
-}
-
-/** The pipeline tells an absent option from one that is undefined by its type. */
-function withoutUndefined<T extends object>(options: T): { [K in keyof T]: Exclude<T[K], undefined> } {
-  const entries = Object.entries(options).filter(([, value]) => value !== undefined);
-  return Object.fromEntries(entries) as { [K in keyof T]: Exclude<T[K], undefined> };
 }

@@ -6,6 +6,11 @@ import { runCli } from "./program.js";
 const interrupt = new AbortController();
 process.once("SIGINT", () => interrupt.abort());
 
+// A reader that has enough (`| head`) closes the pipe; what is left to print is for nobody.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+});
+
 runCli(process.argv.slice(2), {
   stdout: process.stdout,
   stderr: process.stderr,

@@ -118,6 +118,7 @@ function writeError(path: string, cause: unknown): FluxError {
     EDQUOT: "the disk quota is used up. Free some space, or save elsewhere.",
     EACCES: "this user may not write there. Change the permissions, or save elsewhere.",
     EPERM: "this user may not write there. Change the permissions, or save elsewhere.",
+    EFBIG: "it is larger than a file may be here. Raise the limit (ulimit -f), or save elsewhere.",
     EROFS: "the file system is read-only. Save elsewhere.",
     ENOENT: `the folder ${dirname(path)} is not there. Create it first.`,
     ENOTDIR: `${dirname(path)} is not a folder. Save elsewhere.`,
