@@ -1,10 +1,11 @@
 /** fluxwarp: FLUX.1 in Node.js. See README.md. */
-export { FluxError, type FluxErrorCode } from "./errors.js";
+export { FLUX_ERROR_CODES, FluxError, type FluxErrorCode } from "./errors.js";
+export type { ComponentName } from "./loaders/config.js";
 export type { Precision } from "./nn/scope.js";
 export type { LoadProgress } from "./pipelines/checkpoint.js";
 export { FluxPipeline, type FromPretrainedOptions, type GenerateResult } from "./pipelines/flux-pipeline.js";
 export type { HostTensor } from "./pipelines/host-tensor.js";
-export { FluxImage } from "./pipelines/image.js";
+export { type EncodeOptions, FluxImage, type ImageFormat } from "./pipelines/image.js";
 export type { GenerateOptions, StepEvent } from "./pipelines/options.js";
 export {
   Device,
@@ -13,4 +14,4 @@ export {
   type DeviceOptions,
   deviceInfo,
 } from "./runtime/device.js";
-export type { Plan, PlanDescription } from "./runtime/plan.js";
+export type { OpDescription, Plan, PlanDescription } from "./runtime/plan.js";

@@ -86,9 +86,7 @@ export class FluxPipeline {
     signal?.throwIfAborted();
     const ownsDevice = !(options.device instanceof Device);
     const device =
-      options.device instanceof Device
-        ? options.device
-        : Device.open(options.device, threads === undefined ? {} : { threads });
+      options.device instanceof Device ? options.device : Device.open(options.device, { threads });
     try {
       const checkpoint = await loadCheckpoint(folder, device, precision, { signal, onProgress });
       return new FluxPipeline(device, checkpoint, ownsDevice);
