@@ -98,7 +98,8 @@ export class Tokenizer {
  */
 export async function loadClipTokenizer(folder: string): Promise<Tokenizer> {
   const vocabFile = join(folder, "vocab.json");
-  const vocab = checkClipVocab(await readJson(vocabFile), vocabFile);
+  const vocabJson = await readJson(vocabFile);
+  const vocab = checkClipVocab(vocabJson, vocabFile);
   const merges = await readMerges(join(folder, "merges.txt"));
   const config = await readTokenizerConfig(folder);
 
@@ -111,7 +112,7 @@ export async function loadClipTokenizer(folder: string): Promise<Tokenizer> {
 
   const bpe = new BPE({
     type: "BPE",
-    vocab: Object.fromEntries(vocab),
+    vocab: vocabJson as Record<string, number>,
     merges,
     unk_token: config.token("unk_token", eos),
     end_of_word_suffix: "</w>",
