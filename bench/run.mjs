@@ -1,0 +1,34 @@
+// npm run bench -- NAME…: brings the clone to readiness and runs benchmarks, in the order given. Without a name it lists them.
+import { main, ready } from "../scripts/ready.mjs";
+import { formatRows, writeResults } from "./results.mjs";
+
+/** What each name runs: modules whose `bench` gives rows; `writes` puts them into bench/results/NAME.json. */
+const benches = {
+  cpu: {
+    about: "startup and event-loop, written to bench/results/cpu.json",
+    parts: ["cpu/startup", "cpu/event-loop"],
+    writes: true,
+  },
+  startup: { about: "from the start of the process to a PNG, on the CPU", parts: ["cpu/startup"] },
+  "event-loop": { about: "how long Node's event loop is held up, on the CPU", parts: ["cpu/event-loop"] },
+};
+
+await main(async () => {
+  const names = process.argv.slice(2);
+  const unknown = names.filter((name) => !Object.hasOwn(benches, name));
+  if (names.length === 0 || unknown.length > 0) {
+    if (unknown.length > 0) console.error(`there is no benchmark ${unknown.join(", ")}`);
+    console.error("npm run bench -- NAME…");
+    for (const [name, { about }] of Object.entries(benches)) console.error(`  ${name.padEnd(12)} ${about}`);
+    return unknown.length > 0 ? 2 : 0;
+  }
+  await ready();
+  for (const name of names) {
+    const { parts, writes } = benches[name];
+    const rows = [];
+    for (const part of parts) rows.push(...(await (await import(`./${part}.mjs`)).bench()));
+    console.log(formatRows(rows));
+    if (writes) console.error(`written to ${await writeResults(name, rows)}`);
+  }
+  return 0;
+});
