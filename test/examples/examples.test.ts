@@ -1,0 +1,90 @@
+// The programs of examples/, as a user would run them, with the package's own name.
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { cpSync } from "node:fs";
+import { readdir, rm } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import sharp from "sharp";
+import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
+import { compiledLibrary } from "../support/compiled-library.js";
+import { temporaryFolder } from "../support/fixture-folder.js";
+import { schnellFolder } from "../support/folders.js";
+
+const EXAMPLES = resolve(dirname(fileURLToPath(import.meta.url)), "../../examples");
+const library = compiledLibrary();
+const model = schnellFolder();
+afterAll(() => rm(model, { recursive: true }));
+/** Beside dist/, where "fluxwarp" means the compiled library. */
+const copies = () => join(dirname(library()), "examples");
+beforeAll(() => cpSync(EXAMPLES, copies(), { recursive: true }));
+
+function start(name: string, args: readonly string[], cwd: string): ChildProcess {
+  const child = spawn(process.execPath, [join(copies(), name), ...args], {
+    cwd,
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  onTestFinished(() => void child.kill());
+  return child;
+}
+
+async function run(name: string, args: readonly string[], cwd: string) {
+  const child = start(name, args, cwd);
+  let stdout = "";
+  child.stdout!.setEncoding("utf8").on("data", (chunk: string) => {
+    stdout += chunk;
+  });
+  const [code] = await once(child, "close");
+  return { code, stdout };
+}
+
+it("text-to-image.mjs writes a picture and tells its seed", async () => {
+  const folder = await temporaryFolder();
+  const { code, stdout } = await run("text-to-image.mjs", [model, "a cat", "cat.png"], folder);
+  expect(code).toBe(0);
+  expect(stdout).toMatch(
+    /^step 1 of 4\nstep 2 of 4\nstep 3 of 4\nstep 4 of 4\ncat\.png: \d+×\d+, seed \d+\n$/,
+  );
+  const [, width, height] = /(\d+)×(\d+)/.exec(stdout)!;
+  const found = await sharp(join(folder, "cat.png")).metadata();
+  expect(found).toMatchObject({ format: "png", width: Number(width), height: Number(height) });
+});
+
+it("batch.mjs writes a picture for each seed, and ends cleanly at its limit", async () => {
+  const folder = await temporaryFolder();
+  const whole = await run("batch.mjs", [model, "a cat"], folder);
+  expect(whole.code).toBe(0);
+  const names = [1, 2, 3, 4].map((seed) => `seed-${seed}.webp`);
+  expect(whole.stdout).toBe(names.map((name) => `${name}\n`).join(""));
+  expect((await readdir(folder)).sort()).toEqual(names);
+  const empty = await temporaryFolder();
+  expect(await run("batch.mjs", [model, "a cat", "0"], empty)).toEqual({
+    code: 0,
+    stdout: "stopped after 0 s\n",
+  });
+  expect(await readdir(empty)).toEqual([]);
+});
+
+it("http-server.mjs serves pictures and raw pixels, refuses a bad request, and goes on when a client leaves", async () => {
+  const child = start("http-server.mjs", [model, "0"], await temporaryFolder());
+  const [line] = await once(createInterface({ input: child.stdout! }), "line");
+  const at = (path: string) => new URL(path, line);
+  const leaving = new AbortController();
+  const left = fetch(at("/?prompt=a+cat"), { signal: leaving.signal });
+  leaving.abort();
+  await expect(left).rejects.toThrow();
+  const picture = await fetch(at("/?prompt=a+cat&seed=7"));
+  expect(picture.headers.get("content-type")).toBe("image/jpeg");
+  const { format, width, height } = await sharp(await picture.arrayBuffer()).metadata();
+  expect(format).toBe("jpeg");
+  const raw = await fetch(at("/raw?prompt=a+cat&seed=7"));
+  expect(raw.headers.get("x-size")).toBe(`${width}x${height}`);
+  expect((await raw.arrayBuffer()).byteLength).toBe(width * height * 3);
+  const bad = await fetch(at("/?prompt=a+cat&seed=-1"));
+  expect(bad.status).toBe(400);
+  expect(await bad.text()).toMatch(/seed is a whole number/);
+  child.kill("SIGTERM");
+  expect(await once(child, "exit")).toEqual([0, null]);
+});
