@@ -1,51 +1,62 @@
-// The ops of the CPU backend: the definition of what each op means, in f32, and the oracle for every CUDA kernel.
+// The ops of the CPU backend: the definition of what each op means, in f32, and the oracle for every kernel.
 //
-// Conventions. Activations are f32 unless said otherwise. `name?` is an optional operand. Operands may be strided views
-// whose innermost axis is contiguous. "rows" are all axes but the last. B batch, T tokens, D width, H heads.
-// A result never depends on the number of threads: every output element is summed in one fixed order.
-// Every op checks the shapes and dtypes that it relies on and throws FluxError(ERR_FLUX_BAD_ARGUMENT) naming op and shape.
+// Conventions. Activations are f32 unless said otherwise. `name?` is an optional operand. Operands may be
+// strided views whose innermost axis is contiguous. "rows" are all axes but the last. B batch, T tokens,
+// D width, H heads. Every op checks the shapes and dtypes that it relies on and throws
+// FluxError(ERR_FLUX_BAD_ARGUMENT) naming op and shape. A result never depends on the number of threads: every
+// output element is summed in one fixed order. Nor does a row of linear depend on the rows beside it.
 // `activation` attributes: 0 none, 1 GELU tanh form, 2 SiLU, 3 quick GELU x·σ(1.702x).
 // An output may alias an input where marked [in place] (same data pointer and strides).
 //
-//   linear        x [.., K], weight [N, K] (f32 | bf16 | f8e4m3), weightScale? [N] f32 (with f8e4m3), bias? [N] f32,
-//                 residual? [.., N], gate? [B, N] (B = x.shape[0])  →  y [.., N];  attr activation
+//   linear        x [.., K], weight [N, K] (f32 | bf16 | f8e4m3), weightScale? [N] f32 (with f8e4m3),
+//                 bias? [N] f32, residual? [.., N], gate? [B, N] (B = x.shape[0])  →  y [.., N];
+//                 attr activation
 //                 y = residual + gate · act(x·Wᵀ + bias)          [y may alias residual]
-//                 With f8e4m3 weights each row of x is quantised first: scale = max|x| / 448 (1 for a zero row),
-//                 code = e4m3(x / scale); y uses Σ code·code in f32, times scale × weightScale[n].
-//   qkvLinear     as linear for x [B, T, K], weight [3·H·128 (+ F), K], then  qkv [B, T, 3, H, 128] and mlp? [B, T, F]:
-//                 rows q, k, v (, mlp) of the weight; q and k: RMSNorm over 128 with normQ, normK [128] f32 (attr eps),
-//                 then RoPE with rope [T, 64, 2] f32 (cos, sin) on adjacent pairs; mlp gets `activation`.
-//   attention     q [B, T, H, D], k, v [B, S, H, D], bias? [H, T, S]  →  y [B, T, H, D];  attrs scale, causal (0 | 1)
+//                 With f8e4m3 weights each row of x is quantised first: scale = max|x| / 448 (1 for a zero
+//                 row), code = e4m3(x / scale); y uses Σ code·code in f32, times scale × weightScale[n].
+//   qkvLinear     as linear for x [B, T, K], weight [3·H·128 (+ F), K], then qkv [B, T, 3, H, 128] and
+//                 mlp? [B, T, F]: rows q, k, v (, mlp) of the weight; q and k: RMSNorm over 128 with
+//                 normQ, normK [128] f32 (attr eps), then RoPE with rope [T, 64, 2] f32 (cos, sin) on
+//                 adjacent pairs; mlp gets `activation`.
+//   attention     q [B, T, H, D], k, v [B, S, H, D], bias? [H, T, S]  →  y [B, T, H, D];
+//                 attrs scale, causal (0 | 1)
 //                 softmax(scale·q·kᵀ + bias)·v; never holds a T×S matrix.
-//   layerNorm     x [.., D], weight?, bias? [D] f32, shift?, scale? [B, D] f32 (B = x.shape[0]) → y [.., D];  attr eps
+//   layerNorm     x [.., D], weight?, bias? [D] f32, shift?, scale? [B, D] f32 (B = x.shape[0])  →  y [.., D];
+//                 attr eps
 //                 y = x̂·weight + bias, or x̂·(1 + scale) + shift   [in place]
 //   rmsNorm       x [.., D], weight [D] f32 → y;  attr eps         [in place]
 //   groupNorm     x [B, H, W, C], weight, bias [C] f32 → y;  attrs groups, eps, activation   [in place]
 //   conv2d        x [B, H, W, Ci], weight [Co, kh, kw, Ci] (f32 | bf16), bias? [Co] f32, residual? like y
 //                 → y [B, Ho, Wo, Co];  attrs stride, padTop, padLeft, padBottom, padRight, upsample (1 | 2)
 //                 upsample 2: nearest-neighbour 2× of x first, never materialised. [y may alias residual]
-//   embedding     ids [B, T] i32, table [V, D] (f32 | bf16), positions? [P, D] (f32 | bf16; row t is added) → y [B, T, D]
-//                 an id outside the table throws.
+//   embedding     ids [B, T] i32, table [V, D] (f32 | bf16), positions? [P, D] (f32 | bf16; row t is added)
+//                 → y [B, T, D]; an id outside the table throws.
 //   timestepEmbedding  t [N] f32 → y [N, D];  attrs scale (1000), maxPeriod (10000)
-//                 y = [cos(scale·t·f_i) …, sin(scale·t·f_i) …], f_i = exp(−ln(maxPeriod)·i / (D/2)), angle in f32 as PyTorch does
-//   ropeTable     ids [T, A] f32 → y [T, Σdims/2, 2] f32 (cos, sin);  attrs theta, dim0 … dim{A−1};  computed in f64
-//   t5Bias        table [buckets, H] (f32 | bf16) → y [H, T, T] f32;  attrs maxDistance  (bidirectional T5 buckets)
+//                 y = [cos(scale·t·f_i) …, sin(scale·t·f_i) …], f_i = exp(−ln(maxPeriod)·i / (D/2)),
+//                 angle in f32 as PyTorch does
+//   ropeTable     ids [T, A] f32 → y [T, Σdims/2, 2] f32 (cos, sin);  attrs theta, dim0 … dim{A−1};
+//                 computed in f64
+//   t5Bias        table [buckets, H] (f32 | bf16) → y [H, T, T] f32;  attr maxDistance
+//                 (bidirectional T5 buckets)
 //   add           a, b → y   same shape; outer axes may have stride 0 (broadcast)  [in place]
 //   multiply      a, b → y = act(a)·b;  attr activation   [in place]
 //   activation    x → y = act(x);  attr activation         [in place]
 //   copy          x → y   any strides, same shape; converts between f32 and bf16
 //   takeRow       table [S, ...], index [1] i32 → y [...] = table[index];  throws when out of range
-//   gatherRows    x [B, T, D], index [B] i32 → y [B, D] = x[b, index[b]]
+//   gatherRows    x [B, T, D], index [B] i32 → y [B, D] = x[b, index[b]];  throws when out of range
 //   increment     counter [1] i32: counter += 1
-//   eulerStep     latents [.., C] f32, velocity like latents, sigmas [S + 1] f32, step [1] i32, y: latents + (σ[i+1] − σ[i])·velocity [in place]
+//   eulerStep     latents [.., C] f32, velocity like latents, sigmas [S + 1] f32, step [1] i32
+//                 → y = latents + (σ[i+1] − σ[i])·velocity [in place]
 //   guide         uncond, cond → y = uncond + scale·(cond − uncond);  attr scale   [in place]   (true CFG)
-//   scaleNoise    x, noise, sigmas, step [1] → y = σ[i]·noise + (1 − σ[i])·x
-//   packLatents   x [B, h, w, C] → y [B, (h/2)·(w/2), 4C]: channel-major patches, c·4 + dy·2 + dx;  attrs scale, shift: y = (x − shift)·scale;
-//                 attr channelsFirst (0 | 1): x is [B, C, h, w]
+//   scaleNoise    x, noise, sigmas, step [1] → y = σ[i]·noise + (1 − σ[i])·x   [in place]
+//   packLatents   x [B, h, w, C] → y [B, (h/2)·(w/2), 4C]: channel-major patches, c·4 + dy·2 + dx;
+//                 attrs scale, shift: y = (x − shift)·scale; attr channelsFirst (0 | 1): x is [B, C, h, w]
 //   unpackLatents x [B, (h/2)·(w/2), 4C] → y [B, h, w, C];  attrs scale, shift: y = x/scale + shift
-//   sampleLatents moments [B, h, w, 2C] (mean, log-variance), noise? [B, h, w, C] → y = mean + exp(½·clamp(lv, −30, 20))·noise
-//   toImage       x f32 → y: u = clamp(x/2 + ½, 0, 1); as u8: round half to even of 255·u (NaN becomes 0); as f32: u
-//   fromImage     x [B, H, W, 3] u8 → y f32 = x/255·2 − 1
+//   sampleLatents moments [B, h, w, 2C] (mean, log-variance), noise? [B, h, w, C]
+//                 → y = mean + exp(½·clamp(lv, −30, 20))·noise
+//   toImage       x f32 → y: u = clamp(x/2 + ½, 0, 1); as u8: round half to even of 255·u (NaN becomes 0);
+//                 as f32: u (NaN stays)
+//   fromImage     x u8 → y f32 = x/255·2 − 1
 //   greater       a, b [1] f32 → y [1] i32 = a > b
 //   quantizeRows  x [.., K] f32 → codes [.., K] f8e4m3, scale [rows] f32, as in linear
 #pragma once
@@ -62,7 +73,8 @@ using Kernel = void (*)(const OpCall& call, ThreadPool& pool);
 // nullptr when the backend has no such op.
 Kernel find_kernel(std::string_view kind);
 
-// "avx512", "avx2" or "baseline": what the dispatcher chose on this processor (FLUX_SIMD in the environment may lower it).
+// "avx512", "avx2" or "baseline": what the dispatcher chose on this processor (FLUX_SIMD in the environment
+// may lower it).
 std::string_view simd_name();
 
 }  // namespace flux::cpu

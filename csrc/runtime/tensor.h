@@ -11,7 +11,8 @@ namespace flux {
 
 inline constexpr int kMaxRank = 5;
 
-// Strides are in elements; the innermost stride is always 1. Row `r` of a rank-3 view [B, T, D] starts at b·stride[0] + t·stride[1].
+// Strides are in elements; the innermost stride is always 1. Row `r` of a rank-3 view [B, T, D] starts at
+// b·stride[0] + t·stride[1].
 struct TensorView {
   void* data = nullptr;
   DType dtype = DType::kF32;

@@ -1,4 +1,5 @@
-// ThreadPool: the CPU backend's workers. Work is cut by output, never by reduction, so results do not depend on the thread count.
+// ThreadPool: the CPU backend's workers. Work is cut by output, never by reduction, so results do not depend
+// on the thread count.
 #pragma once
 
 #include <condition_variable>
@@ -20,9 +21,11 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls body(begin, end) over [0, count) in chunks of at most `grain`, from all threads; returns when all are done.
-  // The first exception thrown by a chunk is rethrown here after the others have finished. Not re-entrant.
-  void parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body);
+  // Calls body(begin, end) over [0, count) in chunks of at most `grain`, from all threads; returns when all
+  // are done. The first exception thrown by a chunk is rethrown here after the others have finished. Not
+  // re-entrant.
+  void parallel_for(int64_t count, int64_t grain,
+                    const std::function<void(int64_t begin, int64_t end)>& body);
 
  private:
   struct Job;
