@@ -3,8 +3,8 @@
 // Conventions. Activations are f32 unless said otherwise. `name?` is an optional operand. Operands may be
 // strided views whose innermost axis is contiguous. "rows" are all axes but the last. B batch, T tokens,
 // D width, H heads. Every op checks the shapes and dtypes that it relies on and throws
-// FluxError(ERR_FLUX_BAD_ARGUMENT) naming op and shape. A result never depends on the number of threads: every
-// output element is summed in one fixed order. Nor does a row of linear depend on the rows beside it.
+// FluxError(ERR_FLUX_BAD_ARGUMENT) naming op and shape. A result never depends on the number of threads:
+// every output element is summed in one fixed order. Nor does a row of linear depend on the rows beside it.
 // `activation` attributes: 0 none, 1 GELU tanh form, 2 SiLU, 3 quick GELU x·σ(1.702x).
 // An output may alias an input where marked [in place] (same data pointer and strides).
 //
@@ -21,8 +21,8 @@
 //   attention     q [B, T, H, D], k, v [B, S, H, D], bias? [H, T, S]  →  y [B, T, H, D];
 //                 attrs scale, causal (0 | 1)
 //                 softmax(scale·q·kᵀ + bias)·v; never holds a T×S matrix.
-//   layerNorm     x [.., D], weight?, bias? [D] f32, shift?, scale? [B, D] f32 (B = x.shape[0])  →  y [.., D];
-//                 attr eps
+//   layerNorm     x [.., D], weight?, bias? [D] f32, shift?, scale? [B, D] f32 (B = x.shape[0])
+//                 → y [.., D];  attr eps
 //                 y = x̂·weight + bias, or x̂·(1 + scale) + shift   [in place]
 //   rmsNorm       x [.., D], weight [D] f32 → y;  attr eps         [in place]
 //   groupNorm     x [B, H, W, C], weight, bias [C] f32 → y;  attrs groups, eps, activation   [in place]
