@@ -19,7 +19,7 @@ VAE = {
     "latents_std": None,
     "layers_per_block": 1,
     "mid_block_add_attention": True,
-    "norm_num_groups": 8,
+    "norm_num_groups": 4,
     "out_channels": 3,
     "sample_size": 256,
     "up_block_types": ["UpDecoderBlock2D"] * 4,

@@ -4,8 +4,6 @@
 """
 import argparse
 import random
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import torch
 
@@ -23,12 +21,7 @@ def held_out_prompts(count, kind, seed=2024):
     return scenes, [describe(rng, scene) for scene in scenes]
 
 
-def judge(job):
-    torch.set_num_threads(1)
-    return score(*job)
-
-
-def evaluate(model, device, count, workers, kinds=("single", "pair"), sheet=None, seed=5, **settings):
+def evaluate(model, device, count, kinds=("single", "pair"), sheet=None, seed=5, **settings):
     """Prints accuracy by kind; returns {kind: share fully right}. Saves a sheet of the first pictures of each kind."""
     accuracy, shown = {}, []
     for kind in kinds:
@@ -37,11 +30,7 @@ def evaluate(model, device, count, workers, kinds=("single", "pair"), sheet=None
         for i in range(0, count, 64):
             pictures.append(to_uint8(model.draw(captions[i : i + 64], seed + i, device, **settings)))
         pictures = torch.cat(pictures)
-        if workers > 1:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                verdicts = list(pool.map(judge, zip(pictures, scenes), chunksize=4))
-        else:
-            verdicts = [judge(job) for job in zip(pictures, scenes)]
+        verdicts = [score(picture, scene) for picture, scene in zip(pictures, scenes)]
         accuracy[kind] = sum(v["all"] for v in verdicts) / count
         parts = {key: round(sum(v[key] for v in verdicts) / count, 3) for key in verdicts[0]}
         print(f"{kind}: {parts} of {count} {settings}", flush=True)
@@ -74,7 +63,6 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, nargs=2, default=(256, 256))
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--kinds", nargs="+", default=["single", "pair", "two places", "triple", "same"])
-    parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--sheet")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -83,4 +71,4 @@ if __name__ == "__main__":
     load_average(tiny, options.state, options.name, device)
     settings = {"steps": options.steps, "guidance": options.guidance, "cfg": options.cfg, "length": options.length}
     settings.update(height=options.size[0], width=options.size[1])
-    evaluate(tiny, device, options.count, options.workers, options.kinds, options.sheet, **settings)
+    evaluate(tiny, device, options.count, options.kinds, options.sheet, **settings)

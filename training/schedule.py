@@ -20,7 +20,10 @@ def orthogonalise(matrices, rounds=5):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update of each weight matrix is orthogonalised; matrices of one shape go together."""
+    """Momentum whose update of each weight matrix is orthogonalised; matrices of one shape go together.
+
+    A convolution counts as the matrix (outputs, inputs x kernel).
+    """
 
     def __init__(self, parameters, lr=0.02, momentum=0.95, weight_decay=0.01):
         super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
@@ -31,16 +34,17 @@ class Muon(torch.optim.Optimizer):
             by_shape = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape.setdefault(parameter.shape, []).append(parameter)
+                    shape = (len(parameter), parameter.numel() // len(parameter))
+                    by_shape.setdefault(shape, []).append(parameter)
             for shape, parameters in by_shape.items():
                 self.update(parameters, shape, group)
 
     def update(self, parameters, shape, group):
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad.contiguous() for p in parameters]
         velocities = [self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in parameters]
         torch._foreach_mul_(velocities, group["momentum"])
         torch._foreach_add_(velocities, gradients)
-        updates = torch.stack([g + group["momentum"] * v for g, v in zip(gradients, velocities)])
+        updates = torch.stack([(g + group["momentum"] * v).view(shape) for g, v in zip(gradients, velocities)])
         tall = shape[0] > shape[1]
         updates = updates.transpose(1, 2) if tall else updates
         dtype = torch.bfloat16 if updates.is_cuda else torch.float32
@@ -48,4 +52,5 @@ class Muon(torch.optim.Optimizer):
         updates = updates.transpose(1, 2) if tall else updates
         factor = max(1.0, shape[0] / shape[1]) ** 0.5
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, list(updates.unbind(0)), alpha=-group["lr"] * factor)
+        updates = [update.reshape(p.shape) for update, p in zip(updates, parameters)]
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"] * factor)

@@ -4,6 +4,7 @@ The background's tones are read from the picture's frame; what differs from all 
 components are the objects: colour by the palette, shape by overlap with templates fitted to the bounding box.
 `eval/score.ts` does the same, step by step, with the same numbers.
 """
+from functools import lru_cache
 from itertools import permutations
 
 import torch
@@ -21,7 +22,8 @@ OVERLAP = 0.78  # least intersection over union with a template
 ASPECT = 1.22  # largest ratio of a component's aspect to its template's
 
 
-def make_templates():
+@lru_cache(maxsize=1)
+def shape_templates():
     """Shape -> (mask (32, 32) over the shape's bounding box, aspect, width and height in radii)."""
     axis = (torch.arange(512).float() + 0.5) / 512 * 2.6 - 1.3
     templates = {}
@@ -41,9 +43,6 @@ def resample(mask, box):
     rows = (top + steps * (bottom - top) / TEMPLATE).long()
     columns = (left + steps * (right - left) / TEMPLATE).long()
     return mask[rows][:, columns]
-
-
-TEMPLATES = make_templates()
 
 
 def nearest_colour(rgb):
@@ -122,14 +121,14 @@ def describe_component(mask, pixels):
         "colour": colour if colour_distance <= COLOUR_LIMIT else "?",
         "x": (box[2] + box[3]) / 2 / width,
         "y": (box[0] + box[1]) / 2 / height,
-        "size": max(box[1] - box[0], box[3] - box[2]) / TEMPLATES[shape][2] / min(height, width),
+        "size": max(box[1] - box[0], box[3] - box[2]) / shape_templates()[shape][2] / min(height, width),
     }
 
 
 def best_shape(mask, box):
     fitted, aspect = resample(mask, box), (box[3] - box[2]) / (box[1] - box[0])
     best = ("circle", 0.0)
-    for name, (template, template_aspect, _) in TEMPLATES.items():
+    for name, (template, template_aspect, _) in shape_templates().items():
         ratio = aspect / template_aspect
         if max(ratio, 1 / ratio) > ASPECT:
             continue

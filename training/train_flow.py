@@ -1,10 +1,11 @@
 """Trains both text encoders and the transformer by rectified flow on latents of rendered scenes.
 
-    python3 train_flow.py --model ../models/tiny --state DIR [--seconds 600] [--stop-after S] [--batch 512]
+    python3 train_flow.py --model ../models/tiny --state DIR [--seconds 600] [--stop-after S] [--batch 256]
 
 Needs the autoencoder's checkpoint in DIR. A tenth of the captions is empty, for guidance. Two small readers, thrown away
 afterwards, ask the text encoders for what a caption says; they make the encoders learn words early. Progress is
-measured in seconds of training; a checkpoint in DIR is resumed, also after --stop-after.
+measured in seconds of training; a checkpoint in DIR is resumed, also after --stop-after. A finished run leaves the
+averaged weights alone; with more --seconds it goes on from them.
 """
 import argparse
 import os
@@ -154,13 +155,14 @@ def train(options):
     step, spent = 0, 0.0
     state = checkpoint.load(options.state, "flow", device)
     if state:
-        for name, network in model.flow_networks().items():
-            network.load_state_dict(state["weights"][name])
-        reader.load_state_dict(state["reader"])
-        for optimizer, saved in zip(optimizers, state["optimizers"]):
-            optimizer.load_state_dict(saved)
-        average.weights = {n: {k: v.float() for k, v in net.items()} for n, net in state["average"].items()}
         step, spent = state["step"], state["spent"]
+        average.weights = {n: {k: v.float() for k, v in net.items()} for n, net in state["average"].items()}
+        for name, network in model.flow_networks().items():
+            network.load_state_dict(state.get("weights", average.weights)[name])
+        if "optimizers" in state:
+            reader.load_state_dict(state["reader"])
+            for optimizer, saved in zip(optimizers, state["optimizers"]):
+                optimizer.load_state_dict(saved)
         torch.manual_seed(options.seed + step)
     if options.compile:
         compile_blocks(model)
@@ -188,14 +190,16 @@ def train(options):
         if step % options.report == 0:
             print(f"step {step} {spent:.0f}s flow {total.item() / options.report:.4f} reading {reading.item():.3f}", flush=True)
             total = 0.0
-    weights = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in model.flow_networks().items()}
-    halved = checkpoint.halve({"average": average.weights, "optimizers": [o.state_dict() for o in optimizers]})
-    saved = {"weights": weights, "reader": reader.state_dict(), "step": step, "spent": spent, **halved}
+    saved = {"average": average.weights, "step": step, "spent": spent}
+    if spent < options.seconds:
+        saved = checkpoint.halve({**saved, "optimizers": [o.state_dict() for o in optimizers]})
+        saved["weights"] = {name: network.state_dict() for name, network in model.flow_networks().items()}
+        saved["reader"] = reader.state_dict()
     checkpoint.save(options.state, "flow", saved)
     print(f"steps {step}, seconds {spent:.0f}", flush=True)
     average.swap()
     for scale in options.scales:
-        evaluate(model, device, options.count, options.processes, sheet=Path(options.state) / f"flow-{scale}.png", cfg=scale)
+        evaluate(model, device, options.count, sheet=Path(options.state) / f"flow-{scale}.png", cfg=scale)
 
 
 def arguments():
@@ -204,10 +208,10 @@ def arguments():
     parser.add_argument("--state", required=True, help="folder of checkpoints")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--stop-after", type=float, default=float("inf"))
-    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rate", type=float, default=1e-3, help="AdamW's rate")
     parser.add_argument("--muon-rate", type=float, default=0.01)
-    parser.add_argument("--scenes", type=int, default=480000)
+    parser.add_argument("--scenes", type=int, default=160000)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--report", type=int, default=250)

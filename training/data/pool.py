@@ -1,5 +1,6 @@
 """Pools of training examples: scene rows, token ids and labels, made by many processes from one seed."""
 import multiprocessing
+import os
 import random
 
 import torch
@@ -58,6 +59,7 @@ def make_pool(folder, count, seed, processes):
     if processes == 1:
         chunks = [make_chunk(job) for job in jobs]
     else:
+        os.environ["OMP_NUM_THREADS"] = "1"  # read by the children: sixteen of sixteen threads each would crawl
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
             chunks = [tuple(t.clone() for t in chunk) for chunk in pool.imap(make_chunk, jobs)]
     return tuple(torch.cat(parts) for parts in zip(*chunks))

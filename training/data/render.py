@@ -112,9 +112,9 @@ def shape_distance(name, x, y):
     return heart_distance(x, y)
 
 
-def texture_share(rows, x, y):
+def texture_share(rows, x, y, height, width):
     """Share of the background's second tone at pixels (x, y), for every texture, chosen by the row's."""
-    side = float(min(x.shape[-1], y.shape[-2]))
+    side = float(min(height, width))
     texture, period, phase_x, phase_y, angle = rows[:, -5:].unbind(1)
     texture, angle = texture[:, None, None], angle[:, None, None]
     pixels = (period * side)[:, None, None]
@@ -125,17 +125,18 @@ def texture_share(rows, x, y):
     du, dv = u - u.floor() - 0.5, v - v.floor() - 0.5
     dots = (0.5 - ((du * du + dv * dv + 1e-12).sqrt() - 0.28) * pixels).clamp(0, 1)
     checks = 0.5 - 2 * wave(u / 1.4).clamp(-0.5, 0.5) * wave(v / 1.4).clamp(-0.5, 0.5)
-    across = torch.where(angle.sin() > 0.5, y / y.shape[-2], x / x.shape[-1])
+    across = torch.where(angle.sin() > 0.5, y / height, x / width)
     share = torch.zeros_like(stripes)
     for index, pattern in enumerate((stripes, dots, checks, across), start=1):
         share = torch.where(texture == index, pattern, share)
     return share
 
 
-def pixel_grid(height, width, cell, device):
-    """Pixel centres (1, H, 1) and (1, 1, W); with cell > 1, every pixel takes its cell's centre."""
-    y = torch.arange(height, device=device) // cell * cell + 0.5 * cell
-    x = torch.arange(width, device=device) // cell * cell + 0.5 * cell
+def pixel_grid(window, cell, device):
+    """Pixel centres (1, h, 1) and (1, 1, w) of a window (top, left, h, w); with cell > 1, of every pixel's cell."""
+    top, left, height, width = window
+    y = torch.arange(top, top + height, device=device) // cell * cell + 0.5 * cell
+    x = torch.arange(left, left + width, device=device) // cell * cell + 0.5 * cell
     return y.float()[None, :, None].expand(1, height, width), x.float()[None, None, :].expand(1, height, width)
 
 
@@ -168,9 +169,9 @@ def blend(canvas, colour, coverage):
     return canvas + (colour - canvas) * coverage[:, None]
 
 
-def night_colours(canvas, y):
-    """Deep blue sky that keeps a fifth of the background's own hue."""
-    share = (y / y.shape[-2])[:, None]
+def night_colours(canvas, y, height):
+    """Deep blue sky that keeps a tenth of the background's own hue."""
+    share = (y / height)[:, None]
     low = torch.tensor([12.0, 14.0, 44.0], device=canvas.device)[None, :, None, None]
     high = torch.tensor([34.0, 26.0, 82.0], device=canvas.device)[None, :, None, None]
     return 0.9 * (low + (high - low) * share) + 0.1 * canvas
@@ -194,17 +195,17 @@ def draw_object(canvas, row, distance, style, side):
     return blend(canvas, colour, (0.5 - distance).clamp(0, 1))
 
 
-def render(rows, height, width, style="plain"):
-    """rows (B, SCENE_WIDTH) -> images (B, 3, H, W) in [-1, 1]."""
+def render(rows, height, width, style="plain", window=None):
+    """rows (B, SCENE_WIDTH) -> images (B, 3, H, W) in [-1, 1], or their part in `window` (top, left, height, width)."""
     side = float(min(height, width))
-    y, x = pixel_grid(height, width, 8 if style == "pixel" else 1, rows.device)
+    y, x = pixel_grid(window or (0, 0, height, width), 8 if style == "pixel" else 1, rows.device)
     first, second = rows[:, -11:-8, None, None], rows[:, -8:-5, None, None]
-    share = texture_share(rows, x, y)
+    share = texture_share(rows, x, y, height, width)
     if style == "pixel":
         share = (share > 0.5).float()
     canvas = first + (second - first) * share[:, None]
     if style == "night":
-        canvas = night_colours(canvas, y)
+        canvas = night_colours(canvas, y, height)
     for i in range(3):
         row = rows[:, i * OBJECT_WIDTH : (i + 1) * OBJECT_WIDTH]
         canvas = draw_object(canvas, row, object_distance(row, x, y, height, width), style, side)

@@ -19,19 +19,19 @@ def sinusoidal_embedding(values, width=256, max_period=10000.0):
 
 
 def rotary_table(ids, axes, theta=10000.0):
-    """ids (L, 3) -> cosines and sines (L, head_dim), each value given twice (interleaved pairs). In float64 inside."""
+    """ids (L, 3) -> unit complex numbers (L, head_dim / 2), one for every pair of channels. In float64 inside."""
     angles = []
     for axis, width in enumerate(axes):
         frequencies = theta ** (-torch.arange(0, width, 2, dtype=torch.float64, device=ids.device) / width)
         angles.append(ids[:, axis].double()[:, None] * frequencies[None])
-    angles = torch.cat(angles, dim=-1).repeat_interleave(2, dim=-1)
-    return angles.cos().float(), angles.sin().float()
+    angles = torch.cat(angles, dim=-1)
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
 
 
-def rotate(x, cos, sin):
-    """x (B, heads, L, head_dim): every pair (a, b) becomes (a cos - b sin, b cos + a sin)."""
-    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return x * cos + torch.stack([-b, a], dim=-1).flatten(3) * sin
+def rotate(x, rope):
+    """x (B, heads, L, head_dim): every pair (a, b), taken as a + ib, is multiplied by its unit complex number."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * rope).flatten(3)
 
 
 def attend(q, k, v):
@@ -49,13 +49,19 @@ class HeadNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
+        if hasattr(F, "rms_norm"):
+            return F.rms_norm(x.float(), x.shape[-1:], self.weight, self.eps)
         x = x.float()
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
 def normalise(x, shift, scale):
-    """LayerNorm without affine parameters, then modulation. x (B, L, C); shift and scale (B, C)."""
-    return F.layer_norm(x.float(), x.shape[-1:], eps=1e-6) * (1 + scale.float()[:, None]) + shift.float()[:, None]
+    """LayerNorm without affine parameters, then modulation. x (B, L, C); shift and scale (B, C).
+
+    The result has shift's type: bf16 under autocast, so that it is cast once for all projections that read it.
+    """
+    h = F.layer_norm(x.float(), x.shape[-1:], eps=1e-6).to(shift.dtype)
+    return torch.addcmul(shift[:, None], h, 1 + scale[:, None])
 
 
 class Modulation(nn.Module):
@@ -121,7 +127,7 @@ class Attention(nn.Module):
 
     @staticmethod
     def mix(q, k, v, rope):
-        q, k = rotate(q, *rope).to(v.dtype), rotate(k, *rope).to(v.dtype)
+        q, k = rotate(q, rope).to(v.dtype), rotate(k, rope).to(v.dtype)
         return attend(q, k, v).transpose(1, 2).flatten(2)
 
 
