@@ -123,23 +123,19 @@ void qkv_linear(const OpCall& call, const Launch& launch) {
 void quantize_rows(const OpCall& call, const Launch& launch) {
   const TensorView& x = call.tensor("x");
   const TensorView& codes = call.tensor("codes");
-  const Folded folded = fold({&x, &codes}, "quantizeRows");
+  const Matrix from = matrix_of(x, "quantizeRows");
+  const Matrix to = matrix_of(codes, "quantizeRows");
   kernels::QuantiseRows rows;
   rows.x = x.data;
-  rows.x_batch_stride = folded.views[0].batch_stride;
-  rows.x_row_stride = folded.views[0].row_stride;
+  rows.x_batch_stride = from.batch_stride;
+  rows.x_row_stride = from.row_stride;
   rows.codes = codes.as<uint8_t>();
-  rows.codes_batch_stride = folded.views[1].batch_stride;
-  rows.codes_row_stride = folded.views[1].row_stride;
+  rows.codes_batch_stride = to.batch_stride;
+  rows.codes_row_stride = to.row_stride;
   rows.scale = call.tensor("scale").as<float>();
-  rows.width = static_cast<int>(x.inner());
-  rows.batch = static_cast<int>(folded.batch);
-  rows.rows = static_cast<int>(folded.rows);
-  if (folded.width != x.inner()) {  // dense rows were folded into one
-    rows.batch = 1;
-    rows.rows = static_cast<int>(x.rows());
-    rows.x_row_stride = rows.codes_row_stride = x.inner();
-  }
+  rows.batch = static_cast<int>(from.batches);
+  rows.rows = static_cast<int>(from.rows);
+  rows.width = static_cast<int>(from.width);
   check(kernels::quantise_rows(rows, launch.stream), "quantizeRows");
 }
 

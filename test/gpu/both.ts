@@ -36,6 +36,14 @@ export function i32(data: readonly number[], shape: readonly number[] = [data.le
   return { shape, data: Int32Array.from(data), dtype: "i32" };
 }
 
+/** Codes of every finite e4m3 value, in a seeded order. */
+export function e4m3Codes(count: number): Uint8Array {
+  return Uint8Array.from(uniform(count, seed++), (value) => {
+    const code = Math.floor((value + 1) * 127.5);
+    return (code & 0x7f) === 0x7f ? code - 1 : code;
+  });
+}
+
 type Build<Names extends string> = (g: Recorder, inputs: Record<Names, Tensor>) => Value;
 
 /** What `build` computes on one device, as f32. Runs twice and asserts that both runs give the same bytes. */

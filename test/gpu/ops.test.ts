@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { activation, agree, compute, cpu, f32, gpu, i32, weight } from "./both.js";
+import { activation, agree, compute, cpu, e4m3Codes, f32, gpu, i32, weight } from "./both.js";
 
 for (const [rows, n, k] of [
   [1, 256, 128],
@@ -32,6 +32,22 @@ test("linear adds gate × y to a residual of two batches, in place", () =>
       return hidden;
     },
   ));
+
+test("linear with fp8 weights quantises a slice of two batches by rows", () => {
+  const codes = { shape: [256, 128], data: e4m3Codes(256 * 128), dtype: "f8e4m3" as const };
+  return agree(
+    { x: activation([2, 90, 128], 3), w: codes, s: f32([256], 0.01), b: f32([256]), g: f32([128]) },
+    (g, { x, w, s, b, g: gain }) => {
+      const weights = { weight: w as never, scale: s as never, bias: b as never };
+      const rows = g.empty([2, 90, 128]);
+      g.copy(x, rows);
+      const plain = g.linear(rows.slice(1, 10, 70), weights, { activation: "gelu" });
+      const normalised = g.layerNorm(rows.slice(1, 10, 70), { weight: gain, bias: gain, eps: 1e-6, for: weights });
+      return g.add(plain, g.linear(normalised, weights));
+    },
+    6e-3, // a code that rounds the other way moves by an eighth
+  );
+});
 
 for (const tokens of [16, 80, 333]) {
   test(`qkvLinear with an MLP beside it, ${tokens} tokens, then attention`, () =>
