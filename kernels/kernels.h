@@ -4,5 +4,6 @@
 #include "elementwise/elementwise.h"
 #include "gemv/gemv.h"
 #include "norm/norm.h"
+#include "portable/portable.h"
 #include "quantise/quantise.h"
 #include "status.h"

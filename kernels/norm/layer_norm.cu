@@ -1,4 +1,5 @@
 // LayerNorm with modulation (FLUX's blocks) and with weight and bias (CLIP). See row_norm.cuh.
+#include "norm/hidden_norm.cuh"
 #include "norm/row_norm.cuh"
 
 namespace flux::kernels {
@@ -33,7 +34,9 @@ bool aligned_vector(const void* pointer, int64_t stride, Element type) {
 
 template <typename Parameter>
 Status modulate(const NormRows& rows, const Modulation& first, const Modulation& second, int split, cudaStream_t stream) {
-  return dispatch_row_norm("layer_norm_modulate", rows, Modulate<Parameter>{first, second, split}, stream);
+  const Modulate<Parameter> modulation{first, second, split};
+  if (rows.width == HiddenNorm::kWidth) return launch_hidden_norm("layer_norm_modulate", rows, modulation, stream);
+  return dispatch_row_norm("layer_norm_modulate", rows, modulation, stream);
 }
 
 template <typename Parameter>

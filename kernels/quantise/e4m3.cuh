@@ -4,7 +4,7 @@
 //
 // NaN values are passed over by the maximum and become code 0x7f. An infinity makes the scale infinite: finite values of
 // that row become zeros and the infinity becomes NaN (0x7f), so that what is computed from the row is NaN and not a wrong
-// number. A row so small that max|x| / 448 underflows to 0 in f32 saturates.
+// number. A row so small that max|x| / 448 underflows to 0 in f32 (max|x| under 3.2e-43) counts as zeros.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -38,32 +38,29 @@ __device__ __forceinline__ uint32_t e4m3x2(float low, float high) {
 
 struct RowQuantiser {
   float scale;
-  float inverse;  // 1 / scale
-  bool ordinary;  // neither so small nor so large that the products below leave f32's normal range
+  float raised;   // 1, or 2^64 where 1 / scale would overflow
+  float divisor;  // scale · raised
+  float inverse;  // 1 / divisor
 
   __device__ __forceinline__ explicit RowQuantiser(float largest) {
-    scale = largest > 0.0f ? largest / kE4m3Max : 1.0f;
-    inverse = 1.0f / scale;
-    ordinary = scale > 0x1p-100f && scale < 0x1p100f;
+    const float quotient = largest / kE4m3Max;
+    scale = quotient > 0.0f ? quotient : 1.0f;
+    raised = scale < 0x1p-100f ? 0x1p64f : 1.0f;
+    divisor = scale * raised;
+    inverse = 1.0f / divisor;
   }
 
-  // x / scale, correctly rounded: the quotient's own remainder corrects it (Markstein 1990).
-  __device__ __forceinline__ float quotient(float x) const {
-    const float estimate = x * inverse;
-    return fmaf(fmaf(-estimate, scale, x), inverse, estimate);
-  }
-
-  // Eight codes; kExact asks for the correctly rounded quotient, else a product with the inverse, which can move a value
-  // that lies within an ulp of the middle between two codes.
+  // Eight codes. kExact asks for the correctly rounded quotient, by correcting the product with its own remainder
+  // (Markstein 1990); else the product alone, which can move a value that lies within an ulp of the middle between codes.
   template <bool kExact>
   __device__ __forceinline__ uint2 codes(const float (&x)[8]) const {
+    const bool correct = kExact && divisor < 0x1p126f;  // against an infinity the product alone is right
     float q[8];
-    if (ordinary) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) q[i] = kExact ? quotient(x[i]) : x[i] * inverse;
-    } else {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) q[i] = x[i] / scale;
+    for (int i = 0; i < 8; ++i) {
+      const float value = x[i] * raised;
+      q[i] = value * inverse;
+      if (correct) q[i] = fmaf(fmaf(-q[i], divisor, value), inverse, q[i]);
     }
     return make_uint2(e4m3x2(q[0], q[1]) | (e4m3x2(q[2], q[3]) << 16), e4m3x2(q[4], q[5]) | (e4m3x2(q[6], q[7]) << 16));
   }

@@ -81,7 +81,7 @@ Status quantise_rows(const QuantiseRows& q, cudaStream_t stream) {
     return Status::bad_argument("quantise_rows: codes and their strides must be multiples of 8 bytes");
   }
   if (q.batch == 0 || q.rows == 0) return {};
-  if (q.width == 3072) return launch_rows<32, 12, true>(q, stream);     // FLUX's hidden size
+  if (q.width == 3072) return launch_rows<128, 3, true>(q, stream);     // FLUX's hidden size
   if (q.width == 12288) return launch_rows<256, 6, true>(q, stream);    // its MLP
   if (q.width <= 1024) return launch_rows<32, 4, false>(q, stream);
   if (q.width <= 4096) return launch_rows<256, 2, false>(q, stream);

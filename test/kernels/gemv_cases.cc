@@ -75,7 +75,7 @@ void test(Context& c, const Shape& s, const Matrix& x_values, const Matrix& weig
   linear.output_activation = s.output_activation;
   // With SiLU on the way in, x may fall to the other side of a rounding: a few values differ by 2^-9.
   const bool in = s.input_activation != Activation::kNone;
-  const Tolerance exact{in ? 2e-4 : 1e-5, -1, in ? 4e-4 : 2e-5};
+  const Tolerance exact{in ? 2e-4 : 1e-6, -1, in ? 4e-4 : 2e-6};
   if (c.run({&y}, [&] { return small_linear(linear, c.stream()); })) {
     c.expect_within("y", y.values(), expected(s, x, weight, scale, bias), s.output == Element::kF32 ? exact : kAfterBf16);
   }

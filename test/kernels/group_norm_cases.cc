@@ -41,7 +41,9 @@ void test(Context& c, const Image& i, const Matrix& image, bool in_place) {
   norm.x = in_place ? y.data() : input.data();
   norm.y = y.data();
   if (c.run({&y}, [&] { return group_norm(norm, workspace.data(), c.stream()); })) {
-    c.expect_within("y", y.values(), reference::group_norm(x, i.batch, i.groups, weight, bias, 1e-6, i.activation), kAfterBf16);
+    // A handful of values does not average its roundings: each may be off by 2^-8 of itself.
+    const Tolerance bound = x.values.size() < 64 ? Tolerance{0x1p-8, -1, 0x1p-8} : kAfterBf16;
+    c.expect_within("y", y.values(), reference::group_norm(x, i.batch, i.groups, weight, bias, 1e-6, i.activation), bound);
   }
 }
 

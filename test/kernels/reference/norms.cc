@@ -82,7 +82,7 @@ Codes quantise(const Matrix& x) {
   for (int64_t r = 0; r < x.rows; ++r) {
     float largest = 0;
     for (int64_t c = 0; c < x.cols; ++c) largest = std::fmax(largest, std::fabs(x.at(r, c)));
-    const float scale = largest > 0 ? largest / 448.0f : 1.0f;
+    const float scale = largest / 448.0f > 0 ? largest / 448.0f : 1.0f;
     result.scale.at(r, 0) = scale;
     for (int64_t c = 0; c < x.cols; ++c) result.codes[size_t(r * x.cols + c)] = float_to_e4m3(x.at(r, c) / scale);
   }

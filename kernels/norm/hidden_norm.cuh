@@ -1,0 +1,147 @@
+// LayerNorm + modulation of rows of exactly 3072, FLUX's hidden size: once before every linear of a block.
+//
+// A block keeps the modulation of its 24 columns a thread in registers and walks over a run of neighbouring rows; the next
+// row's loads are in flight while this one is worked on. Per row two barriers: one for the moments, one for the maximum.
+//
+//   thread    chunks c of 8 columns: 8·(c·128 + thread) … ; a warp reads 512 consecutive bytes
+//   moments   each thread its own mean and squared deviations (two passes over registers), joined in pairs of equal counts:
+//             mean = (a + b) / 2, M2 = M2a + M2b + (a − b)²·n / 2 (Chan et al. 1979). No cancellation, one exchange.
+//   registers 48 of modulation, 24 of values, 12 of the next row: five blocks, 30 KiB of loads in flight, a multiprocessor
+//   shared    exchange slots for even and odd rows in turn, so that no third barrier guards their reuse
+#pragma once
+
+#include "norm/row_norm.cuh"
+
+namespace flux::kernels {
+
+struct HiddenNorm {
+  static constexpr int kThreads = 128;
+  static constexpr int kChunks = 3;
+  static constexpr int kWidth = kThreads * kChunks * 8;
+  static constexpr int kWarps = kThreads / 32;
+  static constexpr int kBlocksPerProcessor = 5;
+};
+
+// Mean and sum of squared deviations of some number of values.
+struct Moments {
+  float mean, squares;
+
+  // Of both; each is of `count` values.
+  __device__ __forceinline__ Moments joined(const Moments& other, float count) const {
+    const float apart = mean - other.mean;
+    return {0.5f * (mean + other.mean), fmaf(0.5f * count * apart, apart, squares + other.squares)};
+  }
+};
+
+__device__ __forceinline__ Moments own_moments(float (&values)[HiddenNorm::kChunks][8]) {
+  float sums[HiddenNorm::kChunks] = {}, squares[HiddenNorm::kChunks] = {};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+#pragma unroll
+    for (int c = 0; c < HiddenNorm::kChunks; ++c) sums[c] += values[c][i];
+  }
+  const float mean = (sums[0] + sums[1] + sums[2]) * (1.0f / (8 * HiddenNorm::kChunks));
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+#pragma unroll
+    for (int c = 0; c < HiddenNorm::kChunks; ++c) {
+      values[c][i] -= mean;
+      squares[c] = fmaf(values[c][i], values[c][i], squares[c]);
+    }
+  }
+  return {mean, squares[0] + squares[1] + squares[2]};
+}
+
+// Of the whole row; `slots` hold one entry a warp.
+__device__ __forceinline__ Moments row_moments(Moments own, Moments* slots) {
+  float count = 8 * HiddenNorm::kChunks;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2, count *= 2) {
+    own = own.joined({__shfl_xor_sync(0xffffffffu, own.mean, offset), __shfl_xor_sync(0xffffffffu, own.squares, offset)}, count);
+  }
+  if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = own;
+  __syncthreads();
+  static_assert(HiddenNorm::kWarps == 4);
+  return slots[0].joined(slots[1], count).joined(slots[2].joined(slots[3], count), 2 * count);
+}
+
+__device__ __forceinline__ float row_maximum(float own, float* slots) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) own = fmaxf(own, __shfl_xor_sync(0xffffffffu, own, offset));
+  if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = own;
+  __syncthreads();
+  return fmaxf(fmaxf(slots[0], slots[1]), fmaxf(slots[2], slots[3]));
+}
+
+template <typename Parameter, bool kToE4m3>
+__global__ void __launch_bounds__(HiddenNorm::kThreads, HiddenNorm::kBlocksPerProcessor)
+    hidden_norm(const NormRows rows, const Modulate<Parameter> modulation) {
+  constexpr int kChunks = HiddenNorm::kChunks;
+  __shared__ Moments moments[2][HiddenNorm::kWarps];
+  __shared__ float maxima[2][HiddenNorm::kWarps];
+  const int64_t total = int64_t(rows.batch) * rows.rows;
+  const int begin = int(total * blockIdx.x / gridDim.x), end = int(total * (blockIdx.x + 1) / gridDim.x);
+  const auto column_of = [](int chunk) { return (chunk * HiddenNorm::kThreads + int(threadIdx.x)) * 8; };
+  int batch = begin / rows.rows, index = begin % rows.rows;
+
+  wait_for_predecessors();
+  let_successor_start();
+  uint4 packed[kChunks];
+  const auto fetch = [&](int of_batch, int of_index) {
+    const bf16* x = static_cast<const bf16*>(rows.x) + of_batch * rows.x_batch_stride + of_index * rows.x_row_stride;
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) packed[c] = *reinterpret_cast<const uint4*>(x + column_of(c));
+  };
+  fetch(batch, index);
+  float multiplier[kChunks][8], addend[kChunks][8];
+  for (int flat = begin; flat < end; ++flat) {
+    if (flat == begin || index == 0 || index == modulation.split) {
+      const auto row = modulation.row(batch, index);
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) row.load(multiplier[c], addend[c], column_of(c));
+    }
+    float values[kChunks][8];
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) unpack8(packed[c], values[c]);
+    const int64_t y_offset = batch * rows.y_batch_stride + index * rows.y_row_stride;
+    if (++index == rows.rows) index = 0, ++batch;
+    if (flat + 1 < end) fetch(batch, index);
+
+    const Moments own = own_moments(values);  // values are now deviations from the thread's own mean
+    const Moments all = row_moments(own, moments[flat % 2]);
+    const float rstd = rsqrtf(fmaf(all.squares, 1.0f / HiddenNorm::kWidth, rows.epsilon));
+    const float offset = (own.mean - all.mean) * rstd;
+    float largest = 0.0f;
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        values[c][i] = fmaf(fmaf(values[c][i], rstd, offset), multiplier[c][i], addend[c][i]);
+        if constexpr (kToE4m3) largest = fmaxf(largest, fabsf(values[c][i]));
+      }
+      if constexpr (!kToE4m3) store8(static_cast<bf16*>(rows.y) + y_offset + column_of(c), values[c]);
+    }
+    if constexpr (kToE4m3) {
+      const RowQuantiser quantiser(row_maximum(largest, maxima[flat % 2]));
+      if (threadIdx.x == 0) rows.y_scale[flat] = quantiser.scale;
+      uint8_t* y = static_cast<uint8_t*>(rows.y) + y_offset;
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) {
+        *reinterpret_cast<uint2*>(y + column_of(c)) = quantiser.codes<false>(values[c]);
+      }
+    }
+  }
+}
+
+template <typename Parameter>
+Status launch_hidden_norm(const char* name, const NormRows& rows, const Modulate<Parameter>& modulation, cudaStream_t stream) {
+  if (Status status = check_norm_rows(rows, name); !status.ok()) return status;
+  const int64_t total = int64_t(rows.batch) * rows.rows;
+  if (total == 0) return {};
+  const int64_t most = int64_t(device_multiprocessors()) * HiddenNorm::kBlocksPerProcessor;
+  const dim3 grid(unsigned(total < most ? total : most));
+  const auto kernel = rows.y_type == Element::kE4M3 ? hidden_norm<Parameter, true> : hidden_norm<Parameter, false>;
+  return launch(name, kernel, grid, dim3(HiddenNorm::kThreads), 0, stream, rows, modulation);
+}
+
+}  // namespace flux::kernels
