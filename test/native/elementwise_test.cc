@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "check.h"
+#include "cpu/ops.h"
 
 namespace flux::test {
 namespace {
@@ -84,6 +85,16 @@ FLUX_TEST(add_and_multiply_and_guide_match_f64) {
   Case wrong = binary_case("add", "a", "b", {3, 4}, 0);
   wrong.tensors["b"] = Array({4, 3});
   EXPECT_ERROR(wrong, "b [4, 3] f32 must have the rows of a [3, 4]");
+}
+
+FLUX_TEST(add_broadcasts_axes_of_stride_zero) {
+  const Array a = Array::random({2, 5, 33}), row = Array::random({33}), y({2, 5, 33});
+  TensorView repeated = a.view();
+  repeated.data = row.view().data;
+  repeated.stride = {0, 0, 1};
+  ThreadPool pool(2);
+  cpu::find_kernel("add")({"add", {{"a", a.view()}, {"b", repeated}, {"y", y.view()}}, {}}, pool);
+  EXPECT_CLOSE(y, [&](int64_t i) { return a.get(i) + row.get(i % 33); }, 1e-7, "add of a repeated row");
 }
 
 FLUX_TEST(copy_converts_between_f32_and_bf16) {
