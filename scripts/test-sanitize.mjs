@@ -56,15 +56,7 @@ await main(async () => {
     rmSync(logs, { recursive: true, force: true });
     mkdirSync(logs, { recursive: true });
     const options = process.argv.slice(2).map((option) => option.replaceAll("{simd}", variant));
-    const vitest = [
-      "node_modules/vitest/vitest.mjs",
-      "run",
-      "--project",
-      "unit",
-      "--pool=threads",
-      ...tests,
-      ...options,
-    ];
+    const vitest = ["node_modules/vitest/vitest.mjs", "run", "--pool=threads", ...tests, ...options];
     const tested = run(process.execPath, vitest, {
       FLUX_SIMD: variant,
       FLUXWARP_PREBUILD: join(dirname(addon), "../.."),

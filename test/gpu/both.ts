@@ -24,7 +24,15 @@ export interface Input {
 
 let seed = 1;
 export function activation(shape: readonly number[], scale = 1): Input {
-  return { shape, data: uniform(shape.reduce((a, b) => a * b, 1), seed++, scale), dtype: "activation" };
+  return {
+    shape,
+    data: uniform(
+      shape.reduce((a, b) => a * b, 1),
+      seed++,
+      scale,
+    ),
+    dtype: "activation",
+  };
 }
 export function weight(shape: readonly number[], scale = 1): Input {
   return { ...activation(shape, scale), dtype: "bf16" };

@@ -23,7 +23,13 @@ for (const [rows, n, k] of [
 
 test("linear adds gate × y to a residual of two batches, in place", () =>
   agree(
-    { x: activation([2, 70, 128]), w: weight([256, 128], 0.1), b: f32([256]), h: activation([2, 90, 256]), gate: f32([2, 256]) },
+    {
+      x: activation([2, 70, 128]),
+      w: weight([256, 128], 0.1),
+      b: f32([256]),
+      h: activation([2, 90, 256]),
+      gate: f32([2, 256]),
+    },
     (g, { x, w, b, h, gate }) => {
       const hidden = g.empty([2, 90, 256]);
       g.copy(h, hidden);
@@ -42,7 +48,12 @@ test("linear with fp8 weights quantises a slice of two batches by rows", () => {
       const rows = g.empty([2, 90, 128]);
       g.copy(x, rows);
       const plain = g.linear(rows.slice(1, 10, 70), weights, { activation: "gelu" });
-      const normalised = g.layerNorm(rows.slice(1, 10, 70), { weight: gain, bias: gain, eps: 1e-6, for: weights });
+      const normalised = g.layerNorm(rows.slice(1, 10, 70), {
+        weight: gain,
+        bias: gain,
+        eps: 1e-6,
+        for: weights,
+      });
       return g.add(plain, g.linear(normalised, weights));
     },
     6e-3, // a code that rounds the other way moves by an eighth
@@ -64,15 +75,19 @@ for (const tokens of [16, 80, 333]) {
         const rope = g.ropeTable(ids, [16, 56, 56], 10000);
         const qkv = g.empty([1, tokens, 3, 2, 128]);
         const joined = g.empty([1, tokens, 256 + 512]);
-        g.qkvLinear(x, { weight: w as never, bias: b as never }, {
-          qkv,
-          mlp: joined.slice(2, 256, 512),
-          activation: "gelu",
-          normQ: nq,
-          normK: nk,
-          rope,
-          eps: 1e-6,
-        });
+        g.qkvLinear(
+          x,
+          { weight: w as never, bias: b as never },
+          {
+            qkv,
+            mlp: joined.slice(2, 256, 512),
+            activation: "gelu",
+            normQ: nq,
+            normK: nk,
+            rope,
+            eps: 1e-6,
+          },
+        );
         g.attention(qkv.pick(2, 0), qkv.pick(2, 1), qkv.pick(2, 2), {
           scale: 1 / Math.sqrt(128),
           into: joined.slice(2, 0, 256).split(2, [2, 128]),
@@ -134,22 +149,44 @@ test("embeddings and tables", async () => {
   await agree({ t: f32([7]) }, (g, { t }) => g.timestepEmbedding(t, 256));
   await agree({ table: weight([32, 4]) }, (g, { table }) => g.t5Bias(table, 200, 128), 1e-6);
   await agree({ ids: f32([30, 3], 90) }, (g, { ids }) => g.ropeTable(ids, [16, 56, 56], 10000), 1e-6);
-  await agree({ table: f32([5, 2, 64]), index: i32([3]) }, (g, { table, index }) => g.takeRow(table, index), 0);
-  await agree({ x: activation([2, 9, 64]), index: i32([8, 0]) }, (g, { x, index }) => g.gatherRows(x, index), 0);
+  await agree(
+    { table: f32([5, 2, 64]), index: i32([3]) },
+    (g, { table, index }) => g.takeRow(table, index),
+    0,
+  );
+  await agree(
+    { x: activation([2, 9, 64]), index: i32([8, 0]) },
+    (g, { x, index }) => g.gatherRows(x, index),
+    0,
+  );
 });
 
 test("latents: pack, unpack, sample, noise, Euler", async () => {
   await agree({ x: f32([2, 16, 8, 12]) }, (g, { x }) => g.packLatents(x, { channelsFirst: true }), 2.5e-3);
-  await agree({ x: f32([2, 8, 12, 16]) }, (g, { x }) => g.packLatents(x, { scale: 0.36, shift: 0.11 }), 2.5e-3);
-  await agree({ x: f32([2, 24, 64]) }, (g, { x }) => g.unpackLatents(x, 8, 12, { scale: 0.36, shift: 0.11 }), 2.5e-3);
-  await agree({ m: activation([1, 6, 6, 32]), n: f32([1, 6, 6, 16]) }, (g, { m, n }) => g.sampleLatents(m, n));
+  await agree(
+    { x: f32([2, 8, 12, 16]) },
+    (g, { x }) => g.packLatents(x, { scale: 0.36, shift: 0.11 }),
+    2.5e-3,
+  );
+  await agree(
+    { x: f32([2, 24, 64]) },
+    (g, { x }) => g.unpackLatents(x, 8, 12, { scale: 0.36, shift: 0.11 }),
+    2.5e-3,
+  );
+  await agree({ m: activation([1, 6, 6, 32]), n: f32([1, 6, 6, 16]) }, (g, { m, n }) =>
+    g.sampleLatents(m, n),
+  );
   const sigmas = { ...f32([4]), data: Float32Array.of(1, 0.75, 0.5, 0) };
-  await agree({ x: f32([1, 24, 64]), v: f32([1, 24, 64]), sigmas, step: i32([1]) }, (g, { x, v, sigmas, step }) => {
-    const latents = g.empty([1, 24, 64], "f32");
-    g.copy(g.scaleNoise(x, v, sigmas, step), latents);
-    g.eulerStep(latents, v, sigmas, step);
-    return latents;
-  }, 1e-6);
+  await agree(
+    { x: f32([1, 24, 64]), v: f32([1, 24, 64]), sigmas, step: i32([1]) },
+    (g, { x, v, sigmas, step }) => {
+      const latents = g.empty([1, 24, 64], "f32");
+      g.copy(g.scaleNoise(x, v, sigmas, step), latents);
+      g.eulerStep(latents, v, sigmas, step);
+      return latents;
+    },
+    1e-6,
+  );
 });
 
 test("images to 8 bits and back", async () => {

@@ -59,13 +59,22 @@ test("a condition runs its body only when the flag says so, nested ones too", as
     g.increment(after);
   });
   const zero = Int32Array.of(0);
-  await Promise.all([limit.write(Float32Array.of(1)), innerLimit.write(Float32Array.of(10)), outer.write(zero), inner.write(zero), after.write(zero)]);
+  await Promise.all([
+    limit.write(Float32Array.of(1)),
+    innerLimit.write(Float32Array.of(10)),
+    outer.write(zero),
+    inner.write(zero),
+    after.write(zero),
+  ]);
   for (const value of [0, 2, 20, 0.5, 30]) {
     await a.write(Float32Array.of(value));
     await plan.run();
   }
   const counts = await Promise.all([outer.read(), inner.read(), after.read()]);
-  assert.deepEqual(counts.map((count) => count[0]), [3, 2, 5]);
+  assert.deepEqual(
+    counts.map((count) => count[0]),
+    [3, 2, 5],
+  );
   await a.write(Float32Array.of(30));
   await plan.profile(); // op by op, twice: once to warm up
   assert.deepEqual([(await outer.read())[0], (await after.read())[0]], [5, 7]);
@@ -87,7 +96,9 @@ test("an op without a kernel is refused when the plan first runs, and the Device
   using x = gpu.buffer("bf16", [1, 8, 8, 16]);
   using w = gpu.buffer("bf16", [16, 3, 3, 16]);
   using out = gpu.buffer("bf16", [1, 8, 8, 16]);
-  using plan = gpu.record("convolution", (g) => g.copy(g.conv2d(x, { weight: w }, { padding: [1, 1, 1, 1] }), out));
+  using plan = gpu.record("convolution", (g) =>
+    g.copy(g.conv2d(x, { weight: w }, { padding: [1, 1, 1, 1] }), out),
+  );
   await assert.rejects(plan.run(), { code: "ERR_FLUX_UNSUPPORTED", message: /conv2d/ });
   await gpu.drain();
 });
@@ -134,4 +145,3 @@ test("two Devices of one GPU work at once", async () => {
   assert.deepEqual([(await a.read())[0], (await b.read())[0]], [51, 52]);
   other.dispose();
 });
-

@@ -13,10 +13,17 @@ import type { Device } from "../../dist/runtime/device.js";
 import { cpu, gpu, relativeL2 } from "./both.js";
 
 /** test/golden, or a folder with all of the golden data. */
-const GOLDEN = [process.env.FLUX_GOLDEN ?? "", "../shared/golden", "test/golden"].find((path) => existsSync(join(path, "cases")))!;
+const GOLDEN = [process.env.FLUX_GOLDEN ?? "", "../shared/golden", "test/golden"].find((path) =>
+  existsSync(join(path, "cases")),
+)!;
 const index = JSON.parse(readFileSync(join(GOLDEN, "cases/cases.json"), "utf8"));
 
-async function forward(device: Device, folder: string, name: string, precision: Precision): Promise<Float32Array> {
+async function forward(
+  device: Device,
+  folder: string,
+  name: string,
+  precision: Precision,
+): Promise<Float32Array> {
   const path = join(GOLDEN, folder, "transformer");
   using transformer = new FluxTransformer(device, await readFluxTransformerConfig(path), precision);
   await transformer.load(await WeightSource.open(path));
@@ -32,7 +39,9 @@ async function forward(device: Device, folder: string, name: string, precision: 
   const pooled = await upload("in.pooled_projections");
   const [batch, imageTokens] = latents.shape as [number, number];
   const timesteps = await upload("in.timestep", [1, batch]);
-  const guidance = file.tensors.has("in.guidance") ? await upload("in.guidance") : device.buffer("f32", [batch]);
+  const guidance = file.tensors.has("in.guidance")
+    ? await upload("in.guidance")
+    : device.buffer("f32", [batch]);
   const textIds = await readTensor(file, "in.txt_ids");
   const imageIds = await readTensor(file, "in.img_ids");
   const ids = device.buffer("f32", [embeds.shape[1]! + imageTokens, 3]);
@@ -62,7 +71,8 @@ for (const [folder, name] of [
   ["tiny-flux", "transformer_dev_d"],
   ["tiny-flux", "transformer_dev_kontext"],
 ] as const) {
-  const present = existsSync(join(GOLDEN, folder, "transformer")) && existsSync(join(GOLDEN, `cases/${name}.safetensors`));
+  const present =
+    existsSync(join(GOLDEN, folder, "transformer")) && existsSync(join(GOLDEN, `cases/${name}.safetensors`));
   const skip = present ? false : "needs the golden data of ../shared";
 
   test(`${name} in bf16 is within bf16_impl`, { skip }, async () => {

@@ -1,0 +1,140 @@
+// npm run test:gpu: on a machine with a GPU, the kernels' own tests (test/kernels), once more under compute-sanitizer where it
+// is installed, then the CUDA backend through Node (test/gpu); what they said goes to test/gpu/report.json. CI has no GPU: it
+// checks that report against the sources (scripts/check-gpu-report.mjs).
+//
+//   npm run test:gpu                              builds what is out of date first
+//   node scripts/test-gpu.mjs --built             runs what lies in build/ and dist/, needs no npm packages but those at run time
+//   node scripts/test-gpu.mjs --pending "reason"  no run: says why one has to wait
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { sourcesDigest } from "./sources-digest.mjs";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const reportFile = join(root, "test/gpu/report.json");
+const { values: options } = parseArgs({
+  options: {
+    built: { type: "boolean", default: false },
+    pending: { type: "string" },
+    kernels: {
+      type: "string",
+      default: process.env.FLUX_KERNEL_TESTS ?? "build/kernel-tests/test/kernels/flux_kernel_tests",
+    },
+  },
+});
+
+if (options.pending !== undefined) {
+  writeReport({ sources: sourcesDigest(), pending: options.pending });
+} else {
+  if (!options.built) await build();
+  const suites = [kernelTests(), ...sanitizedKernelTests(), ...nodeTests()];
+  const total = (key) => suites.reduce((sum, suite) => sum + suite[key], 0);
+  const { deviceInfo } = await import("../dist/index.js");
+  const { cuda } = deviceInfo();
+  writeReport({
+    sources: sourcesDigest(),
+    pending: "",
+    device: cuda.devices[0]?.name ?? "none",
+    driver: cuda.driver ?? null,
+    date: new Date().toISOString().slice(0, 10),
+    passed: total("passed"),
+    failed: total("failed"),
+    skipped: total("skipped"),
+    suites,
+  });
+  process.exitCode = total("failed") === 0 ? 0 : 1;
+}
+
+/** The addon with CUDA, dist/, the kernels' tests, and test/gpu as JavaScript. */
+async function build() {
+  const { ready } = await import("./ready.mjs");
+  await ready();
+  const steps = [
+    ["npx", ["tsc", "-p", "tsconfig.gpu.json"]],
+    ["cmake", ["-S", ".", "-B", "build/kernel-tests", "-DFLUX_CUDA=ON", "-DFLUX_KERNEL_TESTS=ON"]],
+    ["cmake", ["--build", "build/kernel-tests", "--target", "flux_kernel_tests", "--parallel", "2"]],
+  ];
+  for (const [command, parameters] of steps) {
+    const { status } = spawnSync(command, parameters, { cwd: root, stdio: "inherit" });
+    if (status !== 0) throw new Error(`${command} ${parameters.join(" ")} failed`);
+  }
+}
+
+function kernelTests() {
+  const json = join(mkdtempSync(join(tmpdir(), "fluxwarp-gpu-")), "kernels.json");
+  const golden = join(root, "test/golden/cases");
+  const parameters = ["--tests", "--quick", "--golden", golden, "--json", json];
+  spawnSync(join(root, options.kernels), parameters, { stdio: "inherit" });
+  if (!existsSync(json))
+    return { name: "kernels", passed: 0, failed: 1, skipped: 0, failures: ["no report: did they start?"] };
+  const { tests } = JSON.parse(readFileSync(json, "utf8"));
+  const failures = tests.filter((test) => !test.passed).map((test) => `${test.name}: ${test.failures[0]}`);
+  return {
+    name: "kernels",
+    passed: tests.length - failures.length,
+    failed: failures.length,
+    skipped: 0,
+    failures,
+  };
+}
+
+/** The same under memcheck, as one test: invalid accesses end it with a status of their own. */
+function sanitizedKernelTests() {
+  const tool = spawnSync("compute-sanitizer", ["--version"]);
+  if (tool.error)
+    return [{ name: "kernels, compute-sanitizer", passed: 0, failed: 0, skipped: 1, failures: [] }];
+  const parameters = [
+    "--tool",
+    "memcheck",
+    "--error-exitcode",
+    "9",
+    join(root, options.kernels),
+    "--tests",
+    "--quick",
+  ];
+  const { status } = spawnSync("compute-sanitizer", parameters, { stdio: "inherit" });
+  const failures = status === 0 ? [] : [`exit status ${status}`];
+  return [
+    {
+      name: "kernels, compute-sanitizer memcheck",
+      passed: status === 0 ? 1 : 0,
+      failed: failures.length,
+      skipped: 0,
+      failures,
+    },
+  ];
+}
+
+function nodeTests() {
+  const folder = join(root, "build/gpu-tests");
+  const files = readdirSync(folder).filter((file) => file.endsWith(".test.js"));
+  return files.map((file) => {
+    const parameters = ["--test", "--test-reporter=tap", join(folder, file)];
+    const { stdout } = spawnSync(process.execPath, parameters, {
+      cwd: root,
+      encoding: "utf8",
+      maxBuffer: 2 ** 26,
+    });
+    console.log(stdout);
+    const count = (key) => Number(new RegExp(`^# ${key} (\\d+)`, "m").exec(stdout)?.[1] ?? 0);
+    const failures = [...stdout.matchAll(/^not ok \d+ - (.*)$/gm)].map((match) => match[1]);
+    const failed = count("fail") + count("cancelled");
+    return {
+      name: file.replace(".test.js", ""),
+      passed: count("pass"),
+      failed,
+      skipped: count("skipped"),
+      failures,
+    };
+  });
+}
+
+function writeReport(report) {
+  writeFileSync(reportFile, `${JSON.stringify(report, null, 2)}\n`);
+  console.log(
+    `${reportFile}: ${report.pending || `${report.passed} passed, ${report.failed} failed, ${report.skipped} skipped`}`,
+  );
+}
