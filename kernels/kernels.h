@@ -1,6 +1,7 @@
 // Every launch function of fluxwarp's kernels, by family. No Node, no model names, nothing beyond the CUDA runtime.
 #pragma once
 
+#include "attention/attention.h"
 #include "elementwise/elementwise.h"
 #include "gemv/gemv.h"
 #include "norm/norm.h"

@@ -24,10 +24,10 @@ struct AttentionBias {
 
 struct AttentionBf16 {
   AttentionTensor query, key, value, output;
-  int batch = 1, heads = 1, queries = 0, keys = 0, head_dim = 128;  // head_dim 64 or 128
+  int batch = 1, heads = 1, queries = 0, keys = 0, head_dim = 128;  // head_dim 64, 128 or 512
   float scale = 1.0f;                                               // positive
   bool causal = false;                                              // key ≤ query; wants queries == keys, no bias
-  AttentionBias bias;                                               // head_dim 64
+  AttentionBias bias;                                               // optional
   float* log_sum_exp = nullptr;  // [batch][heads][queries], natural logarithm of Σ exp(score); optional
   void* workspace = nullptr;     // attention_workspace_bytes(), zeroed once; optional, evens out the last wave of blocks
 };
@@ -35,7 +35,7 @@ struct AttentionBf16 {
 // Any of the kernels below may share one workspace as long as they run one after the other.
 size_t attention_workspace_bytes();
 
-// sm_90a uses wgmma and TMA, other devices mma.sync.
+// sm_90a uses wgmma and TMA (not for a bias or mask with head_dim 128 or 512), other devices mma.sync.
 Status attention_bf16(const AttentionBf16& call, cudaStream_t stream);
 Status attention_bf16_portable(const AttentionBf16& call, cudaStream_t stream);
 

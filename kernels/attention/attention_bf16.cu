@@ -1,9 +1,16 @@
 // bf16 attention: checks, and the choice of kernel. Tiles are in one table:
 //
-//   head_dim  query × key tile  stages  why
-//   128       128 × 128         2       the largest key tile of which S, P and O fit 240 registers beside two stages in 227 KiB
-//   64        128 × 128         2       T5 and CLIP: 512 tokens of 64 heads are 256 tiles, 97 % of two waves
+//   head_dim  extra   query × key tile  stages  why
+//   128       –       192 × 80          2       three warpgroups hide each other's softmax; 80 keys is the most that 160 registers hold
+//   64        –       128 × 128         2       512 tokens of 64 heads (T5's shape) are 256 tiles, 97 % of two waves
+//   64        causal  128 × 128         2       CLIP's 77 tokens are one tile
+//   64        bias    128 × 64          4       the bias's addresses take the registers that a longer tile would need
+//   512       –       64 × 128          –       attention_wide.cu
+//
+// What these do not take, and every device but sm_90, gets the portable kernel.
+#include "attention/check.h"
 #include "attention/launch_hopper.cuh"
+#include "attention/wide.h"
 
 namespace flux::kernels {
 
@@ -35,14 +42,23 @@ using Bf16 = __nv_bfloat16;
 
 }  // namespace attention
 
+size_t attention_workspace_bytes() {
+  constexpr size_t kPartialBytes = attention::kPartialVectors * 128 * sizeof(float4);
+  return attention::kFlagBytes + size_t(device_multiprocessors()) * attention::kMaxWarpgroups * kPartialBytes;
+}
+
 Status attention_bf16(const AttentionBf16& call, cudaStream_t stream) {
   using namespace attention;
-  if (call.head_dim == 64 && call.bias.data != nullptr) {
-    return run_bf16<Config<Bf16, 64, 2, 128, 2, Extra::kBias>>(call, stream);
+  if (Status s = check(call); !s.ok()) return s;
+  const bool biased = call.bias.data != nullptr;
+  if (device_architecture() / 10 != 9) return attention_bf16_portable(call, stream);
+  if (call.head_dim == 64) {
+    if (biased) return run_bf16<Config<Bf16, 64, 2, 64, 4, Extra::kBias>>(call, stream);
+    if (call.causal) return run_bf16<Config<Bf16, 64, 2, 128, 2, Extra::kCausal>>(call, stream);
+    return run_bf16<Config<Bf16, 64, 2, 128, 2>>(call, stream);
   }
-  if (call.head_dim == 64 && call.causal) return run_bf16<Config<Bf16, 64, 2, 128, 2, Extra::kCausal>>(call, stream);
-  if (call.head_dim == 64) return run_bf16<Config<Bf16, 64, 2, 128, 2>>(call, stream);
-  return run_bf16<Config<Bf16, 128, 2, 128, 2>>(call, stream);
+  if (biased || call.causal) return attention_bf16_portable(call, stream);
+  return call.head_dim == 512 ? run_wide(call, stream) : run_bf16<Config<Bf16, 128, 3, 80, 2>>(call, stream);
 }
 
 }  // namespace flux::kernels

@@ -1,4 +1,5 @@
 // 8-bit attention: q·k in int8 or e4m3, P·V in e4m3, on the operands of qkv_layout.cuh.
+#include "attention/check.h"
 #include "attention/launch_hopper.cuh"
 #include "attention/qkv_layout.cuh"
 
@@ -57,8 +58,9 @@ PackedSizes attention_packed_sizes(int batch, int heads, int queries, int keys) 
 
 Status attention_packed(const AttentionPacked& call, cudaStream_t stream) {
   using namespace attention;
-  if (call.batch < 1 || call.heads < 1 || call.queries < 1 || call.keys < 1 || !(call.scale > 0.0f)) {
-    return Status::bad_argument("attention_packed: batch, heads, queries, keys and scale must be positive");
+  if (Status s = check_shape("attention_packed", call.batch, call.heads, call.queries, call.keys, call.scale); !s.ok()) return s;
+  if (!rows_aligned(call.output)) {
+    return Status::bad_argument("attention_packed: align the output to 16 bytes and make its strides multiples of 8 elements");
   }
   if (device_architecture() / 10 != 9) {
     return Status::unsupported("attention_packed: 8-bit attention needs a Hopper GPU (sm_90); use attention_bf16 here");

@@ -4,7 +4,7 @@
 // (wgmma), do the softmax in registers and keep O there. Per key tile and warpgroup, in the order of issue:
 //     S ← Q·Kᵀ(j)            wgmma from shared memory
 //     O ← O + P·V(j − 1)     wgmma, P in registers; runs under the softmax of tile j
-//     P ← softmax(S)         f32; the warpgroups take turns at issuing, so that one's softmax runs under the others' products
+//     P ← softmax(S)         f32; runs under the other warpgroups' products
 // Keys go from the last tile to the first: only the first tile handled can be ragged, so only it is masked.
 //
 // Shared memory: Q [warpgroup][panel][64][128 B], K [stage][panel][kKeyTile][128 B], V [stage] (bf16 like K; 8-bit: blocks of 16
@@ -140,12 +140,12 @@ inline constexpr int kTurn = 1, kGroup = 5;
 
 template <typename C>
 __device__ __forceinline__ void take_turn(int w) {
-  ptx::bar_sync(kTurn + w, 256);
+  if constexpr (C::kTurns) ptx::bar_sync(kTurn + w, 256);
 }
 
 template <typename C>
 __device__ __forceinline__ void pass_turn(int w) {
-  ptx::bar_arrive(kTurn + (w + 1) % C::kWarpgroups, 256);
+  if constexpr (C::kTurns) ptx::bar_arrive(kTurn + (w + 1) % C::kWarpgroups, 256);
 }
 
 // Hands this warpgroup's unfinished accumulator to the block before (schedule.cuh).

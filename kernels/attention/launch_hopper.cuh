@@ -8,6 +8,7 @@
 namespace flux::kernels::attention {
 
 inline constexpr size_t kFlagBytes = 4096;
+inline constexpr int kMaxWarpgroups = 3;
 
 // [B][T][H][D] in boxes of `rows` tokens × 128 bytes.
 inline Status map_tokens(CUtensorMap* map, const AttentionTensor& tensor, CUtensorMapDataType type, int element_bytes, int head_dim,
@@ -30,6 +31,7 @@ int plan_blocks(Parameters& p, int slices, void* workspace) {
   const int key_tiles = (p.keys + C::kKeyTile - 1) / C::kKeyTile;
   const int tiles = slices * p.query_tiles, multiprocessors = device_multiprocessors();
   const bool may_split = workspace != nullptr && C::kExtra != Extra::kCausal && key_tiles >= 4;
+  static_assert(C::kWarpgroups <= kMaxWarpgroups && C::kHeadDim / 2 <= 4 * (kPartialVectors - 1));
   p.schedule = Schedule::make(tiles, key_tiles, multiprocessors, may_split);
   p.flags = static_cast<uint32_t*>(workspace);
   p.partials = reinterpret_cast<float4*>(static_cast<char*>(workspace) + kFlagBytes);

@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 
 #include "attention/attention.h"
+#include "attention/check.h"
 #include "attention/qkv_layout.cuh"
 #include "launch.cuh"
 
@@ -98,8 +99,8 @@ bool pairs_aligned(const AttentionTensor& t) {
 }  // namespace
 
 Status attention_pack(const AttentionPack& call, cudaStream_t stream) {
-  if (call.batch < 1 || call.heads < 1 || call.queries < 1 || call.keys < 1 || call.batch * call.heads > 65535) {
-    return Status::bad_argument("attention_pack: batch, heads, queries and keys must be positive, batch · heads at most 65535");
+  if (Status s = attention::check_shape("attention_pack", call.batch, call.heads, call.queries, call.keys, 1.0f); !s.ok()) {
+    return s;
   }
   if (!pairs_aligned(call.query) || !pairs_aligned(call.key) || !pairs_aligned(call.value)) {
     return Status::bad_argument("attention_pack: q, k and v must be 4-byte aligned and their strides even");

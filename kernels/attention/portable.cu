@@ -152,7 +152,7 @@ __device__ __forceinline__ void multiply_values(float (&o)[kAccumulators][4], co
 
 // Grid: (query tiles, batch · heads, head_dim / kSlice); block: 128.
 template <int kSlice>
-__global__ void __launch_bounds__(128) portable_kernel(const __grid_constant__ PortableParameters p) {
+__global__ void __launch_bounds__(128, 2) portable_kernel(const __grid_constant__ PortableParameters p) {
   extern __shared__ __align__(128) uint8_t raw[];
   wait_for_predecessors();
   let_successor_start();

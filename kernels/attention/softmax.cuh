@@ -54,7 +54,7 @@ struct Probabilities<__nv_fp8_e4m3> {
   static constexpr float kBase = 8.0f, kSlack = 0.8f;
   // Where maxima are not looked for (hopper_softmax.cuh): the first tile's maximum lies this far below the reference, and scores this
   // far above it do not overflow f32 even when a thread's columns are summed.
-  static constexpr float kHeadroom = 2.0f, kLimit = 110.0f;
+  static constexpr float kHeadroom = 4.0f, kLimit = 108.0f;
   static constexpr int kKeys = 32;
 };
 

@@ -17,6 +17,17 @@ __device__ __forceinline__ void cp_async_bulk_tensor_4d_load(uint32_t destinatio
       : "memory");
 }
 
+// Writes the box to the same offset of every CTA in `mask`, and completes on the barrier at the same offset there.
+__device__ __forceinline__ void cp_async_bulk_tensor_4d_multicast(uint32_t destination, const CUtensorMap* map,
+                                                                  uint32_t barrier, int32_t x, int32_t y, int32_t z,
+                                                                  int32_t w, uint16_t mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(destination),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w), "h"(mask)
+      : "memory");
+}
+
 __device__ __forceinline__ void cp_async_bulk_tensor_4d_store(const CUtensorMap* map, uint32_t source, int32_t x,
                                                               int32_t y, int32_t z, int32_t w) {
   asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),

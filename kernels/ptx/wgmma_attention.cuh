@@ -73,6 +73,9 @@ struct WgmmaValues;
 FLUX_SCORES(__nv_bfloat16, float, "m64n64k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 64, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3, "%32", "%33", "%34", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24));
 FLUX_SCORES(__nv_fp8_e4m3, float, "m64n64k32", "f32.e4m3.e4m3", ", 1, 1", 64, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3, "%32", "%33", "%34", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24));
 FLUX_SCORES(int8_t, int32_t, "m64n64k32", "s32.s8.s8", "", 64, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3, "%32", "%33", "%34", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24));
+FLUX_SCORES(__nv_bfloat16, float, "m64n80k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 80, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4, "%40", "%41", "%42", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32));
+FLUX_SCORES(__nv_fp8_e4m3, float, "m64n80k32", "f32.e4m3.e4m3", ", 1, 1", 80, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4, "%40", "%41", "%42", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32));
+FLUX_SCORES(int8_t, int32_t, "m64n80k32", "s32.s8.s8", "", 80, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4, "%40", "%41", "%42", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24), FLUX_D8("+r", 32));
 FLUX_SCORES(__nv_bfloat16, float, "m64n96k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 96, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5, "%48", "%49", "%50", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40));
 FLUX_SCORES(__nv_fp8_e4m3, float, "m64n96k32", "f32.e4m3.e4m3", ", 1, 1", 96, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5, "%48", "%49", "%50", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40));
 FLUX_SCORES(int8_t, int32_t, "m64n96k32", "s32.s8.s8", "", 96, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5, "%48", "%49", "%50", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24), FLUX_D8("+r", 32), FLUX_D8("+r", 40));
@@ -105,6 +108,16 @@ FLUX_VALUES(__nv_bfloat16, "m64n64k16", "bf16.bf16", ", 1", 64, FLUX_R0 ", " FLU
 FLUX_VALUES(__nv_bfloat16, "m64n128k16", "bf16.bf16", ", 1", 128, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7, "%64, %65, %66, %67", "%68", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56));
 FLUX_VALUES(__nv_bfloat16, "m64n256k16", "bf16.bf16", ", 1", 256, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7 ", " FLUX_R8 ", " FLUX_R9 ", " FLUX_R10 ", " FLUX_R11 ", " FLUX_R12 ", " FLUX_R13 ", " FLUX_R14 ", " FLUX_R15, "%128, %129, %130, %131", "%132", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56), FLUX_D8("+f", 64), FLUX_D8("+f", 72), FLUX_D8("+f", 80), FLUX_D8("+f", 88), FLUX_D8("+f", 96), FLUX_D8("+f", 104), FLUX_D8("+f", 112), FLUX_D8("+f", 120));
 FLUX_VALUES(__nv_fp8_e4m3, "m64n128k32", "e4m3.e4m3", "", 128, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7, "%64, %65, %66, %67", "%68", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56));
+
+// WgmmaWide::mma_async(d, a, b): D[64 × 256] += A·B in bf16, both in shared memory, A k-major and B n-major.
+struct WgmmaWide {
+  __device__ static __forceinline__ void mma_async(float (&d)[128], uint64_t descriptor_a, uint64_t descriptor_b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7 ", " FLUX_R8 ", " FLUX_R9 ", " FLUX_R10 ", " FLUX_R11 ", " FLUX_R12 ", " FLUX_R13 ", " FLUX_R14 ", " FLUX_R15
+                 "}, %128, %129, 1, 1, 1, 0, 1;\n"
+                 : FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56), FLUX_D8("+f", 64), FLUX_D8("+f", 72), FLUX_D8("+f", 80), FLUX_D8("+f", 88), FLUX_D8("+f", 96), FLUX_D8("+f", 104), FLUX_D8("+f", 112), FLUX_D8("+f", 120)
+                 : "l"(descriptor_a), "l"(descriptor_b));
+  }
+};
 
 #undef FLUX_R0
 #undef FLUX_R1
