@@ -199,5 +199,7 @@ test("images to 8 bits and back", async () => {
   const expected = await compute(cpu, inputs, (g, { x }) => build(g, x));
   const actual = await compute(gpu, inputs, (g, { x }) => build(g, x));
   // A level apart is 2/255; the GPU then rounds what it reads back to bf16.
-  actual.forEach((value, i) => assert.ok(Math.abs(value - expected[i]!) <= 0.012, `pixel ${i}`));
+  actual.forEach((value, i) => {
+    assert.ok(Math.abs(value - expected[i]!) <= 0.012, `pixel ${i}`);
+  });
 });
