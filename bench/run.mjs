@@ -1,4 +1,6 @@
-// npm run bench -- NAME…: brings the clone to readiness and runs benchmarks, in the order given. Without a name it lists them.
+// npm run bench -- NAME… [--model PATH]: brings the clone to readiness and runs benchmarks, in the order given. Without a name
+// it lists them. The model is that of `npm start` unless one is named.
+import { parseArgs } from "node:util";
 import { main, ready } from "../scripts/ready.mjs";
 import { formatRows, writeResults } from "./results.mjs";
 
@@ -14,11 +16,14 @@ const benches = {
 };
 
 await main(async () => {
-  const names = process.argv.slice(2);
+  const { positionals: names, values: options } = parseArgs({
+    options: { model: { type: "string" } },
+    allowPositionals: true,
+  });
   const unknown = names.filter((name) => !Object.hasOwn(benches, name));
   if (names.length === 0 || unknown.length > 0) {
     if (unknown.length > 0) console.error(`there is no benchmark ${unknown.join(", ")}`);
-    console.error("npm run bench -- NAME…");
+    console.error("npm run bench -- NAME… [--model PATH]");
     for (const [name, { about }] of Object.entries(benches)) console.error(`  ${name.padEnd(12)} ${about}`);
     return unknown.length > 0 ? 2 : 0;
   }
@@ -26,7 +31,7 @@ await main(async () => {
   for (const name of names) {
     const { parts, writes } = benches[name];
     const rows = [];
-    for (const part of parts) rows.push(...(await (await import(`./${part}.mjs`)).bench()));
+    for (const part of parts) rows.push(...(await (await import(`./${part}.mjs`)).bench(options)));
     console.log(formatRows(rows));
     if (writes) console.error(`written to ${await writeResults(name, rows)}`);
   }

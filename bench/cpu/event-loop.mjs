@@ -24,9 +24,9 @@ async function watch(work) {
   return { result, p99: delays.percentile(99) / 1e6, longest: delays.max / 1e6 };
 }
 
-export async function bench() {
+export async function bench(benchOptions) {
   const { FluxPipeline } = await import("../../dist/index.js");
-  const { folder, title } = benchModel();
+  const { folder, name, title } = benchModel(benchOptions);
   const loading = await watch(() => FluxPipeline.fromPretrained(folder, { device: "cpu" }));
   const pipe = loading.result;
   const options = { width: SIDE, height: SIDE, numInferenceSteps: STEPS, seed: 7 };
@@ -40,7 +40,7 @@ export async function bench() {
   const second = await draw("a green triangle on a white background");
   pipe.dispose();
   const rows = [
-    timeRow(`event loop, loading ${title.split(" ")[0]}, longest delay`, loading.longest),
+    timeRow(`event loop, loading ${name}, longest delay`, loading.longest),
     timeRow(`event loop, first image, ${title}, 99th percentile of the delay`, first.p99),
     timeRow(`event loop, first image, ${title}, longest delay`, first.longest),
     timeRow(`event loop, second image, ${title}, 99th percentile of the delay`, second.p99),

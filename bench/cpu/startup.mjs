@@ -11,8 +11,8 @@ import { benchModel, SIDE, STEPS } from "./model.mjs";
 const RUNS = 5;
 const command = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 
-export async function bench() {
-  const { folder, title } = benchModel();
+export async function bench(options) {
+  const { folder, title } = benchModel(options);
   const output = mkdtempSync(join(tmpdir(), "fluxwarp-bench-"));
   const size = ["-W", SIDE, "-H", SIDE, "--steps", STEPS].map(String);
   const parameters = [
@@ -29,7 +29,7 @@ export async function bench() {
     const begin = performance.now();
     const file = join(output, "image.png");
     execFileSync(process.execPath, [command, ...parameters, "--device", "cpu", "-o", file], {
-      stdio: "ignore",
+      stdio: ["ignore", "ignore", "inherit"],
     });
     return performance.now() - begin;
   };
