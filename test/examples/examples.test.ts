@@ -1,9 +1,9 @@
-// The programs of examples/, as a user would run them, with the package's own name.
+// The programs of examples/ and of README.md, as a user would run them, with the package's own name.
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { cpSync } from "node:fs";
-import { readdir, rm } from "node:fs/promises";
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
@@ -13,13 +13,13 @@ import { compiledLibrary } from "../support/compiled-library.js";
 import { temporaryFolder } from "../support/fixture-folder.js";
 import { schnellFolder } from "../support/folders.js";
 
-const EXAMPLES = resolve(dirname(fileURLToPath(import.meta.url)), "../../examples");
+const REPOSITORY = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
 const library = compiledLibrary();
 const model = schnellFolder();
 afterAll(() => rm(model, { recursive: true }));
 /** Beside dist/, where "fluxwarp" means the compiled library. */
 const copies = () => join(dirname(library()), "examples");
-beforeAll(() => cpSync(EXAMPLES, copies(), { recursive: true }));
+beforeAll(() => cpSync(join(REPOSITORY, "examples"), copies(), { recursive: true }));
 
 function start(name: string, args: readonly string[], cwd: string): ChildProcess {
   const child = spawn(process.execPath, [join(copies(), name), ...args], {
@@ -39,6 +39,17 @@ async function run(name: string, args: readonly string[], cwd: string) {
   const [code] = await once(child, "close");
   return { code, stdout };
 }
+
+it("the program at the head of README.md makes its picture", async () => {
+  const readme = await readFile(join(REPOSITORY, "README.md"), "utf8");
+  const [, program] = /```js\n(.*?)```/s.exec(readme)!;
+  expect(program).toContain('"path/to/FLUX.1-schnell"');
+  const text = program.replace('"path/to/FLUX.1-schnell"', JSON.stringify(model));
+  await writeFile(join(copies(), "readme.mjs"), text);
+  const folder = await temporaryFolder();
+  expect(await run("readme.mjs", [], folder)).toEqual({ code: 0, stdout: "seed 42\n" });
+  expect(await sharp(join(folder, "cat.png")).metadata()).toMatchObject({ format: "png" });
+});
 
 it("text-to-image.mjs writes a picture and tells its seed", async () => {
   const folder = await temporaryFolder();
