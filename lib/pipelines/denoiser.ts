@@ -1,9 +1,9 @@
 import type { FluxTransformer } from "../models/flux/transformer.js";
 import type { Buffer } from "../runtime/buffer.js";
-import type { DType } from "../runtime/dtype.js";
 import type { Plan } from "../runtime/plan.js";
 import type { Recorder } from "../runtime/recorder.js";
 import type { Value } from "../runtime/value.js";
+import { Allocation } from "./allocation.js";
 
 /** What a recorded denoising loop depends on. Anything else is contents of its Buffers. */
 export interface DenoiserShape {
@@ -59,37 +59,36 @@ export class Denoiser {
   readonly step: Plan;
 
   readonly #rope: Buffer<"f32">;
-  readonly #buffers: Buffer[] = [];
+  readonly #allocation: Allocation;
 
   constructor(
     readonly transformer: FluxTransformer,
     readonly shape: DenoiserShape,
   ) {
     const { batch, textTokens, rows, columns, steps } = shape;
-    const { config, device } = transformer;
+    const { config } = transformer;
+    const allocation = new Allocation(transformer.device);
+    this.#allocation = allocation;
     const tokens = textTokens + rows * columns;
-    this.noise = this.#buffer("f32", [batch, config.inChannels / 4, 2 * rows, 2 * columns]);
-    this.latents = this.#buffer("f32", [batch, rows * columns, config.inChannels]);
-    this.timesteps = this.#buffer("f32", [steps, batch]);
-    this.sigmas = this.#buffer("f32", [steps + 1]);
-    this.guidance = this.#buffer("f32", [batch]);
-    this.ids = this.#buffer("f32", [tokens, 3]);
-    this.counter = this.#buffer("i32", [1]);
-    this.#rope = this.#buffer("f32", [tokens, config.attentionHeadDim / 2, 2]);
+    this.noise = allocation.buffer("f32", [batch, config.inChannels / 4, 2 * rows, 2 * columns]);
+    this.latents = allocation.buffer("f32", [batch, rows * columns, config.inChannels]);
+    this.timesteps = allocation.buffer("f32", [steps, batch]);
+    this.sigmas = allocation.buffer("f32", [steps + 1]);
+    this.guidance = allocation.buffer("f32", [batch]);
+    this.ids = allocation.buffer("f32", [tokens, 3]);
+    this.counter = allocation.buffer("i32", [1]);
+    this.#rope = allocation.buffer("f32", [tokens, config.attentionHeadDim / 2, 2]);
     this.positive = this.#branch();
     this.negative = shape.trueCfgScale > 1 ? this.#branch() : undefined;
-    this.pack = device.record("pack", (g) => {
+    this.pack = allocation.record("pack", (g) => {
       g.packLatents(this.noise, { channelsFirst: true, into: this.latents.value });
     });
-    this.prepare = device.record("prepare", (g) => this.#recordPrepare(g));
-    this.step = device.record("step", (g) => this.#recordStep(g));
+    this.prepare = allocation.record("prepare", (g) => this.#recordPrepare(g));
+    this.step = allocation.record("step", (g) => this.#recordStep(g));
   }
 
   dispose(): void {
-    this.pack.dispose();
-    this.prepare.dispose();
-    this.step.dispose();
-    for (const buffer of this.#buffers) buffer.dispose();
+    this.#allocation.dispose();
   }
 
   #recordPrepare(g: Recorder): void {
@@ -123,17 +122,12 @@ export class Denoiser {
   #branch(): Branch {
     const { batch, textTokens, steps } = this.shape;
     const { config, width, modulationColumns } = this.transformer;
+    const allocation = this.#allocation;
     return {
-      promptEmbeds: this.#buffer("f32", [batch, textTokens, config.jointAttentionDim]),
-      pooled: this.#buffer("f32", [batch, config.pooledProjectionDim]),
-      text: this.#buffer("f32", [batch, textTokens, width]),
-      table: this.#buffer("f32", [steps, batch, modulationColumns]),
+      promptEmbeds: allocation.buffer("f32", [batch, textTokens, config.jointAttentionDim]),
+      pooled: allocation.buffer("f32", [batch, config.pooledProjectionDim]),
+      text: allocation.buffer("f32", [batch, textTokens, width]),
+      table: allocation.buffer("f32", [steps, batch, modulationColumns]),
     };
-  }
-
-  #buffer<D extends DType>(dtype: D, shape: readonly number[]): Buffer<D> {
-    const buffer = this.transformer.device.buffer(dtype, shape);
-    this.#buffers.push(buffer);
-    return buffer;
   }
 }

@@ -3,6 +3,7 @@ import { type LatentSize, PATCH } from "../models/latents.js";
 import type { AutoencoderKL } from "../models/vae/autoencoder.js";
 import type { Buffer } from "../runtime/buffer.js";
 import type { Plan } from "../runtime/plan.js";
+import { Allocation } from "./allocation.js";
 
 /** Packed latents of one image to pixels, for one size: unpack, undo scale and shift, decode, convert. */
 export class ImageDecoder {
@@ -11,6 +12,7 @@ export class ImageDecoder {
   /** [1, H, W, 3]: 8 bits, or f32 in [0, 1]. */
   readonly pixels: Buffer<"u8" | "f32">;
   readonly plan: Plan;
+  readonly #allocation: Allocation;
 
   constructor(
     vae: AutoencoderKL,
@@ -18,11 +20,12 @@ export class ImageDecoder {
     { height, width, latentHeight, latentWidth, tokens }: LatentSize,
     dtype: "u8" | "f32",
   ) {
-    const { device } = vae;
+    const allocation = new Allocation(vae.device);
+    this.#allocation = allocation;
     const { latentChannels, scalingFactor, shiftFactor } = config;
-    this.latents = device.buffer("f32", [1, tokens, PATCH * PATCH * latentChannels]);
-    this.pixels = device.buffer(dtype, [1, height, width, 3]);
-    this.plan = device.record(`VAE decode ${width}×${height}`, (g) => {
+    this.latents = allocation.buffer("f32", [1, tokens, PATCH * PATCH * latentChannels]);
+    this.pixels = allocation.buffer(dtype, [1, height, width, 3]);
+    this.plan = allocation.record(`VAE decode ${width}×${height}`, (g) => {
       const z = g.unpackLatents(this.latents, latentHeight, latentWidth, {
         scale: scalingFactor,
         shift: shiftFactor,
@@ -42,8 +45,6 @@ export class ImageDecoder {
   }
 
   dispose(): void {
-    this.plan.dispose();
-    this.latents.dispose();
-    this.pixels.dispose();
+    this.#allocation.dispose();
   }
 }

@@ -4,6 +4,7 @@ import type { T5Encoder } from "../models/t5-encoder.js";
 import type { Buffer } from "../runtime/buffer.js";
 import type { Device } from "../runtime/device.js";
 import type { Plan } from "../runtime/plan.js";
+import { Allocation } from "./allocation.js";
 import type { HostTensor } from "./host-tensor.js";
 
 /** CLIP reads this many tokens. */
@@ -23,6 +24,7 @@ export interface TextEncoders {
 
 /** A recorded encoder: token ids in, one embedding out. */
 interface EncoderPlan {
+  readonly allocation: Allocation;
   readonly plan: Plan;
   readonly ids: Buffer<"i32">;
   readonly index?: Buffer<"i32">;
@@ -68,40 +70,37 @@ export class PromptEncoder {
 
   /** Gives back plans and their Buffers; the models belong to the pipeline. */
   dispose(): void {
-    for (const { plan, ids, index, out } of this.#plans.values()) {
-      plan.dispose();
-      for (const buffer of [ids, index, out]) buffer?.dispose();
-    }
+    for (const { allocation } of this.#plans.values()) allocation.dispose();
     this.#plans.clear();
     this.#cache.clear();
     this.#cachedBytes = 0;
   }
 
   #clipPlan(): EncoderPlan {
-    return this.#planOf("clip", () => {
+    return this.#planOf("clip", (allocation) => {
       const { model } = this.encoders.clip;
-      const ids = this.device.buffer("i32", [1, CLIP_TOKENS]);
-      const index = this.device.buffer("i32", [1]);
-      const out = this.device.buffer("f32", [1, this.widths.pooled]);
-      const plan = this.device.record("CLIP", (g) => g.copy(model.forward(g, ids, index).pooled, out));
-      return { plan, ids, index, out };
+      const ids = allocation.buffer("i32", [1, CLIP_TOKENS]);
+      const index = allocation.buffer("i32", [1]);
+      const out = allocation.buffer("f32", [1, this.widths.pooled]);
+      const plan = allocation.record("CLIP", (g) => g.copy(model.forward(g, ids, index).pooled, out));
+      return { allocation, plan, ids, index, out };
     });
   }
 
   #t5Plan(tokens: number): EncoderPlan {
-    return this.#planOf(`t5:${tokens}`, () => {
+    return this.#planOf(`t5:${tokens}`, (allocation) => {
       const { model } = this.encoders.t5;
-      const ids = this.device.buffer("i32", [1, tokens]);
-      const out = this.device.buffer("f32", [1, tokens, this.widths.sequence]);
-      const plan = this.device.record(`T5, ${tokens} tokens`, (g) => g.copy(model.forward(g, ids), out));
-      return { plan, ids, out };
+      const ids = allocation.buffer("i32", [1, tokens]);
+      const out = allocation.buffer("f32", [1, tokens, this.widths.sequence]);
+      const plan = allocation.record(`T5, ${tokens} tokens`, (g) => g.copy(model.forward(g, ids), out));
+      return { allocation, plan, ids, out };
     });
   }
 
-  #planOf(key: string, record: () => EncoderPlan): EncoderPlan {
+  #planOf(key: string, record: (allocation: Allocation) => EncoderPlan): EncoderPlan {
     let plan = this.#plans.get(key);
     if (plan === undefined) {
-      plan = record();
+      plan = record(new Allocation(this.device));
       this.#plans.set(key, plan);
     }
     return plan;

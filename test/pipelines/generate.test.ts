@@ -1,8 +1,8 @@
 // What generate() does with its options, its signal and its device. The images themselves are tested in flux-pipeline.test.ts.
 
 import { rmSync } from "node:fs";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { Device, FluxPipeline, type GenerateOptions } from "../../lib/index.js";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { Device, FluxError, FluxPipeline, type GenerateOptions } from "../../lib/index.js";
 import { schnellFolder } from "../support/folders.js";
 
 const folder = schnellFolder();
@@ -273,6 +273,35 @@ describe("disposal", () => {
     await device.drain();
     expect(device.memoryUsage().allocated).toBe(0);
     await expect(other.generate({ prompt: "a" })).rejects.toMatchObject({ code: "ERR_FLUX_DISPOSED" });
+  });
+
+  it("gives every byte back, whichever Buffer or plan could not be had", async () => {
+    using device = Device.open("cpu");
+    const reason = new FluxError("ERR_FLUX_OUT_OF_MEMORY", "no memory left");
+    const options = { ...SMALL, numInferenceSteps: 1, prompt: "a", negativePrompt: "b", trueCfgScale: 2 };
+    for (const method of ["buffer", "compile"] as const) {
+      // Fails at the first call, then at the second, and so on until a run needs no more calls.
+      for (let failing = 1; ; failing++) {
+        const other = await FluxPipeline.fromPretrained(folder, { device });
+        const call = device[method].bind(device) as (...parameters: unknown[]) => never;
+        let calls = 0;
+        const spy = vi.spyOn(device, method).mockImplementation((...parameters: unknown[]) => {
+          calls += 1;
+          if (calls === failing) throw reason;
+          return call(...parameters);
+        });
+        const outcome = await other.generate(options).catch((error) => error);
+        spy.mockRestore();
+        other.dispose();
+        await device.drain();
+        expect(device.memoryUsage().allocated, `${method}, call ${failing}`).toBe(0);
+        if (calls < failing) {
+          expect(failing).toBeGreaterThan(5);
+          break;
+        }
+        expect(outcome).toBe(reason);
+      }
+    }
   });
 
   it("after many sizes and lengths gives every byte back", async () => {
