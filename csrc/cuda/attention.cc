@@ -29,6 +29,7 @@ void attention(const OpCall& call, const Launch& launch) {
   if (const TensorView* bias = call.optional("bias")) {
     attention.bias = {bias->as<const float>(), bias->stride[0], bias->stride[1]};
   }
+  attention.workspace = launch.attention_workspace;
   check(kernels::attention_bf16(attention, launch.stream), "attention");
 }
 

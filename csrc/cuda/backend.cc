@@ -8,6 +8,7 @@
 #include <cstring>
 #include <thread>
 
+#include "attention/attention.h"
 #include "cuda/check.h"
 #include "cuda/graph.h"
 #include "runtime/backend.h"
@@ -81,7 +82,7 @@ class CudaExecutable final : public Executable {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int index, bool hopper) : index_(index), hopper_(hopper), pool_threads_(staging_threads()) {
+  explicit CudaBackend(int index) : index_(index), pool_threads_(staging_threads()) {
     check(cudaSetDevice(index_), "cudaSetDevice");
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     check(cudaStreamCreateWithFlags(&allocation_stream_, cudaStreamNonBlocking), "cudaStreamCreate");
@@ -95,12 +96,16 @@ class CudaBackend final : public Backend {
       check(cudaHostAlloc(reinterpret_cast<void**>(&staging.data), kStagingBytes, cudaHostAllocDefault), "pinned staging");
       check(cudaEventCreateWithFlags(&staging.free, cudaEventDisableTiming | cudaEventBlockingSync), "cudaEventCreate");
     }
+    const size_t bytes = kernels::attention_workspace_bytes();
+    check(cudaMallocFromPoolAsync(&attention_workspace_, bytes, pool_, stream_), "attention's workspace");
+    check(cudaMemsetAsync(attention_workspace_, 0, bytes, stream_), "cudaMemsetAsync");
   }
 
   ~CudaBackend() override {
     cudaSetDevice(index_);
     cudaStreamSynchronize(stream_);
     for (void* workspace : workspaces_) cudaFreeAsync(workspace, stream_);
+    cudaFreeAsync(attention_workspace_, stream_);
     cudaStreamSynchronize(stream_);
     for (Staging& staging : staging_) {
       cudaFreeHost(staging.data);
@@ -180,8 +185,8 @@ class CudaBackend final : public Backend {
     std::vector<BoundOp> ops = bind_ops(program.ops, program, arena);
     Launch launch;
     launch.stream = stream_;
-    launch.hopper = hopper_;
     launch.workspace = workspace_of(cuda::workspace_bytes(ops));
+    launch.attention_workspace = attention_workspace_;
     return std::make_unique<CudaExecutable>(std::move(ops), launch);
   }
 
@@ -247,7 +252,6 @@ class CudaBackend final : public Backend {
   }
 
   int index_;
-  bool hopper_;
   std::atomic<bool> lost_{false};
   cudaStream_t stream_ = nullptr;             // all work
   cudaStream_t allocation_stream_ = nullptr;  // allocations only
@@ -255,6 +259,7 @@ class CudaBackend final : public Backend {
   Staging staging_[2];
   int turn_ = 0;
   ThreadPool pool_threads_;
+  void* attention_workspace_ = nullptr;
   std::vector<void*> workspaces_;
   uint64_t workspace_bytes_ = 0;
 };
@@ -266,7 +271,7 @@ namespace flux {
 
 std::shared_ptr<Backend> make_cuda_backend(int index) {
   for (const CudaDeviceInfo& device : query_cuda().devices) {
-    if (device.index == index) return std::make_shared<cuda::CudaBackend>(index, device.major == 9);
+    if (device.index == index) return std::make_shared<cuda::CudaBackend>(index);
   }
   throw FluxError(code::kNoDevice, "there is no GPU cuda:" + std::to_string(index) + " that can be used");
 }

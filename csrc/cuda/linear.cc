@@ -2,8 +2,8 @@
 #include "cuda/check.h"
 #include "cuda/launchers.h"
 #include "cuda/views.h"
-#include "gemm/gemm.h"
 #include "gemv/gemv.h"
+#include "portable/portable.h"
 #include "quantise/quantise.h"
 
 namespace flux::cuda {
@@ -47,8 +47,7 @@ void run_gemm(kernels::Gemm& gemm, const kernels::GemmGroup& group, const OpCall
   gemm.k = weight.shape[1];
   gemm.groups = &group;
   gemm.group_count = 1;
-  if (!launch.hopper) throw FluxError(code::kUnsupported, call.kind + ": GEMMs of this version need a Hopper GPU (sm_90)");
-  check(kernels::gemm_hopper(gemm, launch.stream), call.kind);
+  check(kernels::gemm(gemm, launch.stream), call.kind);
 }
 
 bool small(const OpCall& call) {
