@@ -51,24 +51,25 @@ struct Shape {
   int slices;  // of a chunk
 };
 
-// Calls visit(element of the staged buffer, row, k) for each vector of eight that this thread stages.
+// Calls visit(element of the staged buffer, row, k) for each vector of eight that this thread stages. All kRows rows, so
+// that the divisions are by constants.
 template <typename C, typename Visit>
-__device__ __forceinline__ void for_staged(int rows, int slices, int begin, Visit visit) {
+__device__ __forceinline__ void for_staged(int slices, int begin, Visit visit) {
   constexpr int kVectors = C::kSliceK / 8;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < slices * rows * kVectors; i += blockDim.x) {
+  for (int i = threadIdx.x; i < slices * C::kRows * kVectors; i += blockDim.x) {
     const int run = i / kVectors, column = i % kVectors * 8;
-    const int slice = run / rows, row = run % rows;
+    const int slice = run / C::kRows, row = run % C::kRows;
     visit(slice * C::kSliceElements + row * C::kPitch + column, row, begin + slice * C::kSliceK + column);
   }
 }
 
-// Starts the copy of `slices` runs of kSliceK from `begin` on, of all rows of x; zeros beyond k.
+// Starts the copy of `slices` runs of kSliceK from `begin` on, of all rows of x; zeros beyond k and beyond m.
 template <typename C>
 __device__ __forceinline__ void stage(const SmallLinear& linear, bf16* to, int begin, int slices) {
   const bf16* x = static_cast<const bf16*>(linear.x);
-  for_staged<C>(linear.m, slices, begin, [&](int at, int row, int k) {
-    const bool inside = k < linear.k;
+  for_staged<C>(slices, begin, [&](int at, int row, int k) {
+    const bool inside = k < linear.k && row < linear.m;
     ptx::cp_async_16(ptx::shared_address(to + at), inside ? x + row * linear.x_row_stride + k : x, inside ? 16 : 0);
   });
 }
@@ -77,7 +78,7 @@ __device__ __forceinline__ void stage(const SmallLinear& linear, bf16* to, int b
 template <typename C>
 __device__ __forceinline__ void activate_staged(const SmallLinear& linear, bf16* staged, int slices) {
   if (linear.input_activation == Activation::kNone) return;
-  for_staged<C>(linear.m, slices, 0, [&](int at, int, int) {
+  for_staged<C>(slices, 0, [&](int at, int, int) {
     float values[8];
     load8(staged + at, values);
 #pragma unroll
@@ -175,16 +176,12 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kBlocksPerProcessor) weight_bo
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const bool inside = block * C::kBlockK < left;
-      ptx::cp_async_16(slots + (block * 2 + half) * 512,
+      ptx::cp_async_16_ahead(slots + (block * 2 + half) * 512,
                        inside ? from + half * eight_rows + block * C::kBlockK * kElement : linear.weight, inside ? 16 : 0);
     }
   };
   bf16* staged = reinterpret_cast<bf16*>(shared + shape.tiles * shape.slices * C::kWarpSlots);
   const int buffer = shape.slices * C::kSliceElements;
-  for (int i = threadIdx.x; i < 2 * buffer / 8; i += blockDim.x) {  // rows beyond m stay zero
-    reinterpret_cast<uint4*>(staged)[i] = make_uint4(0, 0, 0, 0);
-  }
-  __syncthreads();
   wait_for_predecessors();
   let_successor_start();
 

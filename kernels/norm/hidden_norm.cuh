@@ -1,13 +1,16 @@
 // LayerNorm + modulation of rows of exactly 3072, FLUX's hidden size: once before every linear of a block.
 //
-// A block keeps the modulation of its 24 columns a thread in registers and walks over a run of neighbouring rows; the next
-// row's loads are in flight while this one is worked on. Per row two barriers: one for the moments, one for the maximum.
+// A block walks over a run of neighbouring rows; the next row's loads are in flight while this one is worked on. Each thread
+// keeps the modulation of its 24 columns in shared memory, where only it reads them: no barrier, and registers stay free for
+// more blocks. Per row two barriers: one for the moments, one for the maximum.
 //
 //   thread    chunks c of 8 columns: 8·(c·128 + thread) … ; a warp reads 512 consecutive bytes
-//   moments   each thread its own mean and squared deviations (two passes over registers), joined in pairs of equal counts:
-//             mean = (a + b) / 2, M2 = M2a + M2b + (a − b)²·n / 2 (Chan et al. 1979). No cancellation, one exchange.
-//   registers 48 of modulation, 24 of values, 12 of the next row: five blocks, 30 KiB of loads in flight, a multiprocessor
-//   shared    exchange slots for even and odd rows in turn, so that no third barrier guards their reuse
+//   moments   each thread its own mean m and squared deviations q (two passes over registers). In a warp, with d = m − the
+//             first lane's m: Σq + 24·(Σd² − (Σd)²/32), which cancels nothing that matters, since the first lane's mean of
+//             24 values is near the warp's. The four warps are joined in pairs of equal counts (Chan et al. 1979).
+//   maximum   non-negative floats are ordered as their bits: one redux instruction a warp
+//   shared    24 KiB of modulation, 96 bytes of exchange slots for even and odd rows in turn, so that no third barrier
+//             guards their reuse
 #pragma once
 
 #include "norm/row_norm.cuh"
@@ -19,7 +22,7 @@ struct HiddenNorm {
   static constexpr int kChunks = 3;
   static constexpr int kWidth = kThreads * kChunks * 8;
   static constexpr int kWarps = kThreads / 32;
-  static constexpr int kBlocksPerProcessor = 5;
+  static constexpr int kBlocksPerProcessor = 8;
 };
 
 // Mean and sum of squared deviations of some number of values.
@@ -53,24 +56,28 @@ __device__ __forceinline__ Moments own_moments(float (&values)[HiddenNorm::kChun
 }
 
 // Of the whole row; `slots` hold one entry a warp.
-__device__ __forceinline__ Moments row_moments(Moments own, Moments* slots) {
-  float count = 8 * HiddenNorm::kChunks;
+__device__ __forceinline__ Moments row_moments(const Moments& own, Moments* slots) {
+  constexpr float kOwn = 8 * HiddenNorm::kChunks;
+  const float near = __shfl_sync(0xffffffffu, own.mean, 0), apart = own.mean - near;
+  float sum = apart, squares = fmaf(kOwn * apart, apart, own.squares);
 #pragma unroll
-  for (int offset = 1; offset < 32; offset *= 2, count *= 2) {
-    own = own.joined({__shfl_xor_sync(0xffffffffu, own.mean, offset), __shfl_xor_sync(0xffffffffu, own.squares, offset)}, count);
+  for (int offset = 16; offset > 0; offset /= 2) {
+    sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+    squares += __shfl_xor_sync(0xffffffffu, squares, offset);
   }
-  if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = own;
+  const float mean = sum * (1.0f / 32);
+  if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = {near + mean, fmaf(-kOwn * sum, mean, squares)};
   __syncthreads();
   static_assert(HiddenNorm::kWarps == 4);
-  return slots[0].joined(slots[1], count).joined(slots[2].joined(slots[3], count), 2 * count);
+  constexpr float kWarp = 32 * kOwn;
+  return slots[0].joined(slots[1], kWarp).joined(slots[2].joined(slots[3], kWarp), 2 * kWarp);
 }
 
-__device__ __forceinline__ float row_maximum(float own, float* slots) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) own = fmaxf(own, __shfl_xor_sync(0xffffffffu, own, offset));
-  if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = own;
+__device__ __forceinline__ float row_maximum(float own, uint32_t* slots) {
+  const uint32_t largest = __reduce_max_sync(0xffffffffu, __float_as_uint(own));
+  if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = largest;
   __syncthreads();
-  return fmaxf(fmaxf(slots[0], slots[1]), fmaxf(slots[2], slots[3]));
+  return __uint_as_float(max(max(slots[0], slots[1]), max(slots[2], slots[3])));
 }
 
 template <typename Parameter, bool kToE4m3>
@@ -78,7 +85,8 @@ __global__ void __launch_bounds__(HiddenNorm::kThreads, HiddenNorm::kBlocksPerPr
     hidden_norm(const NormRows rows, const Modulate<Parameter> modulation) {
   constexpr int kChunks = HiddenNorm::kChunks;
   __shared__ Moments moments[2][HiddenNorm::kWarps];
-  __shared__ float maxima[2][HiddenNorm::kWarps];
+  __shared__ uint32_t maxima[2][HiddenNorm::kWarps];
+  __shared__ float4 modulations[kChunks][4][HiddenNorm::kThreads];  // multipliers 0-3, 4-7, addends 0-3, 4-7
   const int64_t total = int64_t(rows.batch) * rows.rows;
   const int begin = int(total * blockIdx.x / gridDim.x), end = int(total * (blockIdx.x + 1) / gridDim.x);
   const auto column_of = [](int chunk) { return (chunk * HiddenNorm::kThreads + int(threadIdx.x)) * 8; };
@@ -93,12 +101,19 @@ __global__ void __launch_bounds__(HiddenNorm::kThreads, HiddenNorm::kBlocksPerPr
     for (int c = 0; c < kChunks; ++c) packed[c] = *reinterpret_cast<const uint4*>(x + column_of(c));
   };
   fetch(batch, index);
-  float multiplier[kChunks][8], addend[kChunks][8];
   for (int flat = begin; flat < end; ++flat) {
     if (flat == begin || index == 0 || index == modulation.split) {
       const auto row = modulation.row(batch, index);
 #pragma unroll
-      for (int c = 0; c < kChunks; ++c) row.load(multiplier[c], addend[c], column_of(c));
+      for (int c = 0; c < kChunks; ++c) {
+        float multiplier[8], addend[8];
+        row.load(multiplier, addend, column_of(c));
+#pragma unroll
+        for (int q = 0; q < 2; ++q) {
+          modulations[c][q][threadIdx.x] = reinterpret_cast<const float4*>(multiplier)[q];
+          modulations[c][2 + q][threadIdx.x] = reinterpret_cast<const float4*>(addend)[q];
+        }
+      }
     }
     float values[kChunks][8];
 #pragma unroll
@@ -115,9 +130,17 @@ __global__ void __launch_bounds__(HiddenNorm::kThreads, HiddenNorm::kBlocksPerPr
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        values[c][i] = fmaf(fmaf(values[c][i], rstd, offset), multiplier[c][i], addend[c][i]);
-        if constexpr (kToE4m3) largest = fmaxf(largest, fabsf(values[c][i]));
+      for (int q = 0; q < 2; ++q) {
+        const float4 multiplier = modulations[c][q][threadIdx.x], addend = modulations[c][2 + q][threadIdx.x];
+        float* four = values[c] + 4 * q;
+        four[0] = fmaf(fmaf(four[0], rstd, offset), multiplier.x, addend.x);
+        four[1] = fmaf(fmaf(four[1], rstd, offset), multiplier.y, addend.y);
+        four[2] = fmaf(fmaf(four[2], rstd, offset), multiplier.z, addend.z);
+        four[3] = fmaf(fmaf(four[3], rstd, offset), multiplier.w, addend.w);
+      }
+      if constexpr (kToE4m3) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(values[c][i]));
       }
       if constexpr (!kToE4m3) store8(static_cast<bf16*>(rows.y) + y_offset + column_of(c), values[c]);
     }
