@@ -137,7 +137,10 @@ function requireNone({ missing, wrong }: Problems, source: TensorSource): void {
 }
 
 function allocate(device: Device, parameter: Parameter, tensors: readonly LocatedTensor[]): void {
-  const dtype = parameter.deviceDtype(tensors.map((tensor) => tensor.dtype), device.dtype);
+  const dtype = parameter.deviceDtype(
+    tensors.map((tensor) => tensor.dtype),
+    device.dtype,
+  );
   parameter.fill(device.buffer(dtype, parameter.shape));
   if (dtype === "f8e4m3") parameter.fillScale(device.buffer("f32", [parameter.shape[0]!]));
 }
