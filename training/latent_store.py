@@ -1,6 +1,10 @@
 """Latents of a pool of scenes, kept on the device by image size, from which training draws its batches."""
+import time
+from pathlib import Path
+
 import torch
 
+from data.pool import make_pool
 from data.render import render
 
 # (height, width) and the share of training steps: mostly 256x256, sides between 192 and 320.
@@ -15,8 +19,27 @@ BUCKETS = {
     (256, 320): 0.04,
     (320, 256): 0.04,
 }
-# T5 padding lengths and their shares: the model's own length, and what callers of diffusers may use.
-LENGTHS = {64: 0.93, 128: 0.04, 256: 0.02, 512: 0.01}
+# T5 padding lengths and their shares at 256x256: the model's own, and what callers of diffusers may use.
+LENGTHS = {64: 0.91, 128: 0.04, 256: 0.03, 512: 0.02}
+
+
+def open_store(model, options, device):
+    """The store of `options.scenes` scenes; kept in the file `options.cache`, if given, for the stages that follow."""
+    cache = Path(options.cache) if options.cache else None
+    begin = time.time()
+    if cache and cache.exists():
+        store = torch.load(cache, weights_only=False, map_location=device)
+        print(f"latents read in {time.time() - begin:.0f}s", flush=True)
+        return store
+    pool = make_pool(Path(options.model), options.scenes, options.seed, options.processes)
+    made = time.time()
+    store = LatentStore(model, pool, device)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    print(f"{options.scenes} scenes described in {made - begin:.0f}s, encoded in {time.time() - made:.0f}s", flush=True)
+    if cache:
+        torch.save(store, cache)
+    return store
 
 
 @torch.no_grad()
@@ -46,6 +69,11 @@ class LatentStore:
             self.latents[size] = encode_scenes(model, rows[begin : begin + count], *size, style)
             self.start[size] = begin
             begin += count
+
+    def keys(self, rng):
+        """An image size and a text length for one step; longer paddings come with the commonest size only."""
+        size = pick(rng, BUCKETS)
+        return size, pick(rng, LENGTHS) if size == (256, 256) else min(LENGTHS)
 
     def draw(self, size, count, length):
         """Latents, CLIP ids, T5 ids padded to `length`, labels of random examples of one size."""

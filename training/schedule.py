@@ -41,7 +41,10 @@ class Muon(torch.optim.Optimizer):
 
     def update(self, parameters, shape, group):
         gradients = [p.grad.contiguous() for p in parameters]
-        velocities = [self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in parameters]
+        for parameter in parameters:
+            if "velocity" not in self.state[parameter]:
+                self.state[parameter]["velocity"] = torch.zeros_like(parameter)
+        velocities = [self.state[p]["velocity"] for p in parameters]
         torch._foreach_mul_(velocities, group["momentum"])
         torch._foreach_add_(velocities, gradients)
         updates = torch.stack([(g + group["momentum"] * v).view(shape) for g, v in zip(gradients, velocities)])
@@ -51,6 +54,7 @@ class Muon(torch.optim.Optimizer):
         updates = orthogonalise(updates.to(dtype)).float()
         updates = updates.transpose(1, 2) if tall else updates
         factor = max(1.0, shape[0] / shape[1]) ** 0.5
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        updates = [update.reshape(p.shape) for update, p in zip(updates, parameters)]
-        torch._foreach_add_(parameters, updates, alpha=-group["lr"] * factor)
+        updates = updates * (group["lr"] * factor)
+        keep = 1 - group["lr"] * group["weight_decay"]
+        for parameter, update in zip(parameters, updates):
+            parameter.mul_(keep).sub_(update.view(parameter.shape))

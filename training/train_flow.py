@@ -19,15 +19,16 @@ import torch.nn.functional as F
 
 import checkpoint
 from data.palette import COLOURS
-from data.pool import LABELS, UNSAID, make_pool
+from data.pool import LABELS, UNSAID
 from evaluate import evaluate
 from flow import pack, sample_sigmas, velocity
-from latent_store import BUCKETS, LENGTHS, LatentStore, pick
+from graphed import GraphedStep, make_adamw, set_rate
+from latent_store import open_store
 from pipeline import TinyFlux
 from schedule import Muon, ramp
+from vocabulary import CLIP_LENGTH, T5_LENGTH
 
 CLASSES = len(COLOURS) + 1
-READER_WEIGHT = 0.05
 EMPTY_SHARE = 0.1
 
 
@@ -67,14 +68,15 @@ class Average:
     def __init__(self, networks):
         self.networks = networks
         self.weights = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in networks.items()}
+        self.live = {n: list(net.state_dict().values()) for n, net in networks.items()}
 
     @torch.no_grad()
     def update(self, step, longest=0.9995):
         decay = min(longest, (step + 1) / (step + 10))
-        for name, network in self.networks.items():
+        for name, live in self.live.items():
             average = list(self.weights[name].values())
             torch._foreach_mul_(average, decay)
-            torch._foreach_add_(average, list(network.state_dict().values()), alpha=1 - decay)
+            torch._foreach_add_(average, live, alpha=1 - decay)
 
     def swap(self):
         """Exchanges the networks' weights with the averaged ones."""
@@ -84,19 +86,18 @@ class Average:
             self.weights[name] = current
 
 
-def empty_some(clip, t5, labels, empty_ids):
-    """Replaces a share of the captions by the empty one."""
+def empty_some(clip, t5, labels, empty):
+    """Replaces a share of the captions by the empty one, whose ids (CLIP, T5) are `empty`."""
     dropped = torch.rand(len(clip), device=clip.device) < EMPTY_SHARE
-    empty_clip, empty_t5 = (torch.tensor(ids, device=clip.device) for ids in empty_ids)
-    clip = torch.where(dropped[:, None], empty_clip[: clip.shape[1]], clip)
-    padded = F.pad(empty_t5, (0, t5.shape[1] - len(empty_t5)))
+    clip = torch.where(dropped[:, None], empty[0][: clip.shape[1]], clip)
+    padded = F.pad(empty[1], (0, t5.shape[1] - len(empty[1])))
     return clip, torch.where(dropped[:, None], padded, t5), labels.masked_fill(dropped[:, None], UNSAID)
 
 
-def flow_loss(model, reader, batch, size, empty_ids):
+def flow_loss(model, reader, batch, size, empty, reader_weight):
     latents, clip, t5, labels = batch
     device = latents.device
-    clip, t5, labels = empty_some(clip, t5, labels, empty_ids)
+    clip, t5, labels = empty_some(clip, t5, labels, empty)
     x0 = pack(latents)
     noise = torch.randn_like(x0)
     sigma = sample_sigmas(len(x0), x0.shape[1], device)
@@ -107,52 +108,51 @@ def flow_loss(model, reader, batch, size, empty_ids):
         v = velocity(model.transformer, x, (text, pooled), sigma, (size[0] // 16, size[1] // 16), guidance)
         reading = reader(text, pooled, labels)
     flow = F.mse_loss(v.float(), noise - x0)
-    return flow + READER_WEIGHT * reading, flow.detach(), reading.detach()
+    return flow + reader_weight * reading, flow.detach(), reading.detach()
 
 
-def prepare(options, device):
-    """(model with its autoencoder, store of latents, ids of the empty caption)."""
-    model = TinyFlux(options.model).to(device)
-    model.load_vae(options.state, device)
-    model.vae.to(memory_format=torch.channels_last)
-    begin = time.time()
-    pool = make_pool(Path(options.model), options.scenes, options.seed, options.processes)
-    made = time.time()
-    store = LatentStore(model, pool, device)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    print(f"{options.scenes} scenes described in {made - begin:.0f}s, encoded in {time.time() - made:.0f}s", flush=True)
-    return model, store, (model.clip_tokenizer.encode("", 77), model.t5_tokenizer.encode("", 64))
+def empty_ids(model, device):
+    """(CLIP, T5) token ids of the empty caption."""
+    encoded = model.clip_tokenizer.encode("", CLIP_LENGTH), model.t5_tokenizer.encode("", T5_LENGTH)
+    return tuple(torch.tensor(ids, device=device) for ids in encoded)
 
 
-def compile_blocks(model):
-    """Compiles the blocks' forward passes; shapes stay dynamic, so that all sizes share the code."""
-    for block in [*model.transformer.transformer_blocks, *model.transformer.single_transformer_blocks]:
-        block.forward = torch.compile(block.forward, dynamic=True)
+def make_step(model, reader, store, optimizers, options, device):
+    """A training step as a function of (size, length): returns the flow's and the readers' losses."""
+    empty = empty_ids(model, device)
+    parameters = [p for o in optimizers for g in o.param_groups for p in g["params"]]
 
+    def step(key):
+        size, length = key
+        batch = store.draw(size, options.batch * 64 // length, length)
+        loss, flow, reading = flow_loss(model, reader, batch, size, empty, options.reader_weight)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        return flow, reading
 
-def warm_up(model, reader, store, batch, empty_ids):
-    """Compiles before the clock starts: one pass forward and back at two shapes."""
-    begin = time.time()
-    for size, length in (((256, 256), 64), ((192, 320), 128), ((320, 320), 64)):
-        flow_loss(model, reader, store.draw(size, batch * 64 // length, length), size, empty_ids)[0].backward()
-    for parameter in [*model.parameters(), *reader.parameters()]:
-        parameter.grad = None
-    torch.cuda.synchronize()
-    print(f"compiled in {time.time() - begin:.0f}s", flush=True)
+    return GraphedStep(step, device.type == "cuda" and not options.eager)
 
 
 def train(options):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
     torch.backends.cuda.matmul.allow_tf32 = True
-    model, store, empty_ids = prepare(options, device)
+    model = TinyFlux(options.model).to(device)
+    model.load_vae(options.state, device)
+    model.vae.to(memory_format=torch.channels_last)
+    store = open_store(model, options, device)
     reader = Reader(128, 64).to(device)
     average = Average(model.flow_networks())
     matrices, others = split_parameters(model, reader)
     rates = (options.muon_rate, options.rate)
-    optimizers = (Muon(matrices), torch.optim.AdamW(others, lr=options.rate, betas=(0.9, 0.98), weight_decay=1e-4))
-    step, spent = 0, 0.0
+    # A rate in a tensor can change between replays of a graph.
+    muon = Muon(matrices, lr=torch.tensor(options.muon_rate, device=device))
+    optimizers = (muon, make_adamw(others, options.rate, device))
+    step, spent, fresh_from = 0, 0.0, 0
     state = checkpoint.load(options.state, "flow", device)
     if state:
         step, spent = state["step"], state["spent"]
@@ -163,30 +163,21 @@ def train(options):
             reader.load_state_dict(state["reader"])
             for optimizer, saved in zip(optimizers, state["optimizers"]):
                 optimizer.load_state_dict(saved)
+        else:
+            fresh_from = step
         torch.manual_seed(options.seed + step)
-    if options.compile:
-        compile_blocks(model)
+    training_step = make_step(model, reader, store, optimizers, options, device)
     rng, start, before, total = random.Random(options.seed + step), time.time(), spent, 0.0
-    parameters = [p for o in optimizers for g in o.param_groups for p in g["params"]]
-    if options.compile:
-        warm_up(model, reader, store, options.batch, empty_ids)
-        start = time.time()
     while spent < options.seconds and spent - before < options.stop_after:
-        factor = ramp(step, 200, spent / options.seconds, flat=0.4)
+        factor = ramp(step - fresh_from, 200, spent / options.seconds, flat=options.flat)
         for optimizer, rate in zip(optimizers, rates):
-            optimizer.param_groups[0]["lr"] = rate * factor
-        size, length = pick(rng, BUCKETS), pick(rng, LENGTHS)
-        batch = store.draw(size, options.batch * 64 // max(64, length), length)
-        loss, flow, reading = flow_loss(model, reader, batch, size, empty_ids)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+            set_rate(optimizer, rate * factor)
+        flow, reading = training_step(store.keys(rng))
         average.update(step)
-        step, spent = step + 1, before + time.time() - start
-        total = total + flow
+        step, total = step + 1, total + flow
+        if step % 10 == 0 and device.type == "cuda":
+            torch.cuda.synchronize()  # else the host would run ahead of the clock
+        spent = before + time.time() - start
         if step % options.report == 0:
             print(f"step {step} {spent:.0f}s flow {total.item() / options.report:.4f} reading {reading.item():.3f}", flush=True)
             total = 0.0
@@ -217,7 +208,10 @@ def arguments():
     parser.add_argument("--report", type=int, default=250)
     parser.add_argument("--count", type=int, default=64, help="pictures of each kind scored at the end")
     parser.add_argument("--scales", type=float, nargs="*", default=[1.0, 2.0, 3.5], help="guidance scales scored at the end")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--reader-weight", type=float, default=0.05, help="of the readers' loss; 0 when going on")
+    parser.add_argument("--flat", type=float, default=0.4, help="share of the time after which the rates fall")
+    parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
+    parser.add_argument("--cache", help="file that keeps the latents for the stages that follow")
     return parser.parse_args()
 
 
