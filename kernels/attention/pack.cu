@@ -21,6 +21,7 @@ struct PackParameters {
 // Grid: (64-token tiles, batch · heads, 3); block: 128.
 template <typename Code>
 __global__ void __launch_bounds__(128) pack_kernel(const __grid_constant__ PackParameters p) {
+#if __CUDA_ARCH__ >= 890  // conversions to e4m3; the host refuses older devices
   __shared__ float scratch[4];
   wait_for_predecessors();
   let_successor_start();
@@ -62,6 +63,7 @@ __global__ void __launch_bounds__(128) pack_kernel(const __grid_constant__ PackP
   } else {
     qkv::store_value_tile(x, first_token, tokens, to.value + slice * qkv::value_slice_bytes(tokens), key_blocks, scratch, 1);
   }
+#endif
 }
 
 // One block a slice: 16 groups of 64 threads take tokens in turn, two channels a thread.
@@ -105,6 +107,7 @@ Status attention_pack(const AttentionPack& call, cudaStream_t stream) {
   if (!pairs_aligned(call.query) || !pairs_aligned(call.key) || !pairs_aligned(call.value)) {
     return Status::bad_argument("attention_pack: q, k and v must be 4-byte aligned and their strides even");
   }
+  if (device_architecture() < 89) return Status::unsupported("attention_pack: e4m3 needs compute capability 8.9");
   const PackParameters p{{call.query, call.key, call.value},
                          call.operands,
                          call.key_offset,

@@ -31,11 +31,15 @@ export interface DeviceInfo {
 export function deviceInfo(): DeviceInfo {
   const { simd } = native().cpuInfo();
   const cuda = native().cudaInfo();
-  return { cpu: { cores: availableParallelism(), simd }, cuda: { ...cuda, available: cuda.devices.length > 0 } };
+  return {
+    cpu: { cores: availableParallelism(), simd },
+    cuda: { ...cuda, available: cuda.devices.length > 0 },
+  };
 }
 
 /** Why "auto" does not choose a GPU that is there. */
-const UNFINISHED = "the VAE's convolutions have no CUDA kernels in this version, so whole images are made on the CPU";
+const UNFINISHED =
+  "the VAE's convolutions have no CUDA kernels in this version, so whole images are made on the CPU";
 
 /**
  * A CUDA GPU or the CPU: one native thread that runs jobs in the order in which they were submitted, and one arena. Node's event loop never
@@ -80,8 +84,12 @@ export class Device {
       const index = Number(name.split(":")[1] ?? 0);
       const { cuda } = deviceInfo();
       if (!cuda.devices.some((device) => device.index === index)) {
-        const reason = cuda.reason ?? `its GPUs are ${cuda.devices.map((device) => `cuda:${device.index}`).join(", ")}`;
-        throw new FluxError("ERR_FLUX_NO_DEVICE", `no ${name} on this machine: ${reason}; use device "cpu" or "auto"`);
+        const reason =
+          cuda.reason ?? `its GPUs are ${cuda.devices.map((device) => `cuda:${device.index}`).join(", ")}`;
+        throw new FluxError(
+          "ERR_FLUX_NO_DEVICE",
+          `no ${name} on this machine: ${reason}; use device "cpu" or "auto"`,
+        );
       }
       return new Device("cuda", `cuda:${index}`, new Native({ backend: "cuda", threads, index }));
     }

@@ -11,9 +11,13 @@ export class Generator {
 
   /** @param seed a whole number from 0 to 2^53 − 1, or a bigint below 2^64. */
   constructor(readonly seed: number | bigint) {
-    const valid = typeof seed === "bigint" ? seed >= 0n && seed < 2n ** 64n : Number.isSafeInteger(seed) && seed >= 0;
+    const valid =
+      typeof seed === "bigint" ? seed >= 0n && seed < 2n ** 64n : Number.isSafeInteger(seed) && seed >= 0;
     if (!valid) {
-      throw new FluxError("ERR_FLUX_BAD_ARGUMENT", `seed is a whole number from 0 to 2^53 − 1 (or a bigint below 2^64), not ${seed}`);
+      throw new FluxError(
+        "ERR_FLUX_BAD_ARGUMENT",
+        `seed is a whole number from 0 to 2^53 − 1 (or a bigint below 2^64), not ${seed}`,
+      );
     }
     this.#native = new (native().Generator)(BigInt(seed));
   }

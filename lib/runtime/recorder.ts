@@ -91,7 +91,14 @@ export class Recorder {
     const y = options.into ?? this.empty(input.shape.with(-1, n), options.dtype);
     check(sameShape(y.shape, input.shape.with(-1, n)), () => `linear: ${show(y)} cannot hold the result`);
     return this.#emit("linear", {
-      inputs: { ...this.#factor(input, weight), weight, weightScale: scale, bias, residual: options.residual, gate: options.gate },
+      inputs: {
+        ...this.#factor(input, weight),
+        weight,
+        weightScale: scale,
+        bias,
+        residual: options.residual,
+        gate: options.gate,
+      },
       outputs: { y },
       attributes: { activation: ACTIVATIONS[options.activation ?? "none"] },
       inPlace: [["y", "residual"]],
@@ -122,8 +129,14 @@ export class Recorder {
     const [n, k] = matrix(weight);
     const heads = qkv.shape[3]!;
     const width = 3 * heads * 128 + (mlp?.shape.at(-1) ?? 0);
-    check(input.shape.at(-1) === k && n === width, () => `qkvLinear: ${show(input)}, weight [${n}, ${k}], ${width} columns`);
-    check(valueOf(rope).shape[0] === input.shape[1], () => `qkvLinear: rope ${show(valueOf(rope))} for ${show(input)}`);
+    check(
+      input.shape.at(-1) === k && n === width,
+      () => `qkvLinear: ${show(input)}, weight [${n}, ${k}], ${width} columns`,
+    );
+    check(
+      valueOf(rope).shape[0] === input.shape[1],
+      () => `qkvLinear: rope ${show(valueOf(rope))} for ${show(input)}`,
+    );
     this.#emit("qkvLinear", {
       inputs: { ...this.#factor(input, weight), weight, weightScale: scale, bias, normQ, normK, rope },
       outputs: { qkv, mlp },
@@ -141,7 +154,10 @@ export class Recorder {
   ): Value {
     const query = valueOf(q);
     const key = valueOf(k);
-    check(query.shape.length === 4 && key.shape.length === 4, () => `attention: ${show(query)} with ${show(key)}`);
+    check(
+      query.shape.length === 4 && key.shape.length === 4,
+      () => `attention: ${show(query)} with ${show(key)}`,
+    );
     check(sameShape(key.shape, valueOf(v).shape), () => `attention: k ${show(key)}, v ${show(valueOf(v))}`);
     const y = options.into ?? this.empty(query.shape);
     const [batch, tokens, heads, depth] = query.shape as [number, number, number, number];
@@ -174,7 +190,12 @@ export class Recorder {
     const scale = this.empty([elementsOf(shape.slice(0, -1))], "f32");
     const y = this.#quantised(shape, scale);
     const outputs = { y, yScale: scale };
-    return this.#emit("layerNorm", { inputs: { x, ...inputs }, outputs, attributes: { eps }, flops: 8 * elements });
+    return this.#emit("layerNorm", {
+      inputs: { x, ...inputs },
+      outputs,
+      attributes: { eps },
+      flops: 8 * elements,
+    });
   }
 
   /** x / √(mean(x²) + eps) · weight. x [.., D], weight [D]. */
@@ -188,19 +209,32 @@ export class Recorder {
     options: { weight: Tensor; bias: Tensor; groups: number; eps: number; activation?: Activation },
   ): Value {
     const { weight, bias, groups, eps, activation = "none" } = options;
-    return this.#pointwise("groupNorm", { x, weight, bias }, { groups, eps, activation: ACTIVATIONS[activation] }, 8);
+    return this.#pointwise(
+      "groupNorm",
+      { x, weight, bias },
+      { groups, eps, activation: ACTIVATIONS[activation] },
+      8,
+    );
   }
 
   /** Channels-last convolution. x [B, H, W, Ci] → [B, Ho, Wo, Co]. `upsample: 2` doubles x by nearest neighbour first. */
   conv2d(
     x: Tensor,
     weights: ConvWeights,
-    options: { stride?: number; padding?: readonly [number, number, number, number]; upsample?: 1 | 2; residual?: Tensor } = {},
+    options: {
+      stride?: number;
+      padding?: readonly [number, number, number, number];
+      upsample?: 1 | 2;
+      residual?: Tensor;
+    } = {},
   ): Value {
     const input = valueOf(x);
     const [out, kh, kw, channels] = weights.weight.shape as [number, number, number, number];
     const [batch, height, width, last] = input.shape as [number, number, number, number];
-    check(input.shape.length === 4 && last === channels, () => `conv2d: ${show(input)} with ${channels} input channels`);
+    check(
+      input.shape.length === 4 && last === channels,
+      () => `conv2d: ${show(input)} with ${channels} input channels`,
+    );
     const { stride = 1, upsample = 1, padding = [0, 0, 0, 0] } = options;
     const [padTop, padLeft, padBottom, padRight] = padding;
     const outHeight = Math.floor((height * upsample + padTop + padBottom - kh) / stride) + 1;
@@ -224,7 +258,11 @@ export class Recorder {
   /** Sinusoids of scale·t: cosines, then sines. t [N] → [N, width]. */
   timestepEmbedding(t: Tensor, width: number, scale = 1000): Value {
     const y = this.empty([valueOf(t).shape[0]!, width]);
-    return this.#emit("timestepEmbedding", { inputs: { t }, outputs: { y }, attributes: { scale, maxPeriod: 10000 } });
+    return this.#emit("timestepEmbedding", {
+      inputs: { t },
+      outputs: { y },
+      attributes: { scale, maxPeriod: 10000 },
+    });
   }
 
   /** cos and sin of the rotary angles. ids [T, A] → [T, Σ axes / 2, 2], angles id·θ^(−2i/axis) axis after axis. */
@@ -245,13 +283,19 @@ export class Recorder {
   }
 
   add(a: Tensor, b: Tensor): Value {
-    check(sameShape(valueOf(a).shape, valueOf(b).shape), () => `add: ${show(valueOf(a))} and ${show(valueOf(b))}`);
+    check(
+      sameShape(valueOf(a).shape, valueOf(b).shape),
+      () => `add: ${show(valueOf(a))} and ${show(valueOf(b))}`,
+    );
     return this.#pointwise("add", { a, b }, {}, 1);
   }
 
   /** act(a)·b. */
   multiply(a: Tensor, b: Tensor, activation: Activation = "none"): Value {
-    check(sameShape(valueOf(a).shape, valueOf(b).shape), () => `multiply: ${show(valueOf(a))} and ${show(valueOf(b))}`);
+    check(
+      sameShape(valueOf(a).shape, valueOf(b).shape),
+      () => `multiply: ${show(valueOf(a))} and ${show(valueOf(b))}`,
+    );
     return this.#pointwise("multiply", { a, b }, { activation: ACTIVATIONS[activation] }, 1);
   }
 
@@ -275,7 +319,10 @@ export class Recorder {
   /** x[b, index[b]]: x [B, T, D], index [B] i32 → [B, D]. */
   gatherRows(x: Tensor, index: Tensor): Value {
     const [batch, , width] = valueOf(x).shape as [number, number, number];
-    return this.#emit("gatherRows", { inputs: { x, index }, outputs: { y: this.empty([batch, width], valueOf(x).dtype) } });
+    return this.#emit("gatherRows", {
+      inputs: { x, index },
+      outputs: { y: this.empty([batch, width], valueOf(x).dtype) },
+    });
   }
 
   /** counter += 1. */
@@ -285,7 +332,10 @@ export class Recorder {
 
   /** latents += (σ[step + 1] − σ[step])·velocity, in place. sigmas [S + 1], step [1] i32. */
   eulerStep(latents: Tensor, velocity: Tensor, sigmas: Tensor, step: Tensor): void {
-    this.#emit("eulerStep", { inputs: { latents, velocity, sigmas, step }, outputs: { y: valueOf(latents) } });
+    this.#emit("eulerStep", {
+      inputs: { latents, velocity, sigmas, step },
+      outputs: { y: valueOf(latents) },
+    });
   }
 
   /** True classifier-free guidance: uncond + scale·(cond − uncond). */
@@ -299,7 +349,10 @@ export class Recorder {
   }
 
   /** [B, h, w, C] (or [B, C, h, w]) → [B, (h/2)(w/2), 4C] in FLUX's patch order; (x − shift)·scale on the way. */
-  packLatents(x: Tensor, options: { scale?: number; shift?: number; channelsFirst?: boolean; into?: Value } = {}): Value {
+  packLatents(
+    x: Tensor,
+    options: { scale?: number; shift?: number; channelsFirst?: boolean; into?: Value } = {},
+  ): Value {
     const { scale = 1, shift = 0, channelsFirst = false } = options;
     const [batch, ...axes] = valueOf(x).shape as [number, number, number, number];
     const [height, width, channels] = channelsFirst ? [axes[1], axes[2], axes[0]] : axes;
@@ -418,7 +471,8 @@ function presentValues(tensors: Readonly<Record<string, Tensor | undefined>>): R
 
 function matrix(weight: Buffer): [number, number] {
   const [n, k] = weight.shape;
-  if (weight.shape.length !== 2) throw misuse(`a linear weight has two axes, not [${weight.shape.join(", ")}]`);
+  if (weight.shape.length !== 2)
+    throw misuse(`a linear weight has two axes, not [${weight.shape.join(", ")}]`);
   return [n!, k!];
 }
 
