@@ -1,7 +1,7 @@
 // bf16 attention: checks, and the choice of kernel. Tiles are in one table:
 //
 //   head_dim  extra   query × key tile  stages  why
-//   128       –       192 × 80          2       three warpgroups hide each other's softmax; 80 keys is the most that 160 registers hold
+//   128       –       192 × 80          3       three warpgroups hide each other's softmax; 80 keys is the most that 160 registers hold
 //   64        –       128 × 128         2       512 tokens of 64 heads (T5's shape) are 256 tiles, 97 % of two waves
 //   64        causal  128 × 128         2       CLIP's 77 tokens are one tile
 //   64        bias    128 × 64          4       the bias's addresses take the registers that a longer tile would need
@@ -22,6 +22,7 @@ Status run_bf16(const AttentionBf16& call, cudaStream_t stream) {
   p.heads = call.heads;
   p.queries = call.queries;
   p.keys = call.keys;
+  p.scale = call.scale;
   p.scale_log2 = call.scale * 1.4426950408889634f;
   p.log_sum_exp = call.log_sum_exp;
   p.bias = call.bias.data;
@@ -58,7 +59,7 @@ Status attention_bf16(const AttentionBf16& call, cudaStream_t stream) {
     return run_bf16<Config<Bf16, 64, 2, 128, 2>>(call, stream);
   }
   if (biased || call.causal) return attention_bf16_portable(call, stream);
-  return call.head_dim == 512 ? run_wide(call, stream) : run_bf16<Config<Bf16, 128, 3, 80, 2>>(call, stream);
+  return call.head_dim == 512 ? run_wide(call, stream) : run_bf16<Config<Bf16, 128, 3, 80, 3>>(call, stream);
 }
 
 }  // namespace flux::kernels

@@ -269,8 +269,8 @@ __device__ __forceinline__ RowContext<C> row_context(const Parameters& p, int sl
       context.bound[h] = p.scale_log2 * query.y;
     }
     if constexpr (C::kExtra == Extra::kBias) {
-      context.scale[h] = 1.0f;
-      context.bias[h] = p.bias + slice % p.heads * p.bias_head_stride + row * p.bias_row_stride;
+      context.scale[h] = 1.4426950408889634f;  // log2 e: the bias joins before
+      context.bias[h] = p.bias + slice % p.heads * p.bias_head_stride + min(row, p.queries - 1) * p.bias_row_stride;
     }
   }
   if constexpr (C::kPacked) bound_scores<C>(p, slice, context);
@@ -305,8 +305,9 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<C>& sh
     multiply_scores<C>(s, shared.query(w), shared.key(at.stage));
     ptx::wgmma_commit_group();
     pass_turn<C>(w);
-    ptx::wgmma_wait_group<0>();
     float y[C::kKeyTile / 2];
+    if constexpr (C::kExtra == Extra::kBias) load_bias<C, true>(y, p, context, (end - 1) * C::kKeyTile);
+    ptx::wgmma_wait_group<0>();
     bool bounded = false;
     softmax_exact<C, true>(y, rows, factor, s, p, context, shared.blocks(at.stage), (end - 1) * C::kKeyTile, bounded);
     release(shared.key_empty(at.stage));
@@ -325,6 +326,7 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<C>& sh
       multiply_values<C>(o, probabilities, shared.value(value_at.stage));
       ptx::wgmma_commit_group();
       pass_turn<C>(w);
+      if constexpr (C::kExtra == Extra::kBias) load_bias<C, false>(y, p, context, j * C::kKeyTile);
       ptx::wgmma_wait_group<1>();
       bool rescale;
       if (C::kPacked && bounded) {

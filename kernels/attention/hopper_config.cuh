@@ -32,7 +32,7 @@ struct Config {
   static constexpr int kPanels = kHeadDim * int(sizeof(Score)) / 128;  // of Q and K
   static constexpr int kOutputPanels = kHeadDim * 2 / 128;
   static constexpr int kFragments = kKeyTile / Probabilities<Value>::kKeys;
-  static constexpr int kSegment = kKeyTile % 64 == 0 ? 64 : 32;  // keys that share an exponent of v
+  static constexpr int kSegment = !kPacked ? kKeyTile : kKeyTile % 64 == 0 ? 64 : 32;  // keys that share an exponent of v
   static constexpr int kSegments = kKeyTile / kSegment;
   static constexpr int kBlocks = kPacked ? kKeyTile / 16 : 1;  // of keys that share a scale
   static constexpr int kPerBlock = kKeyTile / 2 / kBlocks;     // a thread's scores in one
@@ -62,7 +62,7 @@ struct Parameters {
   Schedule schedule;
   int heads, query_tiles;  // per slice
   int queries, keys, padded_queries, padded_keys;
-  float scale_log2;  // softmax scale · log2 e
+  float scale, scale_log2;  // of the softmax, and times log2 e
   const float2* query_rows;  // 8-bit operands: qkv_layout.cuh
   const float4* key_blocks;
   float* log_sum_exp;  // [B][H][queries] or null

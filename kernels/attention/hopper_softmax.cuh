@@ -29,7 +29,17 @@ __device__ __forceinline__ float4 key_block(const Parameters& p, uint32_t blocks
   return ptx::ld_shared_v4_f32(blocks + 16 * block);
 }
 
-// Scores up to the row's scale, biased and masked. `first_key` is the tile's first key.
+// The bias of a tile, fetched while its products run.
+template <typename C, bool kRagged>
+__device__ __forceinline__ void load_bias(float (&y)[C::kKeyTile / 2], const Parameters& p, const RowContext<C>& rows, int first_key) {
+#pragma unroll
+  for (int i = 0; i < C::kKeyTile / 2; ++i) {
+    const int key = first_key + i / 4 * 8 + 2 * (threadIdx.x % 4) + i % 2;
+    y[i] = __ldg(rows.bias[i / 2 % 2] + (kRagged ? min(key, p.keys - 1) : key));
+  }
+}
+
+// Scores up to the row's scale, biased (y comes with the bias) and masked. `first_key` is the tile's first key.
 template <typename C, bool kRagged>
 __device__ __forceinline__ void read_scores(float (&y)[C::kKeyTile / 2], const typename C::Accumulator (&s)[C::kKeyTile / 2],
                                             const Parameters& p, const RowContext<C>& rows, uint32_t blocks, int first_key) {
@@ -43,12 +53,9 @@ __device__ __forceinline__ void read_scores(float (&y)[C::kKeyTile / 2], const t
       if (i % C::kPerBlock == 0) scale = key_block<C, kRagged>(p, blocks, i / C::kPerBlock, first_key).x;
       v *= scale;
     }
-    if constexpr (C::kExtra == Extra::kBias) {
-      const bool present = key < p.keys && rows.row[h] < p.queries;
-      v = fmaf(v, p.scale_log2, present ? __ldg(rows.bias[h] + key) * 1.4426950408889634f : -INFINITY);
-    }
+    if constexpr (C::kExtra == Extra::kBias) v = fmaf(v, p.scale, y[i]);
     if constexpr (C::kExtra == Extra::kCausal) v = key <= rows.row[h] ? v : -INFINITY;
-    if constexpr (kRagged && C::kExtra != Extra::kBias) v = key < p.keys ? v : -INFINITY;
+    if constexpr (kRagged) v = key < p.keys ? v : -INFINITY;
     y[i] = v;
   }
 }

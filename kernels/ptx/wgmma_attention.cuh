@@ -22,7 +22,8 @@ struct WgmmaOperand {
   uint32_t low, high;  // of the descriptor
 
   __device__ __forceinline__ WgmmaOperand(uint32_t address, uint32_t leading, uint32_t outer)
-      : low((address >> 4) | leading << 12), high(uint32_t(kLayout) << 30 | outer >> 4) {}
+      : low((address & 0x3ffff) >> 4 | leading << 12),  // in a cluster, an address has the block's rank above
+         high(uint32_t(kLayout) << 30 | outer >> 4) {}
 
   // The descriptor `bytes` further, a multiple of 16.
   __device__ __forceinline__ uint64_t at(uint32_t bytes) const { return uint64_t(high) << 32 | (low + (bytes >> 4)); }
