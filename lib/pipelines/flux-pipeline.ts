@@ -56,6 +56,8 @@ export class FluxPipeline {
   readonly #prompts: PromptEncoder;
   readonly #denoisers = new Map<string, Denoiser>();
   readonly #decoders = new Map<string, ImageDecoder>();
+  /** What the generate or profile whose turn it is uses: it must outlive plans that are asked for meanwhile. */
+  #running: Denoiser | undefined;
   readonly #turns = new Turns();
   #disposed = false;
 
@@ -184,6 +186,7 @@ export class FluxPipeline {
       );
     }
     const denoiser = this.#denoiser(request, textTokens);
+    this.#running = denoiser;
     const noise =
       request.latents === undefined
         ? await generator.normal(this.device, denoiser.noise.elements)
@@ -269,6 +272,7 @@ export class FluxPipeline {
       JSON.stringify(shape),
       KEPT_DENOISERS,
       () => new Denoiser(this.#checkpoint.transformer, shape),
+      this.#running,
     );
   }
 
@@ -307,19 +311,20 @@ function withTexts(options: GenerateOptions): GenerateOptions {
   };
 }
 
-/** The entry of `key`, made if absent; beyond `most` entries the least recently used is disposed. */
+/** The entry of `key`, made if absent; beyond `most` entries the least recently used that is not `busy` is disposed. */
 function kept<T extends { dispose(): void }>(
   cache: Map<string, T>,
   key: string,
   most: number,
   make: () => T,
+  busy?: T,
 ): T {
   const known = cache.get(key);
   if (known !== undefined) cache.delete(key);
-  if (known === undefined && cache.size >= most) {
-    const [oldest, value] = cache.entries().next().value!;
-    cache.delete(oldest);
-    value.dispose();
+  const oldest = [...cache].find(([, value]) => value !== busy);
+  if (known === undefined && cache.size >= most && oldest !== undefined) {
+    cache.delete(oldest[0]);
+    oldest[1].dispose();
   }
   const entry = known ?? make();
   cache.set(key, entry);

@@ -204,6 +204,18 @@ describe("steps", () => {
     expect(events).toEqual([1, 2, 3].map((step) => ({ step, total: 3 })));
   });
 
+  it("are not disturbed by plans of many other shapes that are asked for meanwhile", async () => {
+    const { images } = await pipe.generate({
+      prompt: "a",
+      ...SMALL,
+      numInferenceSteps: 3,
+      onStep: () => {
+        for (const side of [16, 32, 48, 80, 96, 112]) pipe.plan({ height: side, width: side });
+      },
+    });
+    expect(images).toHaveLength(1);
+  });
+
   it("end when onStep throws, with what it threw", async () => {
     const reason = new Error("enough");
     const onStep = () => {
