@@ -3,7 +3,7 @@
     python3 check_diffusers.py --model ../models/tiny --out ../test/golden/tiny-diffusers.safetensors [--sheet FILE]
 
 Float32 on the CPU. For every case: noise.N (packed), clip_ids.N and t5_ids.N, latents.N (packed, final), image.N (uint8,
-H x W x 3; case 0 also image_f32.0, 3 x H x W in [0, 1]). The header says prompt, seed, size, steps and guidance. Needs
+H x W x 3; of case 0 instead image_f32.0, 3 x H x W in [0, 1]). The header says prompt, seed, size, steps and guidance. Needs
 diffusers and transformers; also checks that this folder's own sampler agrees.
 """
 import argparse
@@ -77,14 +77,15 @@ def main(options):
     tensors, pictures = {}, []
     for index, case in enumerate(CASES):
         found, image, tokens, noise = run_case(pipe, index, case)
-        tensors.update(found)
+        if case["height"] == case["width"]:
+            pictures.append(found[f"image.{index}"])
         if index == 0:
-            tensors["image_f32.0"] = image
+            found["image_f32.0"] = image
+            del found["image.0"]
+        tensors.update(found)
         config = pipe.vae.config
         own = own_image(options.model, noise, tokens[0], tokens[1], case, config.scaling_factor, config.shift_factor)
         print(f"   largest difference from this folder's own sampler: {(own - image).abs().max().item():.2e}", flush=True)
-        if case["height"] == case["width"]:
-            pictures.append(found[f"image.{index}"])
     tensor_file.save(options.out, tensors, {"cases": json.dumps(CASES)})
     if options.sheet:
         contact_sheet(torch.stack(pictures), 4, options.sheet)
