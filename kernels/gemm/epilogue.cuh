@@ -3,8 +3,10 @@
 // An epilogue is a class, one object a math warp, with
 //   using Output                         what C holds
 //   kBoxes                               residual boxes that it takes from the ring, a tile
-//   prefetch(tile, place)                loads to start while the last k-blocks are multiplied
-//   finish(accumulator, tile, place, …)  from accumulators to stores
+//   kDeferredPanels                      panels that it keeps in registers for the next tile's main loop, or 0
+//   prefetch(tile)                       loads to start while the last k-blocks are multiplied
+//   finish(accumulator, tile, rows, …)   from accumulators to panels, kept or stored
+//   store_deferred(panel)                stores a kept panel; panel is an integral_constant
 #pragma once
 
 #include "gemm/multiply.cuh"
@@ -67,6 +69,73 @@ struct OutputScales {
   }
 };
 
+// Panels of one tile that wait for their turn, the first in shared memory and the others in registers, or leave at once.
+template <typename Config, typename Output>
+class PanelQueue {
+ public:
+  using Shape = PanelShape<Output>;
+  static constexpr int kPanels = (Config::kTileN + Shape::kColumns - 1) / Shape::kColumns;
+  static constexpr int kDeferred = Config::kDefers && sizeof(Output) <= 2 ? kPanels : 0;
+
+  __device__ __forceinline__ explicit PanelQueue(const WarpPlace& place)
+      : writer_(place.shared, place.math_group * 4 + place.warp, place.lane), row_in_tile_(place.row_in_tile()) {}
+
+  // Before a tile's first push, all panels before it having been popped. Tells the compiler that the registers hold nothing,
+  // which it cannot see when pushes are conditional.
+  __device__ __forceinline__ void begin() {
+#pragma unroll
+    for (auto& panel : words_) {
+#pragma unroll
+      for (uint32_t& word : panel) word = 0;
+    }
+  }
+
+  // Panel `panel` of `tile` goes to columns from `column` of `out`, none from `end` on.
+  __device__ __forceinline__ void push(int panel, const float (&values)[Shape::kValues], const Tile& tile,
+                                       const OutputRows& out, int column, int end) {
+    if constexpr (kDeferred == 0) {
+      uint32_t words[Shape::kWords];
+      pack(words, values, Output());
+      writer_.template fill<Output>(panel, words);
+      store(panel, tile, out, column, end);
+    } else {
+      if (panel < kInShared) {
+        uint32_t words[Shape::kWords];
+        pack(words, values, Output());
+        writer_.template fill<Output>(panel, words);
+      } else {
+        pack(words_[panel - kInShared], values, Output());
+      }
+      tile_ = tile;
+      waiting_ |= 1u << panel;
+    }
+  }
+
+  // Of the panels pushed before.
+  __device__ __forceinline__ const Tile& tile() const { return tile_; }
+
+  // Stores a panel that was pushed before, to the same place; nothing when it was not pushed.
+  __device__ __forceinline__ void pop(int panel, const OutputRows& out, int column, int end) {
+    if ((waiting_ >> panel & 1) == 0) return;
+    if (panel >= kInShared) writer_.template fill<Output>(panel, words_[panel - kInShared]);
+    store(panel, tile_, out, column, end);
+    waiting_ ^= 1u << panel;
+  }
+
+ private:
+  static constexpr int kInShared = Config::kPanelBuffers;
+
+  __device__ __forceinline__ void store(int panel, const Tile& tile, const OutputRows& out, int column, int end) {
+    writer_.template store<Output>(panel, out, column, end, tile.row + row_in_tile_, tile.group->rows, tile.batch);
+  }
+
+  PanelWriter<Config> writer_;
+  int row_in_tile_;
+  Tile tile_{};
+  uint32_t waiting_ = 0;
+  uint32_t words_[kDeferred > kInShared ? kDeferred - kInShared : 1][Shape::kWords];
+};
+
 // values = accumulator · row scale · multiplier + addend, for kCount / 4 blocks of 8 columns from `first` on.
 template <typename Config, int kCount, int kAll>
 __device__ __forceinline__ void scale_and_add(float (&values)[kCount], const float (&accumulator)[kAll], int first,
@@ -74,6 +143,7 @@ __device__ __forceinline__ void scale_and_add(float (&values)[kCount], const flo
   const uint32_t pairs = place.columns + first * 64 + (place.lane % 4) * 16;
 #pragma unroll
   for (int j = 0; j < kCount / 4; ++j) {
+    if (4 * (first + j) >= kAll) break;  // beyond the tile, in its last panel
     const float4 pair = ptx::ld_shared_v4_f32(pairs + j * 64);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

@@ -32,6 +32,11 @@ __device__ __forceinline__ void initialise_barriers(uint32_t shared) {
   ptx::cluster_wait();
 }
 
+template <typename Epilogue, int... kPanel>
+__device__ __forceinline__ void store_all_deferred(Epilogue& epilogue, std::integer_sequence<int, kPanel...>) {
+  (epilogue.store_deferred(std::integral_constant<int, kPanel>()), ...);
+}
+
 template <typename Config, typename Epilogue>
 __device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t shared, uint32_t rank, int first,
                                               int step) {
@@ -45,13 +50,16 @@ __device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t
     RowScales rows;
     rows.load(tile, place);
     float accumulator[Config::kTileN / 2];
-    loop.run(accumulator, params.k_blocks, [&] { epilogue.prefetch(tile, place); });
+    loop.template run<Epilogue::kDeferredPanels>(
+        accumulator, params.k_blocks, [&](auto panel) { epilogue.store_deferred(panel); },
+        [&] { epilogue.prefetch(tile); });
     ptx::mbarrier_wait(shared + Config::kColumnsFullAt, columns_parity);
     columns_parity ^= 1;
-    epilogue.finish(accumulator, tile, place, rows, loop);
+    epilogue.finish(accumulator, tile, rows, loop);
     __syncwarp();
     if (place.lane == 0) ptx::mbarrier_arrive(shared + Config::kColumnsEmptyAt);
   }
+  store_all_deferred(epilogue, std::make_integer_sequence<int, Epilogue::kDeferredPanels>());
 }
 
 template <typename Config, typename Epilogue>

@@ -1,6 +1,8 @@
 // The main loop of one math warpgroup: 64 rows × kTileN columns over all of K.
 #pragma once
 
+#include <utility>
+
 #include "gemm/produce.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/wgmma.cuh"
@@ -21,30 +23,26 @@ class MainLoop {
     empty_ = ptx::mapa(shared + Config::kEmptyAt, releases_ ? lane : 0);
   }
 
-  // Waits on full[stage]; arrives on empty[stage] once the wgmmas that read the stage are complete.
-  // `before_last_wait` runs while the last k-blocks are still being multiplied: the place to start loads for the epilogue.
-  template <typename BeforeLastWait>
-  __device__ __forceinline__ void run(float (&accumulator)[Config::kTileN / 2], int k_blocks,
+  // Multiplies all of K. Waits on full[stage]; arrives on empty[stage] once the wgmmas that read the stage are complete.
+  //   between           called with std::integral_constant<int, 0> … <kCalls − 1>, one every kDeferBlocks k-blocks
+  //   before_last_wait  called while the last k-blocks are still being multiplied
+  template <int kCalls, typename Between, typename BeforeLastWait>
+  __device__ __forceinline__ void run(float (&accumulator)[Config::kTileN / 2], int k_blocks, Between&& between,
                                       BeforeLastWait&& before_last_wait) {
-    const bool staggered = k_blocks >= 2 * Config::kStages;
-    if (staggered && math_group_ > 0) ptx::bar_sync(kLagBarrier + math_group_ - 1, 256);
-    uint32_t previous = 0;
-    for (int block = 0; block < k_blocks; ++block) {
-      ptx::mbarrier_wait(full_ + 8 * ring_.stage, ring_.parity);
-      multiply_stage(accumulator, block);
-      if (staggered && block == Config::kLag && math_group_ + 1 < Config::kMathGroups) {
-        ptx::bar_arrive(kLagBarrier + math_group_, 256);
-      }
-      if (block > 0) {
-        ptx::wgmma_wait_group<1>();
-        release(previous);
-      }
-      previous = ring_.stage;
-      ring_.advance();
+    staggered_ = k_blocks >= 2 * Config::kStages;
+    if (staggered_ && math_group_ > 0) ptx::bar_sync(kLagBarrier + math_group_ - 1, 256);
+    int block = 0;
+    if (k_blocks >= kCalls * Config::kDeferBlocks) {
+      unrolled(accumulator, between, std::make_integer_sequence<int, kCalls>());
+      block = kCalls * Config::kDeferBlocks;
+    } else {
+      call_all(between, std::make_integer_sequence<int, kCalls>());
     }
+#pragma unroll 1
+    for (; block < k_blocks; ++block) step(accumulator, block);
     before_last_wait();
     ptx::wgmma_wait_group<0>();
-    release(previous);
+    release(previous_);
   }
 
   // For stages that hold an epilogue's boxes: wait for the next one, and give it back.
@@ -61,6 +59,36 @@ class MainLoop {
  private:
   // Named barriers kLagBarrier + g: warpgroup g arrives after its k-block kLag of a tile, g + 1 waits before its first.
   static constexpr uint32_t kLagBarrier = 1;
+
+  template <typename Between, int... kCall>
+  __device__ __forceinline__ void unrolled(float (&accumulator)[Config::kTileN / 2], Between& between,
+                                           std::integer_sequence<int, kCall...>) {
+    const auto blocks = [&](auto call) {
+#pragma unroll
+      for (int i = 0; i < Config::kDeferBlocks; ++i) step(accumulator, call * Config::kDeferBlocks + i);
+      between(call);
+    };
+    (blocks(std::integral_constant<int, kCall>()), ...);
+  }
+
+  template <typename Between, int... kCall>
+  __device__ __forceinline__ void call_all(Between& between, std::integer_sequence<int, kCall...>) {
+    (between(std::integral_constant<int, kCall>()), ...);
+  }
+
+  __device__ __forceinline__ void step(float (&accumulator)[Config::kTileN / 2], int block) {
+    ptx::mbarrier_wait(full_ + 8 * ring_.stage, ring_.parity);
+    multiply_stage(accumulator, block);
+    if (block == Config::kLag && staggered_ && math_group_ + 1 < Config::kMathGroups) {
+      ptx::bar_arrive(kLagBarrier + math_group_, 256);
+    }
+    if (block > 0) {
+      ptx::wgmma_wait_group<1>();
+      release(previous_);
+    }
+    previous_ = ring_.stage;
+    ring_.advance();
+  }
 
   __device__ __forceinline__ void multiply_stage(float (&accumulator)[Config::kTileN / 2], int block) {
     // Descriptors differ in their low words alone, which no sum here overflows.
@@ -81,6 +109,8 @@ class MainLoop {
   }
 
   RingPosition<Config::kStages> ring_;
+  uint32_t previous_ = 0;  // the stage before ring_'s
+  bool staggered_ = false;
   uint32_t full_;
   uint32_t empty_;
   uint32_t math_group_;

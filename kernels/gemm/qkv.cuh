@@ -18,39 +18,50 @@ template <typename Config, QkvHeads kHeads, typename Output_>
 class QkvEpilogue {
  public:
   using Output = Output_;
+  using Queue = PanelQueue<Config, Output>;
   static constexpr int kBoxes = 0;
+  static constexpr int kDeferredPanels = Queue::kDeferred;
   static constexpr int kHeadDim = 128;
   static constexpr int kTileHeads = Config::kTileN / kHeadDim;
   static_assert(Config::kTileN % kHeadDim == 0, "a tile holds whole heads");
 
   __device__ __forceinline__ QkvEpilogue(const GemmParams& params, const WarpPlace& place)
-      : params_(params), writer_(place.shared, place.math_group * 4 + place.warp, place.lane) {}
+      : params_(params), place_(place), queue_(place) {}
 
-  __device__ __forceinline__ void prefetch(const Tile& tile, const WarpPlace& place) {
-    if (tile.column < 2 * params_.heads * kHeadDim) load_rope(tile, place, 0);
+  __device__ __forceinline__ void prefetch(const Tile& tile) {
+    if (tile.column < 2 * params_.heads * kHeadDim) load_rope(tile, 0);
   }
 
   __device__ __forceinline__ void finish(float (&accumulator)[Config::kTileN / 2], const Tile& tile,
-                                         const WarpPlace& place, const RowScales& rows, MainLoop<Config>&) {
-    scale_and_add<Config>(accumulator, accumulator, 0, rows, place);
+                                         const RowScales& rows, MainLoop<Config>&) {
+    queue_.begin();
+    scale_and_add<Config>(accumulator, accumulator, 0, rows, place_);
     if (tile.column < 2 * params_.heads * kHeadDim) {
       float inverse_rms[kTileHeads][2];
 #pragma unroll
       for (int head = 0; head < kTileHeads; ++head) root_mean_square(inverse_rms[head], accumulator, head);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        if (half == 1) load_rope(tile, place, 1);
+        if (half == 1) load_rope(tile, 1);
 #pragma unroll
         for (int head = 0; head < kTileHeads; ++head) {
           const int section = section_of(tile.column + head * kHeadDim);
           if (section >= 2) continue;
           const float* norm = section == 0 ? tile.group->norm_q : tile.group->norm_k;
-          normalise_and_rotate(accumulator, head, half, inverse_rms[head], norm, place);
+          normalise_and_rotate(accumulator, head, half, inverse_rms[head], norm);
         }
       }
     }
 #pragma unroll
-    for (int head = 0; head < kTileHeads; ++head) store_head(accumulator, head, tile, place, rows);
+    for (int head = 0; head < kTileHeads; ++head) store_head(accumulator, head, tile, rows);
+  }
+
+  template <int kPanel>
+  __device__ __forceinline__ void store_deferred(std::integral_constant<int, kPanel>) {
+    const Tile& tile = queue_.tile();
+    const int column = tile.column + 64 * kPanel, beyond = column - 3 * params_.heads * kHeadDim;
+    const OutputRows& out = beyond >= 0 ? tile.group->mlp : tile.group->c;
+    queue_.pop(kPanel, out, beyond >= 0 ? beyond : column, out.columns);
   }
 
  private:
@@ -60,13 +71,13 @@ class QkvEpilogue {
   __device__ __forceinline__ int section_of(int column) const { return column / (params_.heads * kHeadDim); }
 
   // (cos, sin) for this thread's pairs in columns [64·half, 64·half + 64) of a head.
-  __device__ __forceinline__ void load_rope(const Tile& tile, const WarpPlace& place, int half) {
+  __device__ __forceinline__ void load_rope(const Tile& tile, int half) {
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
-      const int row = min(tile.row + place.row_in_tile() + place.lane / 4 + 8 * side, tile.group->rows - 1);
+      const int row = min(tile.row + place_.row_in_tile() + place_.lane / 4 + 8 * side, tile.group->rows - 1);
       const float2* angles = reinterpret_cast<const float2*>(tile.group->rope) + int64_t(row) * 64 + half * 32;
 #pragma unroll
-      for (int j = 0; j < 8; ++j) rope_[j][side] = __ldg(angles + 4 * j + place.lane % 4);
+      for (int j = 0; j < 8; ++j) rope_[j][side] = __ldg(angles + 4 * j + place_.lane % 4);
     }
   }
 
@@ -87,9 +98,8 @@ class QkvEpilogue {
   }
 
   __device__ __forceinline__ void normalise_and_rotate(float (&accumulator)[Config::kTileN / 2], int head, int half,
-                                                       const float (&inverse)[2], const float* norm,
-                                                       const WarpPlace& place) const {
-    const float2* weights = reinterpret_cast<const float2*>(norm) + 32 * half + place.lane % 4;
+                                                       const float (&inverse)[2], const float* norm) const {
+    const float2* weights = reinterpret_cast<const float2*>(norm) + 32 * half + place_.lane % 4;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const float2 weight = __ldg(weights + 4 * j);
@@ -106,30 +116,37 @@ class QkvEpilogue {
   }
 
   __device__ __forceinline__ void store_head(const float (&accumulator)[Config::kTileN / 2], int head, const Tile& tile,
-                                             const WarpPlace& place, const RowScales& rows) {
-    const int column = tile.column + head * kHeadDim;
-    const int section = section_of(column);
+                                             const RowScales& rows) {
+    const int section = section_of(tile.column + head * kHeadDim);
     if (section >= 3) {
-      if (column < params_.n) store_mlp(accumulator, head, tile, place, rows, column - 3 * params_.heads * kHeadDim);
+      push_mlp(accumulator, head, tile, rows);
     } else if constexpr (kHeads == QkvHeads::kRows) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float values[32];
 #pragma unroll
         for (int i = 0; i < 32; ++i) values[i] = accumulator[64 * head + 32 * half + i];
-        writer_.template store<__nv_bfloat16>(2 * head + half, values, tile.group->c, column + 64 * half,
-                                              tile.row + place.row_in_tile(), tile.group->rows, tile.batch);
+        push(2 * head + half, values, tile);
       }
     } else {
-      store_packed(accumulator, head, section, column / kHeadDim - section * params_.heads, tile, place);
+      store_packed(accumulator, head, tile);
     }
   }
 
-  __device__ __forceinline__ void store_packed(const float (&accumulator)[Config::kTileN / 2], int tile_head, int section,
-                                               int head, const Tile& tile, const WarpPlace& place) const {
+  // q, k, v (as rows) and the MLP's columns are both bf16 then, and differ in where they go.
+  __device__ __forceinline__ void push(int panel, const float (&values)[32], const Tile& tile) {
+    const int column = tile.column + 64 * panel, beyond = column - 3 * params_.heads * kHeadDim;
+    const OutputRows& out = beyond >= 0 ? tile.group->mlp : tile.group->c;
+    queue_.push(panel, values, tile, out, beyond >= 0 ? beyond : column, out.columns);
+  }
+
+  __device__ __forceinline__ void store_packed(const float (&accumulator)[Config::kTileN / 2], int tile_head,
+                                               const Tile& tile) const {
     using Code = std::conditional_t<kHeads == QkvHeads::kInt8, int8_t, __nv_fp8_e4m3>;
     const GroupParams& group = *tile.group;
-    const int row = tile.row + place.math_group * 64;
+    const int section = section_of(tile.column + tile_head * kHeadDim);
+    const int head = tile.column / kHeadDim + tile_head - section * params_.heads;
+    const int row = tile.row + int(place_.math_group) * 64;
     if (row >= group.rows) return;
     const PackedQkv& packed = group.packed;
     const int tokens = group.packed_tokens, first = group.first_token + row, end = group.first_token + group.rows;
@@ -145,35 +162,35 @@ class QkvEpilogue {
       qkv::store_key_tile<Code>(x, first, end, packed.key + scored, key_blocks);
     } else {
       qkv::store_value_tile(x, first, end, packed.value + slice * qkv::value_slice_bytes(tokens), key_blocks,
-                            scratch(place), kValueBarrier + place.math_group);
+                            scratch(), kValueBarrier + place_.math_group);
     }
   }
 
   // The warpgroup's four floats of shared memory.
-  static __device__ __forceinline__ float* scratch(const WarpPlace& place) {
+  __device__ __forceinline__ float* scratch() const {
     extern __shared__ uint8_t dynamic_shared[];
-    return reinterpret_cast<float*>(dynamic_shared + Config::kScratchAt + 16 * place.math_group);
+    return reinterpret_cast<float*>(dynamic_shared + Config::kScratchAt + 16 * place_.math_group);
   }
 
-  __device__ __forceinline__ void store_mlp(const float (&accumulator)[Config::kTileN / 2], int head, const Tile& tile,
-                                            const WarpPlace& place, const RowScales& rows, int column) {
-    using Shape = PanelShape<Output>;
+  __device__ __forceinline__ void push_mlp(const float (&accumulator)[Config::kTileN / 2], int head, const Tile& tile,
+                                           const RowScales& rows) {
+    const bool first = tile.column + head * kHeadDim == 3 * params_.heads * kHeadDim;
     [[maybe_unused]] OutputScales output;
-    if constexpr (sizeof(Output) == 1) output.load(tile, place, rows, column == 0);
+    if constexpr (sizeof(Output) == 1) output.load(tile, place_, rows, first);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float values[Shape::kValues];
+      float values[32];
 #pragma unroll
-      for (int i = 0; i < Shape::kValues; ++i) values[i] = accumulator[64 * head + 32 * half + i];
+      for (int i = 0; i < 32; ++i) values[i] = accumulator[64 * head + 32 * half + i];
       activate_all(values, params_.activation);
       if constexpr (sizeof(Output) == 1) output.apply(values);
-      writer_.template store<Output>(2 * head + half, values, tile.group->mlp, column + 64 * half, tile.row + place.row_in_tile(),
-                                     tile.group->rows, tile.batch);
+      push(2 * head + half, values, tile);
     }
   }
 
   const GemmParams& params_;
-  PanelWriter<Config> writer_;
+  const WarpPlace& place_;
+  Queue queue_;
   float2 rope_[8][2];
 };
 
