@@ -10,15 +10,19 @@ const folder = process.env.FLUX_NATIVE_BUILD ?? fileURLToPath(new URL("../../bui
 const variants = process.env.FLUX_SIMD ? [process.env.FLUX_SIMD] : ["baseline", "avx2", "avx512"];
 
 describe("the ops of the CPU backend", () => {
-  test.for(variants)("agree with their references in %s", async (variant, { skip }) => {
-    const run = promisify(execFile)(`${folder}/flux_cpu_tests`, ["--variant", variant], {
-      env: { ...process.env, FLUX_SIMD: variant },
-    });
-    const { code, output } = await run.then(
-      ({ stdout }) => ({ code: 0, output: stdout }),
-      (error) => ({ code: error.code, output: `${error.stdout}${error.stderr}` }),
-    );
-    if (code === SKIPPED) skip(output.trim());
-    expect(code, output).toBe(0);
-  });
+  test.for(variants)(
+    "agree with their references in %s",
+    async (variant, { skip }) => {
+      const run = promisify(execFile)(`${folder}/flux_cpu_tests`, ["--variant", variant], {
+        env: { ...process.env, FLUX_SIMD: variant },
+      });
+      const { code, output } = await run.then(
+        ({ stdout }) => ({ code: 0, output: stdout }),
+        (error) => ({ code: error.code, output: `${error.stdout}${error.stderr}` }),
+      );
+      if (code === SKIPPED) skip(output.trim());
+      expect(code, output).toBe(0);
+    },
+    600_000,
+  ); // minutes under the sanitizers
 });
