@@ -26,10 +26,11 @@ struct AttentionBf16 {
   AttentionTensor query, key, value, output;
   int batch = 1, heads = 1, queries = 0, keys = 0, head_dim = 128;  // head_dim 64, 128 or 512
   float scale = 1.0f;                                               // positive
-  bool causal = false;                                              // key ≤ query; wants queries == keys, no bias
-  AttentionBias bias;                                               // optional
+  bool causal = false;           // key ≤ query; wants queries == keys, no bias
+  AttentionBias bias;            // optional
   float* log_sum_exp = nullptr;  // [batch][heads][queries], natural logarithm of Σ exp(score); optional
-  void* workspace = nullptr;     // attention_workspace_bytes(), zeroed once; optional, evens out the last wave of blocks
+  void* workspace =
+      nullptr;  // attention_workspace_bytes(), zeroed once; optional, evens out the last wave of blocks
 };
 
 // Any of the kernels below may share one workspace as long as they run one after the other.
@@ -80,7 +81,8 @@ struct AttentionPack {
 Status attention_pack(const AttentionPack& call, cudaStream_t stream);
 
 // The mean of k over at most 512 evenly spaced tokens: offset [batch][heads][128] f32 for AttentionPack::key_offset.
-Status attention_key_offset(const AttentionTensor& key, float* offset, int batch, int heads, int keys, cudaStream_t stream);
+Status attention_key_offset(const AttentionTensor& key, float* offset, int batch, int heads, int keys,
+                            cudaStream_t stream);
 
 // Joins attention over `parts` disjoint sets of keys: outputs [parts][rows][width] bf16 and log_sum_exps [parts][rows] f32 of the same
 // queries → output [rows][width] bf16, and log_sum_exp [rows] (optional). width is a multiple of 8. Rows are (batch, head, query).

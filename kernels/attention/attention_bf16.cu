@@ -29,8 +29,10 @@ Status run_bf16(const AttentionBf16& call, cudaStream_t stream) {
   p.bias_head_stride = call.bias.head_stride;
   p.bias_row_stride = call.bias.row_stride;
   const int blocks = plan_blocks<C>(p, call.batch * call.heads, call.workspace);
-  const auto map = [&](CUtensorMap* to, const AttentionTensor& tensor, int tokens, int rows, const char* what) {
-    return map_tokens(to, tensor, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, C::kHeadDim, tokens, call.heads, call.batch, rows, what);
+  const auto map = [&](CUtensorMap* to, const AttentionTensor& tensor, int tokens, int rows,
+                       const char* what) {
+    return map_tokens(to, tensor, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, C::kHeadDim, tokens, call.heads,
+                      call.batch, rows, what);
   };
   if (Status s = map(&p.query, call.query, call.queries, 64, "query"); !s.ok()) return s;
   if (Status s = map(&p.key, call.key, call.keys, C::kKeyTile, "key"); !s.ok()) return s;

@@ -34,14 +34,15 @@ Status run_packed(const AttentionPacked& call, cudaStream_t stream) {
   const int blocks = plan_blocks<C>(p, call.batch * call.heads, call.workspace);
   const auto map = [&](CUtensorMap* to, uint8_t* data, int tokens, int rows, const char* what) {
     const int64_t slice = int64_t(tokens) * C::kHeadDim;
-    return map_tokens(to, {data, slice * call.heads, C::kHeadDim, slice}, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, C::kHeadDim,
-                      tokens, call.heads, call.batch, rows, what);
+    return map_tokens(to, {data, slice * call.heads, C::kHeadDim, slice}, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1,
+                      C::kHeadDim, tokens, call.heads, call.batch, rows, what);
   };
   if (Status s = map(&p.query, call.operands.query, call.queries, 64, "query"); !s.ok()) return s;
   if (Status s = map(&p.key, call.operands.key, call.keys, C::kKeyTile, "key"); !s.ok()) return s;
-  if (Status s = map_values<C>(&p.value, call.operands.value, call.keys, call.batch * call.heads); !s.ok()) return s;
-  if (Status s = map_tokens(&p.output, call.output, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, C::kHeadDim, call.queries, call.heads,
-                            call.batch, 64, "output");
+  if (Status s = map_values<C>(&p.value, call.operands.value, call.keys, call.batch * call.heads); !s.ok())
+    return s;
+  if (Status s = map_tokens(&p.output, call.output, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, C::kHeadDim,
+                            call.queries, call.heads, call.batch, 64, "output");
       !s.ok()) {
     return s;
   }
@@ -52,18 +53,23 @@ Status run_packed(const AttentionPacked& call, cudaStream_t stream) {
 
 PackedSizes attention_packed_sizes(int batch, int heads, int queries, int keys) {
   const size_t slices = size_t(batch) * heads;
-  return {slices * qkv::scored_slice_bytes(queries), slices * qkv::scored_slice_bytes(keys), slices * qkv::value_slice_bytes(keys),
-          slices * qkv::padded_tokens(queries) * sizeof(float2), slices * qkv::padded_tokens(keys) / 16 * sizeof(float4)};
+  return {slices * qkv::scored_slice_bytes(queries), slices * qkv::scored_slice_bytes(keys),
+          slices * qkv::value_slice_bytes(keys), slices * qkv::padded_tokens(queries) * sizeof(float2),
+          slices * qkv::padded_tokens(keys) / 16 * sizeof(float4)};
 }
 
 Status attention_packed(const AttentionPacked& call, cudaStream_t stream) {
   using namespace attention;
-  if (Status s = check_shape("attention_packed", call.batch, call.heads, call.queries, call.keys, call.scale); !s.ok()) return s;
+  if (Status s = check_shape("attention_packed", call.batch, call.heads, call.queries, call.keys, call.scale);
+      !s.ok())
+    return s;
   if (!rows_aligned(call.output)) {
-    return Status::bad_argument("attention_packed: align the output to 16 bytes and make its strides multiples of 8 elements");
+    return Status::bad_argument(
+        "attention_packed: align the output to 16 bytes and make its strides multiples of 8 elements");
   }
   if (device_architecture() / 10 != 9) {
-    return Status::unsupported("attention_packed: 8-bit attention needs a Hopper GPU (sm_90); use attention_bf16 here");
+    return Status::unsupported(
+        "attention_packed: 8-bit attention needs a Hopper GPU (sm_90); use attention_bf16 here");
   }
   if (call.type == ScoreType::kInt8) return run_packed<Config<int8_t, 128, 3, 96, 4>>(call, stream);
   return run_packed<Config<__nv_fp8_e4m3, 128, 3, 96, 4>>(call, stream);

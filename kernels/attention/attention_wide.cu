@@ -31,7 +31,7 @@ constexpr int kDim = 512, kQueries = 64, kKeys = 128, kSlots = 8, kSlotBytes = 1
 constexpr int kProbabilitiesAt = kQueries * kDim * 2, kRingAt = kProbabilitiesAt + kQueries * kKeys * 2;
 constexpr int kRowsAt = kRingAt + kSlots * kSlotBytes, kBarriersAt = kRowsAt + 2 * 2 * 64 * 4;
 constexpr int kWideSharedBytes = kBarriersAt + 8 * (1 + 2 * kSlots) + 1024;
-constexpr int kPair = 1;               // named barrier of both consumer warpgroups
+constexpr int kPair = 1;  // named barrier of both consumer warpgroups
 constexpr uint16_t kBothBlocks = 0b11;
 
 struct WideParameters {
@@ -45,8 +45,12 @@ struct WideShared {
   uint32_t base;
   __device__ __forceinline__ uint32_t probabilities() const { return base + kProbabilitiesAt; }
   __device__ __forceinline__ uint32_t slot(int s) const { return base + kRingAt + s * kSlotBytes; }
-  __device__ __forceinline__ uint32_t maximum(int w, int row) const { return base + kRowsAt + 4 * (64 * w + row); }
-  __device__ __forceinline__ uint32_t sum(int w, int row) const { return base + kRowsAt + 512 + 4 * (64 * w + row); }
+  __device__ __forceinline__ uint32_t maximum(int w, int row) const {
+    return base + kRowsAt + 4 * (64 * w + row);
+  }
+  __device__ __forceinline__ uint32_t sum(int w, int row) const {
+    return base + kRowsAt + 512 + 4 * (64 * w + row);
+  }
   __device__ __forceinline__ uint32_t query_full() const { return base + kBarriersAt; }
   __device__ __forceinline__ uint32_t full(int s) const { return base + kBarriersAt + 8 * (1 + s); }
   __device__ __forceinline__ uint32_t empty(int s) const { return base + kBarriersAt + 8 * (1 + kSlots + s); }
@@ -58,7 +62,8 @@ __device__ __forceinline__ float ld_shared_f32(uint32_t address) {
   return v;
 }
 
-__device__ __forceinline__ void produce_wide(const WideParameters& p, const WideShared& shared, int head, int batch) {
+__device__ __forceinline__ void produce_wide(const WideParameters& p, const WideShared& shared, int head,
+                                             int batch) {
   const int rank = int(ptx::cluster_ctarank());
   Cursor<kSlots> at;
   ptx::mbarrier_arrive_expect_tx(shared.query_full(), kQueries * kDim * 2);
@@ -73,16 +78,18 @@ __device__ __forceinline__ void produce_wide(const WideParameters& p, const Wide
   const auto load_keys = [&](int tile) {
     for (int c = 0; c < 8; ++c, at.advance()) {
       claim();
-      ptx::cp_async_bulk_tensor_4d_multicast(shared.slot(at.stage) + rank * 8192, &p.key, shared.full(at.stage), c * 64,
-                                             tile * kKeys + rank * 64, head, batch, kBothBlocks);
+      ptx::cp_async_bulk_tensor_4d_multicast(shared.slot(at.stage) + rank * 8192, &p.key,
+                                             shared.full(at.stage), c * 64, tile * kKeys + rank * 64, head,
+                                             batch, kBothBlocks);
     }
   };
   const auto load_values = [&](int tile) {
     for (int c = 0; c < 8; ++c, at.advance()) {
       claim();
       for (int panel = 4 * rank; panel < 4 * rank + 4; ++panel) {
-        ptx::cp_async_bulk_tensor_4d_multicast(shared.slot(at.stage) + panel * 2048, &p.value, shared.full(at.stage), panel * 64,
-                                               tile * kKeys + c * 16, head, batch, kBothBlocks);
+        ptx::cp_async_bulk_tensor_4d_multicast(shared.slot(at.stage) + panel * 2048, &p.value,
+                                               shared.full(at.stage), panel * 64, tile * kKeys + c * 16, head,
+                                               batch, kBothBlocks);
       }
     }
   };
@@ -103,7 +110,8 @@ __device__ __forceinline__ void release_slot(const WideShared& shared, int slot)
 }
 
 // S of this warpgroup's 64 keys. Leaves the last slot's products in flight, and returns that slot.
-__device__ __forceinline__ int multiply_keys(float (&s)[32], const WideShared& shared, int w, Cursor<kSlots>& at) {
+__device__ __forceinline__ int multiply_keys(float (&s)[32], const WideShared& shared, int w,
+                                             Cursor<kSlots>& at) {
   using Operand = ptx::WgmmaOperand<ptx::OperandLayout::kSwizzle128>;
   int previous = 0;
 #pragma unroll 1  // unrolled, the descriptors of all of Q would be kept in registers
@@ -112,7 +120,8 @@ __device__ __forceinline__ int multiply_keys(float (&s)[32], const WideShared& s
     const Operand a(shared.base + c * 8192, 16, 1024), b(shared.slot(at.stage) + w * 8192, 16, 1024);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) ptx::WgmmaScores<__nv_bfloat16, 64>::mma_async(s, a.at(k * 32), b.at(k * 32), c + k);
+    for (int k = 0; k < 4; ++k)
+      ptx::WgmmaScores<__nv_bfloat16, 64>::mma_async(s, a.at(k * 32), b.at(k * 32), c + k);
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<1>();
     if (c > 0) release_slot(shared, previous);
@@ -124,8 +133,8 @@ __device__ __forceinline__ int multiply_keys(float (&s)[32], const WideShared& s
 
 // O += P·V(tile): one group of products a slot, left in flight. With kAfterKeys, those of `key_slot` came just before.
 template <bool kAfterKeys>
-__device__ __forceinline__ void multiply_values_wide(float (&o)[128], const WideShared& shared, int w, Cursor<kSlots>& at,
-                                                     int key_slot) {
+__device__ __forceinline__ void multiply_values_wide(float (&o)[128], const WideShared& shared, int w,
+                                                     Cursor<kSlots>& at, int key_slot) {
   using Operand = ptx::WgmmaOperand<ptx::OperandLayout::kSwizzle128>;
   const Operand a(shared.probabilities(), 16, 1024);
   const auto multiply_slot = [&](int c) {
@@ -158,8 +167,9 @@ struct WideRows {
 };
 
 // First half of the softmax: masks, the maxima of both warpgroups, the reference. Returns whether O must be multiplied.
-__device__ __forceinline__ bool raise_reference(float (&s)[32], Rows& rows, float (&factor)[2], const WideParameters& p,
-                                                const WideShared& shared, const WideRows& at, int first_key) {
+__device__ __forceinline__ bool raise_reference(float (&s)[32], Rows& rows, float (&factor)[2],
+                                                const WideParameters& p, const WideShared& shared,
+                                                const WideRows& at, int first_key) {
   float maximum[2] = {-INFINITY, -INFINITY};
 #pragma unroll
   for (int i = 0; i < 32; ++i) {
@@ -170,18 +180,20 @@ __device__ __forceinline__ bool raise_reference(float (&s)[32], Rows& rows, floa
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     maximum[h] = __fmul_ru(quad_max(maximum[h]), p.scale_log2);
-    if (threadIdx.x % 4 == 0) ptx::st_shared_b32(shared.maximum(at.w, at.row + 8 * h), __float_as_uint(maximum[h]));
+    if (threadIdx.x % 4 == 0)
+      ptx::st_shared_b32(shared.maximum(at.w, at.row + 8 * h), __float_as_uint(maximum[h]));
   }
   ptx::bar_sync(kPair, 256);
 #pragma unroll
-  for (int h = 0; h < 2; ++h) maximum[h] = fmaxf(maximum[h], ld_shared_f32(shared.maximum(1 - at.w, at.row + 8 * h)));
+  for (int h = 0; h < 2; ++h)
+    maximum[h] = fmaxf(maximum[h], ld_shared_f32(shared.maximum(1 - at.w, at.row + 8 * h)));
   return rows.raise<__nv_bfloat16>(maximum, factor);
 }
 
 // Second half: probabilities in place. The sums are stored each time although only the last are read: the store keeps the compiler from moving
 // the wait for P·V, which follows, ahead of the exponentials.
-__device__ __forceinline__ void exponentials(float (&s)[32], Rows& rows, const WideParameters& p, const WideShared& shared,
-                                             const WideRows& at) {
+__device__ __forceinline__ void exponentials(float (&s)[32], Rows& rows, const WideParameters& p,
+                                             const WideShared& shared, const WideRows& at) {
   const float offset[2] = {rows.offset(0, 0.0f), rows.offset(1, 0.0f)};
 #pragma unroll
   for (int i = 0; i < 32; ++i) {
@@ -197,7 +209,8 @@ __device__ __forceinline__ void exponentials(float (&s)[32], Rows& rows, const W
 
 // Rows 16·warp .. of a 64-row tile of `kBlocks` 8-column blocks → panels of 64 columns, swizzled.
 template <int kBlocks>
-__device__ __forceinline__ void store_panels(uint32_t panels, const float (&v)[4 * kBlocks], const float (&factor)[2]) {
+__device__ __forceinline__ void store_panels(uint32_t panels, const float (&v)[4 * kBlocks],
+                                             const float (&factor)[2]) {
   const int lane = threadIdx.x % 32, row = 16 * (threadIdx.x / 32 % 4) + lane % 16;
 #pragma unroll
   for (int i = 0; i < kBlocks; i += 2) {
@@ -213,7 +226,8 @@ __device__ __forceinline__ void store_panels(uint32_t panels, const float (&v)[4
   ptx::fence_proxy_async();
 }
 
-__device__ __forceinline__ void consume_wide(const WideParameters& p, const WideShared& shared, int w, int head, int batch) {
+__device__ __forceinline__ void consume_wide(const WideParameters& p, const WideShared& shared, int w,
+                                             int head, int batch) {
   const float one[2] = {1.0f, 1.0f};
   const WideRows where{w, int(16 * (threadIdx.x / 32 % 4) + threadIdx.x % 32 / 4)};
   Cursor<kSlots> at;
@@ -264,18 +278,27 @@ __device__ __forceinline__ void consume_wide(const WideParameters& p, const Wide
           sum > 0.0f ? (rows.reference[h] + log2_approx(sum)) * 0.6931471805599453f : -INFINITY;
     }
   }
-  store_panels<32>(shared.base + w * 4 * 8192, o, inverse);  // over Q, whose last products both warpgroups have waited for
+  store_panels<32>(shared.base + w * 4 * 8192, o,
+                   inverse);  // over Q, whose last products both warpgroups have waited for
   ptx::bar_sync(kPair + 1 + w, 128);
   if (threadIdx.x % 128 == 0) {
     for (int panel = 4 * w; panel < 4 * w + 4; ++panel) {
-      ptx::cp_async_bulk_tensor_4d_store(&p.output, shared.base + panel * 8192, panel * 64, blockIdx.x * kQueries, head, batch);
+      ptx::cp_async_bulk_tensor_4d_store(&p.output, shared.base + panel * 8192, panel * 64,
+                                         blockIdx.x * kQueries, head, batch);
     }
     ptx::cp_async_bulk_commit_group();
     ptx::cp_async_bulk_wait_group_read<0>();
   }
 }
 
-__global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) wide_kernel(const __grid_constant__ WideParameters p) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define FLUX_PAIR_OF_BLOCKS __cluster_dims__(2, 1, 1)
+#else
+#define FLUX_PAIR_OF_BLOCKS  // no clusters, and an empty kernel
+#endif
+
+__global__ void FLUX_PAIR_OF_BLOCKS __launch_bounds__(384, 1)
+    wide_kernel(const __grid_constant__ WideParameters p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ uint8_t raw[];
   const WideShared shared{(ptx::shared_address(raw) + 1023) & ~1023u};
@@ -316,16 +339,18 @@ Status run_wide(const AttentionBf16& call, cudaStream_t stream) {
   p.keys = call.keys;
   p.scale_log2 = call.scale * 1.4426950408889634f;
   p.log_sum_exp = call.log_sum_exp;
-  const auto map = [&](CUtensorMap* to, const AttentionTensor& tensor, int tokens, int rows, const char* what) {
-    return map_tokens(to, tensor, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, kDim, tokens, call.heads, call.batch, rows, what);
+  const auto map = [&](CUtensorMap* to, const AttentionTensor& tensor, int tokens, int rows,
+                       const char* what) {
+    return map_tokens(to, tensor, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, kDim, tokens, call.heads, call.batch,
+                      rows, what);
   };
   if (Status s = map(&p.query, call.query, call.queries, 64, "query"); !s.ok()) return s;
   if (Status s = map(&p.key, call.key, call.keys, 64, "key"); !s.ok()) return s;
   if (Status s = map(&p.value, call.value, call.keys, 16, "value"); !s.ok()) return s;
   if (Status s = map(&p.output, call.output, call.queries, 64, "output"); !s.ok()) return s;
   const int tiles = (call.queries + kQueries - 1) / kQueries;
-  return launch("attention_wide", wide_kernel, dim3((tiles + 1) / 2 * 2, call.batch * call.heads), dim3(384), kWideSharedBytes,
-                stream, p);
+  return launch("attention_wide", wide_kernel, dim3((tiles + 1) / 2 * 2, call.batch * call.heads), dim3(384),
+                kWideSharedBytes, stream, p);
 }
 
 }  // namespace attention

@@ -5,6 +5,7 @@
 //     S ← Q·Kᵀ(j)            wgmma from shared memory
 //     O ← O + P·V(j − 1)     wgmma, P in registers; runs under the softmax of tile j
 //     P ← softmax(S)         f32; runs under the other warpgroups' products
+// Warpgroups issue in turn. Left alone they may fall into step, all multiplying and then all in their softmax.
 // Keys go from the last tile to the first: only the first tile handled can be ragged, so only it is masked.
 //
 // Shared memory: Q [warpgroup][panel][64][128 B], K [stage][panel][kKeyTile][128 B], V [stage] (bf16 like K; 8-bit: blocks of 16
@@ -64,11 +65,12 @@ __device__ __forceinline__ void produce(const Parameters& p, const Shared<C>& sh
 #pragma unroll
       for (int panel = 0; panel < C::kPanels; ++panel) {
         ptx::cp_async_bulk_tensor_4d_load(shared.key(at.stage) + panel * C::kKeyTile * 128, &p.key,
-                                          shared.key_full(at.stage), panel * 128 / int(sizeof(typename C::Score)), token,
-                                          head, batch);
+                                          shared.key_full(at.stage),
+                                          panel * 128 / int(sizeof(typename C::Score)), token, head, batch);
       }
       if constexpr (C::kPacked) {
-        ptx::cp_async_bulk_load(shared.blocks(at.stage), p.key_blocks + (int64_t(slice) * p.padded_keys + token) / 16, block_bytes,
+        ptx::cp_async_bulk_load(shared.blocks(at.stage),
+                                p.key_blocks + (int64_t(slice) * p.padded_keys + token) / 16, block_bytes,
                                 shared.key_full(at.stage));
       }
       if (j == end - 1) {
@@ -76,7 +78,8 @@ __device__ __forceinline__ void produce(const Parameters& p, const Shared<C>& sh
           ptx::mbarrier_wait(shared.query_empty(w), query_parity);
           ptx::mbarrier_arrive_expect_tx(shared.query_full(w), C::kQueryBytes);
           for (int panel = 0; panel < C::kPanels; ++panel) {
-            ptx::cp_async_bulk_tensor_4d_load(shared.query(w) + panel * 64 * 128, &p.query, shared.query_full(w),
+            ptx::cp_async_bulk_tensor_4d_load(shared.query(w) + panel * 64 * 128, &p.query,
+                                              shared.query_full(w),
                                               panel * 128 / int(sizeof(typename C::Score)),
                                               query_tile * C::kQueryTile + 64 * w, head, batch);
           }
@@ -86,8 +89,8 @@ __device__ __forceinline__ void produce(const Parameters& p, const Shared<C>& sh
       ptx::mbarrier_wait(shared.value_empty(at.stage), at.parity ^ 1);
       ptx::mbarrier_arrive_expect_tx(shared.value_full(at.stage), C::kValueBytes);
       if constexpr (C::kPacked) {
-        ptx::cp_async_bulk_tensor_4d_load(shared.value(at.stage), &p.value, shared.value_full(at.stage), 0, 0, token / 16,
-                                          slice);
+        ptx::cp_async_bulk_tensor_4d_load(shared.value(at.stage), &p.value, shared.value_full(at.stage), 0, 0,
+                                          token / 16, slice);
       } else {
 #pragma unroll
         for (int panel = 0; panel < C::kPanels; ++panel) {
@@ -101,24 +104,27 @@ __device__ __forceinline__ void produce(const Parameters& p, const Shared<C>& sh
 }
 
 template <typename C>
-__device__ __forceinline__ void multiply_scores(typename C::Accumulator (&s)[C::kKeyTile / 2], uint32_t query, uint32_t key) {
+__device__ __forceinline__ void multiply_scores(typename C::Accumulator (&s)[C::kKeyTile / 2], uint32_t query,
+                                                uint32_t key) {
   const ptx::WgmmaOperand<ptx::OperandLayout::kSwizzle128> a(query, 16, 1024), b(key, 16, 1024);
 #pragma unroll
   for (int k = 0; k < 4 * C::kPanels; ++k) {
     const uint32_t in_panel = k % 4 * 32;
-    ptx::WgmmaScores<typename C::Score, C::kKeyTile>::mma_async(s, a.at(k / 4 * (64 * 128) + in_panel),
-                                                                b.at(k / 4 * (C::kKeyTile * 128) + in_panel), k != 0);
+    ptx::WgmmaScores<typename C::Score, C::kKeyTile>::mma_async(
+        s, a.at(k / 4 * (64 * 128) + in_panel), b.at(k / 4 * (C::kKeyTile * 128) + in_panel), k != 0);
   }
 }
 
 template <typename C>
-__device__ __forceinline__ void multiply_values(float (&o)[C::kHeadDim / 2], const uint32_t (&p)[C::kFragments][4],
-                                                uint32_t value) {
-  using Operand = ptx::WgmmaOperand<C::kPacked ? ptx::OperandLayout::kCoreMatrices : ptx::OperandLayout::kSwizzle128>;
+__device__ __forceinline__ void multiply_values(float (&o)[C::kHeadDim / 2],
+                                                const uint32_t (&p)[C::kFragments][4], uint32_t value) {
+  using Operand =
+      ptx::WgmmaOperand<C::kPacked ? ptx::OperandLayout::kCoreMatrices : ptx::OperandLayout::kSwizzle128>;
   const Operand b = C::kPacked ? Operand(value, 2048, 128) : Operand(value, C::kKeyTile * 128, 1024);
 #pragma unroll
   for (int f = 0; f < C::kFragments; ++f) {
-    ptx::WgmmaValues<typename C::Value, C::kHeadDim>::mma_async(o, p[f], b.at(f * (C::kPacked ? 4096 : 2048)));
+    ptx::WgmmaValues<typename C::Value, C::kHeadDim>::mma_async(o, p[f],
+                                                                b.at(f * (C::kPacked ? 4096 : 2048)));
   }
 }
 
@@ -140,18 +146,18 @@ inline constexpr int kTurn = 1, kGroup = 5;
 
 template <typename C>
 __device__ __forceinline__ void take_turn(int w) {
-  if constexpr (C::kTurns) ptx::bar_sync(kTurn + w, 256);
+  ptx::bar_sync(kTurn + w, 256);
 }
 
 template <typename C>
 __device__ __forceinline__ void pass_turn(int w) {
-  if constexpr (C::kTurns) ptx::bar_arrive(kTurn + (w + 1) % C::kWarpgroups, 256);
+  ptx::bar_arrive(kTurn + (w + 1) % C::kWarpgroups, 256);
 }
 
 // Hands this warpgroup's unfinished accumulator to the block before (schedule.cuh).
 template <int kAccumulators>
-__device__ __forceinline__ void publish(const Parameters& p, int index, int w, const float (&o)[kAccumulators],
-                                        const Rows& rows) {
+__device__ __forceinline__ void publish(const Parameters& p, int index, int w,
+                                        const float (&o)[kAccumulators], const Rows& rows) {
   const int thread = threadIdx.x % 128;
   float4* partial = p.partials + int64_t(index) * kPartialVectors * 128 + thread;
 #pragma unroll
@@ -166,7 +172,8 @@ __device__ __forceinline__ void publish(const Parameters& p, int index, int w, c
 
 // Takes in the accumulator that the next block published, and lowers its flag for the next launch.
 template <int kAccumulators>
-__device__ __forceinline__ void merge(const Parameters& p, int index, int w, float (&o)[kAccumulators], Rows& rows) {
+__device__ __forceinline__ void merge(const Parameters& p, int index, int w, float (&o)[kAccumulators],
+                                      Rows& rows) {
   const int thread = threadIdx.x % 128;
   if (thread == 0) {
     while (ptx::ld_acquire_gpu(p.flags + index) == 0) __nanosleep(64);
@@ -197,8 +204,9 @@ __device__ __forceinline__ void merge(const Parameters& p, int index, int w, flo
 
 // O / sum → bf16 → shared memory (swizzled as the output map wants) → global by TMA, which drops rows beyond the sequence.
 template <typename C>
-__device__ __forceinline__ void store_output(const Parameters& p, const Shared<C>& shared, int w, const float (&o)[C::kHeadDim / 2],
-                                             const Rows& rows, const RowContext<C>& context, int slice, int first_row) {
+__device__ __forceinline__ void store_output(const Parameters& p, const Shared<C>& shared, int w,
+                                             const float (&o)[C::kHeadDim / 2], const Rows& rows,
+                                             const RowContext<C>& context, int slice, int first_row) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, thread = threadIdx.x % 128;
   float inverse[2];
 #pragma unroll
@@ -207,7 +215,8 @@ __device__ __forceinline__ void store_output(const Parameters& p, const Shared<C
     inverse[h] = sum > 0.0f ? __frcp_rn(sum) : 0.0f;
     if (p.log_sum_exp != nullptr && lane % 4 == 0 && context.row[h] < p.queries) {
       const float log2 = rows.reference[h] - Probabilities<typename C::Value>::kBase + log2_approx(sum);
-      p.log_sum_exp[int64_t(slice) * p.queries + context.row[h]] = sum > 0.0f ? log2 * 0.6931471805599453f : -INFINITY;
+      p.log_sum_exp[int64_t(slice) * p.queries + context.row[h]] =
+          sum > 0.0f ? log2 * 0.6931471805599453f : -INFINITY;
     }
   }
   if (thread == 0) ptx::cp_async_bulk_wait_group_read<0>();  // the previous tile has left
@@ -222,15 +231,16 @@ __device__ __forceinline__ void store_output(const Parameters& p, const Shared<C
       matrices[m] = ptx::cvt_rn_bf16x2(v[0] * inverse[m % 2], v[1] * inverse[m % 2]);
     }
     const int chunk = i + lane / 16;  // of 8 columns
-    ptx::stmatrix_x4(shared.output(w) + chunk / 8 * (64 * 128) + row * 128 + ((chunk % 8 ^ row % 8) << 4), matrices);
+    ptx::stmatrix_x4(shared.output(w) + chunk / 8 * (64 * 128) + row * 128 + ((chunk % 8 ^ row % 8) << 4),
+                     matrices);
   }
   ptx::fence_proxy_async();
   ptx::bar_sync(kGroup + w, 128);
   if (thread == 0) {
 #pragma unroll
     for (int panel = 0; panel < C::kOutputPanels; ++panel) {
-      ptx::cp_async_bulk_tensor_4d_store(&p.output, shared.output(w) + panel * 64 * 128, panel * 64, first_row,
-                                         slice % p.heads, slice / p.heads);
+      ptx::cp_async_bulk_tensor_4d_store(&p.output, shared.output(w) + panel * 64 * 128, panel * 64,
+                                         first_row, slice % p.heads, slice / p.heads);
     }
     ptx::cp_async_bulk_commit_group();
   }
@@ -264,13 +274,15 @@ __device__ __forceinline__ RowContext<C> row_context(const Parameters& p, int sl
     context.row[h] = row;
     context.scale[h] = p.scale_log2;
     if constexpr (C::kPacked) {
-      const float2 query = row < p.queries ? __ldg(p.query_rows + int64_t(slice) * p.padded_queries + row) : float2{0.0f, 0.0f};
+      const float2 query = row < p.queries ? __ldg(p.query_rows + int64_t(slice) * p.padded_queries + row)
+                                           : float2{0.0f, 0.0f};
       context.scale[h] = p.scale_log2 * query.x;
       context.bound[h] = p.scale_log2 * query.y;
     }
     if constexpr (C::kExtra == Extra::kBias) {
       context.scale[h] = 1.4426950408889634f;  // log2 e: the bias joins before
-      context.bias[h] = p.bias + slice % p.heads * p.bias_head_stride + min(row, p.queries - 1) * p.bias_row_stride;
+      context.bias[h] =
+          p.bias + slice % p.heads * p.bias_head_stride + min(row, p.queries - 1) * p.bias_row_stride;
     }
   }
   if constexpr (C::kPacked) bound_scores<C>(p, slice, context);
@@ -309,7 +321,8 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<C>& sh
     if constexpr (C::kExtra == Extra::kBias) load_bias<C, true>(y, p, context, (end - 1) * C::kKeyTile);
     ptx::wgmma_wait_group<0>();
     bool bounded = false;
-    softmax_exact<C, true>(y, rows, factor, s, p, context, shared.blocks(at.stage), (end - 1) * C::kKeyTile, bounded);
+    softmax_exact<C, true>(y, rows, factor, s, p, context, shared.blocks(at.stage), (end - 1) * C::kKeyTile,
+                           bounded);
     release(shared.key_empty(at.stage));
     pack<C>(probabilities, y);
     Cursor<C::kStages> value_at = at;
@@ -332,7 +345,8 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<C>& sh
       if (C::kPacked && bounded) {
         rescale = softmax_bounded<C>(y, rows, factor, s, context, shared.blocks(at.stage));
       } else {
-        rescale = softmax_exact<C, false>(y, rows, factor, s, p, context, shared.blocks(at.stage), j * C::kKeyTile, bounded);
+        rescale = softmax_exact<C, false>(y, rows, factor, s, p, context, shared.blocks(at.stage),
+                                          j * C::kKeyTile, bounded);
       }
       release_after(shared.key_empty(at.stage), rows);
       at.advance();

@@ -17,22 +17,24 @@ namespace flux::kernels::attention {
 // What is added to the scores.
 enum class Extra { kNone, kBias, kCausal };
 
-template <typename ScoreType, int kHeadDim_, int kWarpgroups_, int kKeyTile_, int kStages_, Extra kExtra_ = Extra::kNone>
+template <typename ScoreType, int kHeadDim_, int kWarpgroups_, int kKeyTile_, int kStages_,
+          Extra kExtra_ = Extra::kNone>
 struct Config {
-  using Score = ScoreType;  // of q and k: __nv_bfloat16, __nv_fp8_e4m3 or int8_t
+  using Score = ScoreType;                             // of q and k: __nv_bfloat16, __nv_fp8_e4m3 or int8_t
   static constexpr bool kPacked = sizeof(Score) == 1;  // 8-bit operands of qkv_layout.cuh
   using Value = std::conditional_t<kPacked, __nv_fp8_e4m3, __nv_bfloat16>;
   using Accumulator = std::conditional_t<std::is_same_v<Score, int8_t>, int32_t, float>;
-  static constexpr int kHeadDim = kHeadDim_, kWarpgroups = kWarpgroups_, kKeyTile = kKeyTile_, kStages = kStages_;
+  static constexpr int kHeadDim = kHeadDim_, kWarpgroups = kWarpgroups_, kKeyTile = kKeyTile_,
+                       kStages = kStages_;
   static constexpr Extra kExtra = kExtra_;
-  // Whether warpgroups issue in turn: worth 2 to 3 % where products dominate (bf16), costs as much where the softmax does (8 bits).
-  static constexpr bool kTurns = !kPacked;
   static constexpr int kQueryTile = 64 * kWarpgroups;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kPanels = kHeadDim * int(sizeof(Score)) / 128;  // of Q and K
   static constexpr int kOutputPanels = kHeadDim * 2 / 128;
   static constexpr int kFragments = kKeyTile / Probabilities<Value>::kKeys;
-  static constexpr int kSegment = !kPacked ? kKeyTile : kKeyTile % 64 == 0 ? 64 : 32;  // keys that share an exponent of v
+  static constexpr int kSegment = !kPacked             ? kKeyTile
+                                  : kKeyTile % 64 == 0 ? 64
+                                                       : 32;  // keys that share an exponent of v
   static constexpr int kSegments = kKeyTile / kSegment;
   static constexpr int kBlocks = kPacked ? kKeyTile / 16 : 1;  // of keys that share a scale
   static constexpr int kPerBlock = kKeyTile / 2 / kBlocks;     // a thread's scores in one
@@ -40,14 +42,15 @@ struct Config {
   static constexpr int kQueryBytes = 64 * kHeadDim * int(sizeof(Score));  // per warpgroup
   static constexpr int kKeyBytes = kKeyTile * kHeadDim * int(sizeof(Score));
   static constexpr int kValueBytes = kKeyTile * kHeadDim * int(sizeof(Value));
-  static constexpr int kOutputBytes = 64 * kHeadDim * 2;  // per warpgroup
+  static constexpr int kOutputBytes = 64 * kHeadDim * 2;      // per warpgroup
   static constexpr int kBlockBytes = kPacked ? kKeyTile : 0;  // a float4 for 16 keys
   static constexpr int kKeyAt = kWarpgroups * kQueryBytes;
   static constexpr int kValueAt = kKeyAt + kStages * kKeyBytes;
   static constexpr int kOutputAt = kValueAt + kStages * kValueBytes;
   static constexpr int kBlocksAt = kOutputAt + kWarpgroups * kOutputBytes;
   static constexpr int kBarrierAt = kBlocksAt + kStages * kBlockBytes;
-  static constexpr int kSharedBytes = kBarrierAt + 8 * (2 * kWarpgroups + 4 * kStages) + 1024;  // 1024: alignment
+  static constexpr int kSharedBytes =
+      kBarrierAt + 8 * (2 * kWarpgroups + 4 * kStages) + 1024;  // 1024: alignment
 
   static_assert(kHeadDim * sizeof(Score) % 128 == 0, "a row of Q and K is whole 128-byte panels");
   static_assert(!kPacked || (kHeadDim == 128 && kKeyTile % 32 == 0), "8-bit P fragments take 32 keys");
@@ -62,7 +65,7 @@ struct Parameters {
   Schedule schedule;
   int heads, query_tiles;  // per slice
   int queries, keys, padded_queries, padded_keys;
-  float scale, scale_log2;  // of the softmax, and times log2 e
+  float scale, scale_log2;   // of the softmax, and times log2 e
   const float2* query_rows;  // 8-bit operands: qkv_layout.cuh
   const float4* key_blocks;
   float* log_sum_exp;  // [B][H][queries] or null
@@ -91,15 +94,23 @@ struct Shared {
   __device__ __forceinline__ uint32_t query(int w) const { return base + w * C::kQueryBytes; }
   __device__ __forceinline__ uint32_t key(int s) const { return base + C::kKeyAt + s * C::kKeyBytes; }
   __device__ __forceinline__ uint32_t value(int s) const { return base + C::kValueAt + s * C::kValueBytes; }
-  __device__ __forceinline__ uint32_t output(int w) const { return base + C::kOutputAt + w * C::kOutputBytes; }
+  __device__ __forceinline__ uint32_t output(int w) const {
+    return base + C::kOutputAt + w * C::kOutputBytes;
+  }
   __device__ __forceinline__ uint32_t blocks(int s) const { return base + C::kBlocksAt + s * C::kBlockBytes; }
   __device__ __forceinline__ uint32_t barrier(int i) const { return base + C::kBarrierAt + 8 * i; }
   __device__ __forceinline__ uint32_t query_full(int w) const { return barrier(w); }
   __device__ __forceinline__ uint32_t query_empty(int w) const { return barrier(C::kWarpgroups + w); }
   __device__ __forceinline__ uint32_t key_full(int s) const { return barrier(2 * C::kWarpgroups + s); }
-  __device__ __forceinline__ uint32_t key_empty(int s) const { return barrier(2 * C::kWarpgroups + C::kStages + s); }
-  __device__ __forceinline__ uint32_t value_full(int s) const { return barrier(2 * C::kWarpgroups + 2 * C::kStages + s); }
-  __device__ __forceinline__ uint32_t value_empty(int s) const { return barrier(2 * C::kWarpgroups + 3 * C::kStages + s); }
+  __device__ __forceinline__ uint32_t key_empty(int s) const {
+    return barrier(2 * C::kWarpgroups + C::kStages + s);
+  }
+  __device__ __forceinline__ uint32_t value_full(int s) const {
+    return barrier(2 * C::kWarpgroups + 2 * C::kStages + s);
+  }
+  __device__ __forceinline__ uint32_t value_empty(int s) const {
+    return barrier(2 * C::kWarpgroups + 3 * C::kStages + s);
+  }
 };
 
 }  // namespace flux::kernels::attention

@@ -31,7 +31,8 @@ __device__ __forceinline__ float4 key_block(const Parameters& p, uint32_t blocks
 
 // The bias of a tile, fetched while its products run.
 template <typename C, bool kRagged>
-__device__ __forceinline__ void load_bias(float (&y)[C::kKeyTile / 2], const Parameters& p, const RowContext<C>& rows, int first_key) {
+__device__ __forceinline__ void load_bias(float (&y)[C::kKeyTile / 2], const Parameters& p,
+                                          const RowContext<C>& rows, int first_key) {
 #pragma unroll
   for (int i = 0; i < C::kKeyTile / 2; ++i) {
     const int key = first_key + i / 4 * 8 + 2 * (threadIdx.x % 4) + i % 2;
@@ -41,8 +42,10 @@ __device__ __forceinline__ void load_bias(float (&y)[C::kKeyTile / 2], const Par
 
 // Scores up to the row's scale, biased (y comes with the bias) and masked. `first_key` is the tile's first key.
 template <typename C, bool kRagged>
-__device__ __forceinline__ void read_scores(float (&y)[C::kKeyTile / 2], const typename C::Accumulator (&s)[C::kKeyTile / 2],
-                                            const Parameters& p, const RowContext<C>& rows, uint32_t blocks, int first_key) {
+__device__ __forceinline__ void read_scores(float (&y)[C::kKeyTile / 2],
+                                            const typename C::Accumulator (&s)[C::kKeyTile / 2],
+                                            const Parameters& p, const RowContext<C>& rows, uint32_t blocks,
+                                            int first_key) {
   float scale = 1.0f;
   const int column = 2 * (threadIdx.x % 4);
 #pragma unroll
@@ -64,8 +67,9 @@ __device__ __forceinline__ void read_scores(float (&y)[C::kKeyTile / 2], const t
 // decides `bounded` for the tiles after it.
 template <typename C, bool kRagged>
 __device__ __forceinline__ bool softmax_exact(float (&y)[C::kKeyTile / 2], Rows& rows, float (&factor)[2],
-                                              const typename C::Accumulator (&s)[C::kKeyTile / 2], const Parameters& p,
-                                              const RowContext<C>& context, uint32_t blocks, int first_key, bool& bounded) {
+                                              const typename C::Accumulator (&s)[C::kKeyTile / 2],
+                                              const Parameters& p, const RowContext<C>& context,
+                                              uint32_t blocks, int first_key, bool& bounded) {
   using P = Probabilities<typename C::Value>;
   constexpr int kPerSegment = C::kSegment / 2;  // a thread's scores in one
   read_scores<C, kRagged>(y, s, p, context, blocks, first_key);
@@ -88,7 +92,8 @@ __device__ __forceinline__ bool softmax_exact(float (&y)[C::kKeyTile / 2], Rows&
   maximum[1] = quad_max(maximum[1]);
   const bool rescale = rows.raise<typename C::Value>(maximum, factor);
   if constexpr (C::kPacked && kRagged) {
-    bounded = context.bound[0] - rows.reference[0] < P::kLimit && context.bound[1] - rows.reference[1] < P::kLimit;
+    bounded =
+        context.bound[0] - rows.reference[0] < P::kLimit && context.bound[1] - rows.reference[1] < P::kLimit;
     bounded = __all_sync(0xffffffff, bounded);
     if (bounded) {
       rows.reference[0] += P::kHeadroom;
@@ -115,8 +120,9 @@ __device__ __forceinline__ bool softmax_exact(float (&y)[C::kKeyTile / 2], Rows&
 
 // The reference was too low for at least one row of the warp: raises it by whole powers of two until no thread's sum exceeds e4m3.
 template <typename C>
-__device__ __forceinline__ void lower_probabilities(float (&y)[C::kKeyTile / 2], Rows& rows, float (&factor)[2],
-                                                    const float (&raw)[2], float (&sum)[2]) {
+__device__ __forceinline__ void lower_probabilities(float (&y)[C::kKeyTile / 2], Rows& rows,
+                                                    float (&factor)[2], const float (&raw)[2],
+                                                    float (&sum)[2]) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const float excess = quad_max(raw[h]) * (1.0f / 448.0f);

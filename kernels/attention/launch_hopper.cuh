@@ -11,8 +11,9 @@ inline constexpr size_t kFlagBytes = 4096;
 inline constexpr int kMaxWarpgroups = 3;
 
 // [B][T][H][D] in boxes of `rows` tokens × 128 bytes.
-inline Status map_tokens(CUtensorMap* map, const AttentionTensor& tensor, CUtensorMapDataType type, int element_bytes, int head_dim,
-                         int tokens, int heads, int batch, int rows, const char* what) {
+inline Status map_tokens(CUtensorMap* map, const AttentionTensor& tensor, CUtensorMapDataType type,
+                         int element_bytes, int head_dim, int tokens, int heads, int batch, int rows,
+                         const char* what) {
   TensorMapShape shape{};
   shape.type = type;
   const uint64_t extent[4] = {uint64_t(head_dim), uint64_t(tokens), uint64_t(heads), uint64_t(batch)};
@@ -40,7 +41,8 @@ int plan_blocks(Parameters& p, int slices, void* workspace) {
 
 template <typename C>
 Status launch_hopper(const Parameters& p, int blocks, cudaStream_t stream) {
-  return launch("attention", attention_kernel<C>, dim3(blocks), dim3(C::kThreads), C::kSharedBytes, stream, p);
+  return launch("attention", attention_kernel<C>, dim3(blocks), dim3(C::kThreads), C::kSharedBytes, stream,
+                p);
 }
 
 }  // namespace flux::kernels::attention

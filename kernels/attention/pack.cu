@@ -54,31 +54,36 @@ __global__ void __launch_bounds__(128) pack_kernel(const __grid_constant__ PackP
     }
   }
   const PackedQkv& to = p.operands;
-  const size_t codes = size_t(slice) * qkv::scored_slice_bytes(tokens), padded = size_t(slice) * qkv::padded_tokens(tokens);
+  const size_t codes = size_t(slice) * qkv::scored_slice_bytes(tokens),
+               padded = size_t(slice) * qkv::padded_tokens(tokens);
   float4* key_blocks = reinterpret_cast<float4*>(to.key_blocks) + padded / qkv::kTokenBlock;
   if (which == 0) {
-    qkv::store_query_tile<Code>(x, first_token, tokens, to.query + codes, reinterpret_cast<float2*>(to.query_rows) + padded);
+    qkv::store_query_tile<Code>(x, first_token, tokens, to.query + codes,
+                                reinterpret_cast<float2*>(to.query_rows) + padded);
   } else if (which == 1) {
     qkv::store_key_tile<Code>(x, first_token, tokens, to.key + codes, key_blocks);
   } else {
-    qkv::store_value_tile(x, first_token, tokens, to.value + slice * qkv::value_slice_bytes(tokens), key_blocks, scratch, 1);
+    qkv::store_value_tile(x, first_token, tokens, to.value + slice * qkv::value_slice_bytes(tokens),
+                          key_blocks, scratch, 1);
   }
 #endif
 }
 
 // One block a slice: 16 groups of 64 threads take tokens in turn, two channels a thread.
-__global__ void __launch_bounds__(1024) key_offset_kernel(AttentionTensor key, float* offset, int heads, int keys) {
+__global__ void __launch_bounds__(1024)
+    key_offset_kernel(AttentionTensor key, float* offset, int heads, int keys) {
   __shared__ float2 partial[16][64];
   wait_for_predecessors();
   let_successor_start();
   const int slice = blockIdx.x, group = threadIdx.x / 64, pair = threadIdx.x % 64;
-  const __nv_bfloat16* source = static_cast<const __nv_bfloat16*>(key.data) + slice / heads * key.batch_stride +
-                                slice % heads * key.head_stride + 2 * pair;
+  const __nv_bfloat16* source = static_cast<const __nv_bfloat16*>(key.data) +
+                                slice / heads * key.batch_stride + slice % heads * key.head_stride + 2 * pair;
   const int samples = min(keys, 512);
   float2 sum = {0.0f, 0.0f};
   for (int i = group; i < samples; i += 16) {
     const int64_t token = int64_t(i) * keys / samples;
-    const float2 v = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(source + token * key.token_stride));
+    const float2 v =
+        __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(source + token * key.token_stride));
     sum.x += v.x;
     sum.y += v.y;
   }
@@ -101,13 +106,16 @@ bool pairs_aligned(const AttentionTensor& t) {
 }  // namespace
 
 Status attention_pack(const AttentionPack& call, cudaStream_t stream) {
-  if (Status s = attention::check_shape("attention_pack", call.batch, call.heads, call.queries, call.keys, 1.0f); !s.ok()) {
+  if (Status s =
+          attention::check_shape("attention_pack", call.batch, call.heads, call.queries, call.keys, 1.0f);
+      !s.ok()) {
     return s;
   }
   if (!pairs_aligned(call.query) || !pairs_aligned(call.key) || !pairs_aligned(call.value)) {
     return Status::bad_argument("attention_pack: q, k and v must be 4-byte aligned and their strides even");
   }
-  if (device_architecture() < 89) return Status::unsupported("attention_pack: e4m3 needs compute capability 8.9");
+  if (device_architecture() < 89)
+    return Status::unsupported("attention_pack: e4m3 needs compute capability 8.9");
   const PackParameters p{{call.query, call.key, call.value},
                          call.operands,
                          call.key_offset,
@@ -120,13 +128,15 @@ Status attention_pack(const AttentionPack& call, cudaStream_t stream) {
   return launch("attention_pack", kernel, grid, dim3(128), 0, stream, p);
 }
 
-Status attention_key_offset(const AttentionTensor& key, float* offset, int batch, int heads, int keys, cudaStream_t stream) {
+Status attention_key_offset(const AttentionTensor& key, float* offset, int batch, int heads, int keys,
+                            cudaStream_t stream) {
   if (batch < 1 || heads < 1 || keys < 1 || !pairs_aligned(key)) {
     return Status::bad_argument(
-        "attention_key_offset: batch, heads and keys must be positive, k 4-byte aligned and its strides even");
+        "attention_key_offset: batch, heads and keys must be positive, k 4-byte aligned and its strides "
+        "even");
   }
-  return launch("attention_key_offset", key_offset_kernel, dim3(batch * heads), dim3(1024), 0, stream, key, offset, heads,
-                keys);
+  return launch("attention_key_offset", key_offset_kernel, dim3(batch * heads), dim3(1024), 0, stream, key,
+                offset, heads, keys);
 }
 
 }  // namespace flux::kernels

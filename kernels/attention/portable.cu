@@ -30,7 +30,8 @@ struct PortableParameters {
 };
 
 __device__ __forceinline__ void cp_async_16(uint32_t destination, const void* source, bool present) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(present ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source),
+               "r"(present ? 16 : 0)
                : "memory");
 }
 
@@ -50,22 +51,25 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t add
 
 __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // Byte of 16-byte chunk `chunk` of row `row` in a panel of 128-byte rows.
-__device__ __forceinline__ uint32_t swizzled(int row, int chunk) { return row * 128 + ((chunk ^ row % 8) << 4); }
+__device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
+  return row * 128 + ((chunk ^ row % 8) << 4);
+}
 
 // 64 rows × 64 channels of a [tokens][..] tensor to a panel; rows beyond `tokens` become zero.
-__device__ __forceinline__ void load_panel(uint32_t panel, const __nv_bfloat16* source, int64_t token_stride, int first_token,
-                                           int tokens) {
+__device__ __forceinline__ void load_panel(uint32_t panel, const __nv_bfloat16* source, int64_t token_stride,
+                                           int first_token, int tokens) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int index = i * 128 + threadIdx.x, row = index / 8, chunk = index % 8, token = first_token + row;
-    cp_async_16(panel + swizzled(row, chunk), source + int64_t(min(token, tokens - 1)) * token_stride + chunk * 8,
-                token < tokens);
+    cp_async_16(panel + swizzled(row, chunk),
+                source + int64_t(min(token, tokens - 1)) * token_stride + chunk * 8, token < tokens);
   }
 }
 
@@ -74,7 +78,8 @@ __device__ __forceinline__ const __nv_bfloat16* slice_base(const AttentionTensor
 }
 
 // S += Q·Kᵀ over one chunk of 64 channels.
-__device__ __forceinline__ void multiply_chunk(float (&s)[kKeys / 8][4], uint32_t query, uint32_t key, int lane, int warp) {
+__device__ __forceinline__ void multiply_chunk(float (&s)[kKeys / 8][4], uint32_t query, uint32_t key,
+                                               int lane, int warp) {
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     uint32_t a[4];
@@ -91,8 +96,9 @@ __device__ __forceinline__ void multiply_chunk(float (&s)[kKeys / 8][4], uint32_
 
 // Scores to log2 units with bias and masks; first maxima, then probabilities in place. Multiplies O when the reference moves.
 template <int kAccumulators>
-__device__ __forceinline__ void portable_softmax(float (&s)[kKeys / 8][4], float (&o)[kAccumulators][4], Rows& rows,
-                                                 const PortableParameters& p, int head, int first_row, int first_key) {
+__device__ __forceinline__ void portable_softmax(float (&s)[kKeys / 8][4], float (&o)[kAccumulators][4],
+                                                 Rows& rows, const PortableParameters& p, int head,
+                                                 int first_row, int first_key) {
   const AttentionBf16& call = p.call;
   const int lane = threadIdx.x % 32;
   float maximum[2] = {-INFINITY, -INFINITY};
@@ -104,7 +110,8 @@ __device__ __forceinline__ void portable_softmax(float (&s)[kKeys / 8][4], float
       float v = s[j][e] * p.scale_log2;
       const bool present = key < call.keys && row < call.queries && (!call.causal || key <= row);
       if (call.bias.data != nullptr && present) {
-        v += __ldg(call.bias.data + head * call.bias.head_stride + row * call.bias.row_stride + key) * 1.4426950408889634f;
+        v += __ldg(call.bias.data + head * call.bias.head_stride + row * call.bias.row_stride + key) *
+             1.4426950408889634f;
       }
       s[j][e] = v = present ? v : -INFINITY;
       maximum[e / 2] = fmaxf(maximum[e / 2], v);
@@ -133,8 +140,8 @@ __device__ __forceinline__ void portable_softmax(float (&s)[kKeys / 8][4], float
 
 // O += P·V; V [64 keys][slice] in panels of 64 channels.
 template <int kAccumulators>
-__device__ __forceinline__ void multiply_values(float (&o)[kAccumulators][4], const float (&s)[kKeys / 8][4], uint32_t value,
-                                                int lane) {
+__device__ __forceinline__ void multiply_values(float (&o)[kAccumulators][4], const float (&s)[kKeys / 8][4],
+                                                uint32_t value, int lane) {
 #pragma unroll
   for (int k = 0; k < kKeys / 16; ++k) {
     uint32_t a[4];
@@ -162,26 +169,29 @@ __global__ void __launch_bounds__(128, 2) portable_kernel(const __grid_constant_
   const int first_query = blockIdx.x * kQueries, chunks = call.head_dim / kChunk;
   const __nv_bfloat16* key = slice_base(call.key, batch, head);
   const __nv_bfloat16* value = slice_base(call.value, batch, head) + blockIdx.z * kSlice;
-  const uint32_t query_at = ptx::shared_address(raw), key_at = query_at + chunks * 8192, value_at = key_at + 2 * 8192;
+  const uint32_t query_at = ptx::shared_address(raw), key_at = query_at + chunks * 8192,
+                 value_at = key_at + 2 * 8192;
 
   const int last_key = call.causal ? min(call.keys, first_query + kQueries) : call.keys;
   const int tiles = (last_key + kKeys - 1) / kKeys, steps = tiles * chunks;
   for (int c = 0; c < chunks; ++c) {
-    load_panel(query_at + c * 8192, slice_base(call.query, batch, head) + c * kChunk, call.query.token_stride, first_query,
-               call.queries);
+    load_panel(query_at + c * 8192, slice_base(call.query, batch, head) + c * kChunk, call.query.token_stride,
+               first_query, call.queries);
   }
   // Step i is chunk i % chunks of key tile i / chunks; a tile's V travels with its first chunk.
   const auto load_step = [&](int i) {
     if (i < steps) {
       const int first_key = i / chunks * kKeys;
-      load_panel(key_at + i % 2 * 8192, key + i % chunks * kChunk, call.key.token_stride, first_key, call.keys);
+      load_panel(key_at + i % 2 * 8192, key + i % chunks * kChunk, call.key.token_stride, first_key,
+                 call.keys);
     }
     cp_async_commit();
   };
   const auto load_value = [&](int tile) {
 #pragma unroll
     for (int panel = 0; panel < kSlice / 64; ++panel) {
-      load_panel(value_at + panel * 8192, value + panel * 64, call.value.token_stride, tile * kKeys, call.keys);
+      load_panel(value_at + panel * 8192, value + panel * 64, call.value.token_stride, tile * kKeys,
+                 call.keys);
     }
     cp_async_commit();
   };
@@ -217,8 +227,8 @@ __global__ void __launch_bounds__(128, 2) portable_kernel(const __grid_constant_
     const float sum = attention::quad_sum(rows.sum[h]);
     if (row >= call.queries) continue;
     const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
-    __nv_bfloat16* out = const_cast<__nv_bfloat16*>(slice_base(call.output, batch, head)) + row * call.output.token_stride +
-                         blockIdx.z * kSlice + 2 * (lane % 4);
+    __nv_bfloat16* out = const_cast<__nv_bfloat16*>(slice_base(call.output, batch, head)) +
+                         row * call.output.token_stride + blockIdx.z * kSlice + 2 * (lane % 4);
 #pragma unroll
     for (int i = 0; i < kSlice / 8; ++i) {
       *reinterpret_cast<__nv_bfloat162*>(out + 8 * i) =
@@ -239,8 +249,8 @@ Status attention_bf16_portable(const AttentionBf16& call, cudaStream_t stream) {
   const int slice = call.head_dim == 64 ? 64 : 128;
   const dim3 grid((call.queries + kQueries - 1) / kQueries, call.batch * call.heads, call.head_dim / slice);
   const size_t shared = size_t(call.head_dim) * 128 + 2 * 8192 + size_t(slice) * 128;
-  return launch("attention_portable", slice == 64 ? portable_kernel<64> : portable_kernel<128>, grid, dim3(128), shared, stream,
-                p);
+  return launch("attention_portable", slice == 64 ? portable_kernel<64> : portable_kernel<128>, grid,
+                dim3(128), shared, stream, p);
 }
 
 }  // namespace flux::kernels

@@ -43,7 +43,9 @@ __host__ __device__ constexpr int token_blocks(int tokens) { return (tokens + 15
 
 // Bytes of one slice.
 __host__ __device__ constexpr size_t scored_slice_bytes(int tokens) { return size_t(tokens) * kHeadDim; }
-__host__ __device__ constexpr size_t value_slice_bytes(int tokens) { return size_t(token_blocks(tokens)) * 2048; }
+__host__ __device__ constexpr size_t value_slice_bytes(int tokens) {
+  return size_t(token_blocks(tokens)) * 2048;
+}
 
 // Byte of channel c in a row of q or k.
 __host__ __device__ constexpr int channel_position(int c) {
@@ -52,7 +54,9 @@ __host__ __device__ constexpr int channel_position(int c) {
 }
 
 // Byte of a token (modulo 16) in a row of a block of v.
-__host__ __device__ constexpr int token_slot(int token) { return token % 8 / 2 * 4 + token / 8 * 2 + token % 2; }
+__host__ __device__ constexpr int token_slot(int token) {
+  return token % 8 / 2 * 4 + token / 8 * 2 + token % 2;
+}
 
 // Byte of v[token][channel] in its slice.
 __host__ __device__ constexpr size_t value_position(int token, int channel) {
@@ -81,15 +85,19 @@ template <typename Code>
 __device__ __forceinline__ uint32_t pack_codes(float x0, float x1, float x2, float x3, float inverse);
 
 template <>
-__device__ __forceinline__ uint32_t pack_codes<int8_t>(float x0, float x1, float x2, float x3, float inverse) {
+__device__ __forceinline__ uint32_t pack_codes<int8_t>(float x0, float x1, float x2, float x3,
+                                                       float inverse) {
   constexpr float kRound = 12582912.0f;  // 1.5 · 2^23: adding it leaves the rounded integer in the low bits
-  const uint32_t b0 = __float_as_uint(fmaf(x0, inverse, kRound)), b1 = __float_as_uint(fmaf(x1, inverse, kRound));
-  const uint32_t b2 = __float_as_uint(fmaf(x2, inverse, kRound)), b3 = __float_as_uint(fmaf(x3, inverse, kRound));
+  const uint32_t b0 = __float_as_uint(fmaf(x0, inverse, kRound)),
+                 b1 = __float_as_uint(fmaf(x1, inverse, kRound));
+  const uint32_t b2 = __float_as_uint(fmaf(x2, inverse, kRound)),
+                 b3 = __float_as_uint(fmaf(x3, inverse, kRound));
   return __byte_perm(__byte_perm(b0, b1, 0x0040), __byte_perm(b2, b3, 0x0040), 0x5410);
 }
 
 template <>
-__device__ __forceinline__ uint32_t pack_codes<__nv_fp8_e4m3>(float x0, float x1, float x2, float x3, float inverse) {
+__device__ __forceinline__ uint32_t pack_codes<__nv_fp8_e4m3>(float x0, float x1, float x2, float x3,
+                                                              float inverse) {
   return ptx::cvt_rn_satfinite_e4m3x2(x0 * inverse, x1 * inverse) |
          uint32_t(ptx::cvt_rn_satfinite_e4m3x2(x2 * inverse, x3 * inverse)) << 16;
 }
@@ -105,7 +113,8 @@ __device__ __forceinline__ void store_row(const float (&x)[64], int half, float 
       const float* pair = x + 4 * (8 * part + 2 * j) + 2 * half;
       word[j] = pack_codes<Code>(pair[0], pair[1], pair[4], pair[5], inverse);
     }
-    *reinterpret_cast<uint4*>(row + 64 * part + 16 * (threadIdx.x % 4)) = make_uint4(word[0], word[1], word[2], word[3]);
+    *reinterpret_cast<uint4*>(row + 64 * part + 16 * (threadIdx.x % 4)) =
+        make_uint4(word[0], word[1], word[2], word[3]);
   }
 }
 
@@ -131,8 +140,8 @@ __device__ __forceinline__ float2 measure_row(const float (&x)[64], int half) {
 //   rows, query_rows   of the slice
 //   first_token        of the tile in its sequence; tokens from `tokens` on are not stored
 template <typename Code>
-__device__ __forceinline__ void store_query_tile(const float (&x)[64], int first_token, int tokens, uint8_t* rows,
-                                                 float2* query_rows) {
+__device__ __forceinline__ void store_query_tile(const float (&x)[64], int first_token, int tokens,
+                                                 uint8_t* rows, float2* query_rows) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -147,8 +156,8 @@ __device__ __forceinline__ void store_query_tile(const float (&x)[64], int first
 
 // The same for k; first_token is a multiple of 16, key_blocks of the slice.
 template <typename Code>
-__device__ __forceinline__ void store_key_tile(const float (&x)[64], int first_token, int tokens, uint8_t* rows,
-                                               float4* key_blocks) {
+__device__ __forceinline__ void store_key_tile(const float (&x)[64], int first_token, int tokens,
+                                               uint8_t* rows, float4* key_blocks) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
   const int token = first_token + 16 * warp + lane / 4;
   float2 measure = {0.0f, 0.0f};
@@ -178,8 +187,9 @@ __device__ __forceinline__ void store_key_tile(const float (&x)[64], int first_t
 //   values, key_blocks       of the slice
 //   scratch                  four floats of shared memory that are the warpgroup's own during the call
 //   barrier                  a named barrier of the warpgroup's own
-__device__ __forceinline__ void store_value_tile(const float (&x)[64], int first_token, int tokens, uint8_t* values,
-                                                 float4* key_blocks, float* scratch, int barrier) {
+__device__ __forceinline__ void store_value_tile(const float (&x)[64], int first_token, int tokens,
+                                                 uint8_t* values, float4* key_blocks, float* scratch,
+                                                 int barrier) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
   const int token = first_token + 16 * warp + lane / 4;  // and the one 8 further
   const bool present[2] = {token < tokens, token + 8 < tokens};
@@ -192,8 +202,7 @@ __device__ __forceinline__ void store_value_tile(const float (&x)[64], int first
   }
   if (lane == 0) scratch[warp] = maximum;
   ptx::bar_sync(barrier, 128);
-  const int exponent =
-      value_exponent(fmaxf(fmaxf(scratch[0], scratch[1]), fmaxf(scratch[2], scratch[3])));
+  const int exponent = value_exponent(fmaxf(fmaxf(scratch[0], scratch[1]), fmaxf(scratch[2], scratch[3])));
   const float inverse = __int_as_float((127 - exponent) << 23);
   const int block = first_token / kTokenBlock + warp;
   if (lane == 0) reinterpret_cast<float2*>(key_blocks + block)[1] = make_float2(float(exponent), inverse);
@@ -207,10 +216,10 @@ __device__ __forceinline__ void store_value_tile(const float (&x)[64], int first
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
     const float* v = x + 4 * i;
-    const uint32_t low = ptx::cvt_rn_satfinite_e4m3x2(present[0] ? v[0] * inverse : 0.0f,
-                                                      present[0] ? v[1] * inverse : 0.0f);
-    const uint32_t high = ptx::cvt_rn_satfinite_e4m3x2(present[1] ? v[2] * inverse : 0.0f,
-                                                       present[1] ? v[3] * inverse : 0.0f);
+    const uint32_t low =
+        ptx::cvt_rn_satfinite_e4m3x2(present[0] ? v[0] * inverse : 0.0f, present[0] ? v[1] * inverse : 0.0f);
+    const uint32_t high =
+        ptx::cvt_rn_satfinite_e4m3x2(present[1] ? v[2] * inverse : 0.0f, present[1] ? v[3] * inverse : 0.0f);
     const uint32_t mine = low | high << 16;  // bytes: (r, c) (r, c+1) (r+8, c) (r+8, c+1)
     const uint32_t theirs = __shfl_xor_sync(0xffffffff, mine, 4);
     const uint32_t word = odd ? __byte_perm(theirs, mine, 0x7351) : __byte_perm(mine, theirs, 0x6240);

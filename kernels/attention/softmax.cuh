@@ -74,7 +74,8 @@ __device__ __forceinline__ void pack_fragment<__nv_fp8_e4m3>(uint32_t (&fragment
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     const float* q = p + 8 * (j / 2) + 2 * (j % 2);
-    fragment[j] = ptx::cvt_rn_satfinite_e4m3x2(q[0], q[1]) | uint32_t(ptx::cvt_rn_satfinite_e4m3x2(q[4], q[5])) << 16;
+    fragment[j] =
+        ptx::cvt_rn_satfinite_e4m3x2(q[0], q[1]) | uint32_t(ptx::cvt_rn_satfinite_e4m3x2(q[4], q[5])) << 16;
   }
 }
 

@@ -19,7 +19,8 @@ struct TensorMapShape {
 };
 
 // Reads outside the tensor give zeros, writes there are dropped.
-inline Status make_tensor_map(CUtensorMap* map, const void* base, const TensorMapShape& shape, const char* what) {
+inline Status make_tensor_map(CUtensorMap* map, const void* base, const TensorMapShape& shape,
+                              const char* what) {
   static const auto encode = [] {
     void* entry = nullptr;
     cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
@@ -30,15 +31,18 @@ inline Status make_tensor_map(CUtensorMap* map, const void* base, const TensorMa
                : nullptr;
   }();
   if (encode == nullptr) {
-    return Status::unsupported("the driver has no cuTensorMapEncodeTiled: install a driver for CUDA 12.0 or newer");
+    return Status::unsupported(
+        "the driver has no cuTensorMapEncodeTiled: install a driver for CUDA 12.0 or newer");
   }
   const uint32_t unit[4] = {1, 1, 1, 1};
-  const CUresult result = encode(map, shape.type, 4, const_cast<void*>(base), shape.extent, shape.stride_bytes, shape.box,
-                                 unit, CU_TENSOR_MAP_INTERLEAVE_NONE, shape.swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      encode(map, shape.type, 4, const_cast<void*>(base), shape.extent, shape.stride_bytes, shape.box, unit,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, shape.swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
-    return Status::bad_argument(std::string("attention: ") + what +
-                                " cannot be tiled: align its base to 16 bytes and make its strides multiples of 16 bytes");
+    return Status::bad_argument(
+        std::string("attention: ") + what +
+        " cannot be tiled: align its base to 16 bytes and make its strides multiples of 16 bytes");
   }
   return {};
 }

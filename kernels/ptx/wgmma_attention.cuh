@@ -23,10 +23,12 @@ struct WgmmaOperand {
 
   __device__ __forceinline__ WgmmaOperand(uint32_t address, uint32_t leading, uint32_t outer)
       : low((address & 0x3ffff) >> 4 | leading << 12),  // in a cluster, an address has the block's rank above
-         high(uint32_t(kLayout) << 30 | outer >> 4) {}
+        high(uint32_t(kLayout) << 30 | outer >> 4) {}
 
   // The descriptor `bytes` further, a multiple of 16.
-  __device__ __forceinline__ uint64_t at(uint32_t bytes) const { return uint64_t(high) << 32 | (low + (bytes >> 4)); }
+  __device__ __forceinline__ uint64_t at(uint32_t bytes) const {
+    return uint64_t(high) << 32 | (low + (bytes >> 4));
+  }
 };
 
 // WgmmaScores<Operand, n>::mma_async(d, a, b, scale_d): D[64 × n] (+)= A·Bᵀ, both K-major in shared memory; K is 32 bytes.
@@ -58,64 +60,159 @@ struct WgmmaValues;
 #define FLUX_D8(c, i) \
   c(d[i]), c(d[i + 1]), c(d[i + 2]), c(d[i + 3]), c(d[i + 4]), c(d[i + 5]), c(d[i + 6]), c(d[i + 7])
 
-#define FLUX_SCORES(operand, accumulator, shape, types, scales, n, registers, a, b, p, ...)                       \
-  template <>                                                                                                   \
-  struct WgmmaScores<operand, n> {                                                                              \
-    __device__ static __forceinline__ void mma_async(accumulator (&d)[n / 2], uint64_t descriptor_a,            \
-                                                     uint64_t descriptor_b, int scale_d) {                      \
-      asm volatile(                                                                                             \
-          "{\n.reg .pred p;\nsetp.ne.b32 p, " p ", 0;\n"                                                        \
-          "wgmma.mma_async.sync.aligned." shape "." types " {" registers "}, " a ", " b ", p" scales ";\n}"     \
-          : __VA_ARGS__                                                                                         \
-          : "l"(descriptor_a), "l"(descriptor_b), "r"(scale_d));                                                \
-    }                                                                                                           \
+#define FLUX_SCORES(operand, accumulator, shape, types, scales, n, registers, a, b, p, ...)          \
+  template <>                                                                                        \
+  struct WgmmaScores<operand, n> {                                                                   \
+    __device__ static __forceinline__ void mma_async(accumulator (&d)[n / 2], uint64_t descriptor_a, \
+                                                     uint64_t descriptor_b, int scale_d) {           \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " p                                             \
+                   ", 0;\n"                                                                          \
+                   "wgmma.mma_async.sync.aligned." shape "." types " {" registers "}, " a ", " b     \
+                   ", p" scales ";\n}"                                                               \
+                   : __VA_ARGS__                                                                     \
+                   : "l"(descriptor_a), "l"(descriptor_b), "r"(scale_d));                            \
+    }                                                                                                \
   }
 
-FLUX_SCORES(__nv_bfloat16, float, "m64n64k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 64, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3, "%32", "%33", "%34", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24));
-FLUX_SCORES(__nv_fp8_e4m3, float, "m64n64k32", "f32.e4m3.e4m3", ", 1, 1", 64, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3, "%32", "%33", "%34", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24));
-FLUX_SCORES(int8_t, int32_t, "m64n64k32", "s32.s8.s8", "", 64, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3, "%32", "%33", "%34", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24));
-FLUX_SCORES(__nv_bfloat16, float, "m64n80k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 80, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4, "%40", "%41", "%42", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32));
-FLUX_SCORES(__nv_fp8_e4m3, float, "m64n80k32", "f32.e4m3.e4m3", ", 1, 1", 80, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4, "%40", "%41", "%42", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32));
-FLUX_SCORES(int8_t, int32_t, "m64n80k32", "s32.s8.s8", "", 80, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4, "%40", "%41", "%42", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24), FLUX_D8("+r", 32));
-FLUX_SCORES(__nv_bfloat16, float, "m64n96k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 96, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5, "%48", "%49", "%50", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40));
-FLUX_SCORES(__nv_fp8_e4m3, float, "m64n96k32", "f32.e4m3.e4m3", ", 1, 1", 96, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5, "%48", "%49", "%50", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40));
-FLUX_SCORES(int8_t, int32_t, "m64n96k32", "s32.s8.s8", "", 96, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5, "%48", "%49", "%50", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24), FLUX_D8("+r", 32), FLUX_D8("+r", 40));
-FLUX_SCORES(__nv_bfloat16, float, "m64n112k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 112, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6, "%56", "%57", "%58", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48));
-FLUX_SCORES(__nv_fp8_e4m3, float, "m64n112k32", "f32.e4m3.e4m3", ", 1, 1", 112, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6, "%56", "%57", "%58", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48));
-FLUX_SCORES(int8_t, int32_t, "m64n112k32", "s32.s8.s8", "", 112, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6, "%56", "%57", "%58", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24), FLUX_D8("+r", 32), FLUX_D8("+r", 40), FLUX_D8("+r", 48));
-FLUX_SCORES(__nv_bfloat16, float, "m64n128k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 128, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7, "%64", "%65", "%66", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56));
-FLUX_SCORES(__nv_fp8_e4m3, float, "m64n128k32", "f32.e4m3.e4m3", ", 1, 1", 128, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7, "%64", "%65", "%66", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56));
-FLUX_SCORES(int8_t, int32_t, "m64n128k32", "s32.s8.s8", "", 128, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7, "%64", "%65", "%66", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24), FLUX_D8("+r", 32), FLUX_D8("+r", 40), FLUX_D8("+r", 48), FLUX_D8("+r", 56));
-FLUX_SCORES(__nv_bfloat16, float, "m64n160k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 160, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7 ", " FLUX_R8 ", " FLUX_R9, "%80", "%81", "%82", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56), FLUX_D8("+f", 64), FLUX_D8("+f", 72));
-FLUX_SCORES(__nv_fp8_e4m3, float, "m64n160k32", "f32.e4m3.e4m3", ", 1, 1", 160, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7 ", " FLUX_R8 ", " FLUX_R9, "%80", "%81", "%82", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56), FLUX_D8("+f", 64), FLUX_D8("+f", 72));
-FLUX_SCORES(int8_t, int32_t, "m64n160k32", "s32.s8.s8", "", 160, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7 ", " FLUX_R8 ", " FLUX_R9, "%80", "%81", "%82", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24), FLUX_D8("+r", 32), FLUX_D8("+r", 40), FLUX_D8("+r", 48), FLUX_D8("+r", 56), FLUX_D8("+r", 64), FLUX_D8("+r", 72));
-FLUX_SCORES(__nv_bfloat16, float, "m64n176k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 176, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7 ", " FLUX_R8 ", " FLUX_R9 ", " FLUX_R10, "%88", "%89", "%90", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56), FLUX_D8("+f", 64), FLUX_D8("+f", 72), FLUX_D8("+f", 80));
-FLUX_SCORES(__nv_fp8_e4m3, float, "m64n176k32", "f32.e4m3.e4m3", ", 1, 1", 176, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7 ", " FLUX_R8 ", " FLUX_R9 ", " FLUX_R10, "%88", "%89", "%90", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56), FLUX_D8("+f", 64), FLUX_D8("+f", 72), FLUX_D8("+f", 80));
-FLUX_SCORES(int8_t, int32_t, "m64n176k32", "s32.s8.s8", "", 176, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7 ", " FLUX_R8 ", " FLUX_R9 ", " FLUX_R10, "%88", "%89", "%90", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24), FLUX_D8("+r", 32), FLUX_D8("+r", 40), FLUX_D8("+r", 48), FLUX_D8("+r", 56), FLUX_D8("+r", 64), FLUX_D8("+r", 72), FLUX_D8("+r", 80));
+FLUX_SCORES(__nv_bfloat16, float, "m64n64k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 64,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3, "%32", "%33", "%34", FLUX_D8("+f", 0),
+            FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24));
+FLUX_SCORES(__nv_fp8_e4m3, float, "m64n64k32", "f32.e4m3.e4m3", ", 1, 1", 64,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3, "%32", "%33", "%34", FLUX_D8("+f", 0),
+            FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24));
+FLUX_SCORES(int8_t, int32_t, "m64n64k32", "s32.s8.s8", "", 64, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3,
+            "%32", "%33", "%34", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24));
+FLUX_SCORES(__nv_bfloat16, float, "m64n80k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 80,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4, "%40", "%41", "%42",
+            FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32));
+FLUX_SCORES(__nv_fp8_e4m3, float, "m64n80k32", "f32.e4m3.e4m3", ", 1, 1", 80,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4, "%40", "%41", "%42",
+            FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32));
+FLUX_SCORES(int8_t, int32_t, "m64n80k32", "s32.s8.s8", "", 80,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4, "%40", "%41", "%42",
+            FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24), FLUX_D8("+r", 32));
+FLUX_SCORES(__nv_bfloat16, float, "m64n96k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 96,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5, "%48", "%49", "%50",
+            FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32),
+            FLUX_D8("+f", 40));
+FLUX_SCORES(__nv_fp8_e4m3, float, "m64n96k32", "f32.e4m3.e4m3", ", 1, 1", 96,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5, "%48", "%49", "%50",
+            FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32),
+            FLUX_D8("+f", 40));
+FLUX_SCORES(int8_t, int32_t, "m64n96k32", "s32.s8.s8", "", 96,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5, "%48", "%49", "%50",
+            FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24), FLUX_D8("+r", 32),
+            FLUX_D8("+r", 40));
+FLUX_SCORES(__nv_bfloat16, float, "m64n112k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 112,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6, "%56",
+            "%57", "%58", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24),
+            FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48));
+FLUX_SCORES(__nv_fp8_e4m3, float, "m64n112k32", "f32.e4m3.e4m3", ", 1, 1", 112,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6, "%56",
+            "%57", "%58", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24),
+            FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48));
+FLUX_SCORES(int8_t, int32_t, "m64n112k32", "s32.s8.s8", "", 112,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6, "%56",
+            "%57", "%58", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24),
+            FLUX_D8("+r", 32), FLUX_D8("+r", 40), FLUX_D8("+r", 48));
+FLUX_SCORES(__nv_bfloat16, float, "m64n128k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 128,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6
+                    ", " FLUX_R7,
+            "%64", "%65", "%66", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24),
+            FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56));
+FLUX_SCORES(__nv_fp8_e4m3, float, "m64n128k32", "f32.e4m3.e4m3", ", 1, 1", 128,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6
+                    ", " FLUX_R7,
+            "%64", "%65", "%66", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24),
+            FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56));
+FLUX_SCORES(int8_t, int32_t, "m64n128k32", "s32.s8.s8", "", 128,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6
+                    ", " FLUX_R7,
+            "%64", "%65", "%66", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24),
+            FLUX_D8("+r", 32), FLUX_D8("+r", 40), FLUX_D8("+r", 48), FLUX_D8("+r", 56));
+FLUX_SCORES(__nv_bfloat16, float, "m64n160k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 160,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7
+                    ", " FLUX_R8 ", " FLUX_R9,
+            "%80", "%81", "%82", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24),
+            FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56), FLUX_D8("+f", 64),
+            FLUX_D8("+f", 72));
+FLUX_SCORES(__nv_fp8_e4m3, float, "m64n160k32", "f32.e4m3.e4m3", ", 1, 1", 160,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7
+                    ", " FLUX_R8 ", " FLUX_R9,
+            "%80", "%81", "%82", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24),
+            FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56), FLUX_D8("+f", 64),
+            FLUX_D8("+f", 72));
+FLUX_SCORES(int8_t, int32_t, "m64n160k32", "s32.s8.s8", "", 160,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7
+                    ", " FLUX_R8 ", " FLUX_R9,
+            "%80", "%81", "%82", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24),
+            FLUX_D8("+r", 32), FLUX_D8("+r", 40), FLUX_D8("+r", 48), FLUX_D8("+r", 56), FLUX_D8("+r", 64),
+            FLUX_D8("+r", 72));
+FLUX_SCORES(__nv_bfloat16, float, "m64n176k16", "f32.bf16.bf16", ", 1, 1, 0, 0", 176,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7
+                    ", " FLUX_R8 ", " FLUX_R9 ", " FLUX_R10,
+            "%88", "%89", "%90", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24),
+            FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56), FLUX_D8("+f", 64),
+            FLUX_D8("+f", 72), FLUX_D8("+f", 80));
+FLUX_SCORES(__nv_fp8_e4m3, float, "m64n176k32", "f32.e4m3.e4m3", ", 1, 1", 176,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7
+                    ", " FLUX_R8 ", " FLUX_R9 ", " FLUX_R10,
+            "%88", "%89", "%90", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24),
+            FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56), FLUX_D8("+f", 64),
+            FLUX_D8("+f", 72), FLUX_D8("+f", 80));
+FLUX_SCORES(int8_t, int32_t, "m64n176k32", "s32.s8.s8", "", 176,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7
+                    ", " FLUX_R8 ", " FLUX_R9 ", " FLUX_R10,
+            "%88", "%89", "%90", FLUX_D8("+r", 0), FLUX_D8("+r", 8), FLUX_D8("+r", 16), FLUX_D8("+r", 24),
+            FLUX_D8("+r", 32), FLUX_D8("+r", 40), FLUX_D8("+r", 48), FLUX_D8("+r", 56), FLUX_D8("+r", 64),
+            FLUX_D8("+r", 72), FLUX_D8("+r", 80));
 
-#define FLUX_VALUES(operand, shape, types, transpose, n, registers, a, b, ...)                                        \
-  template <>                                                                                                       \
-  struct WgmmaValues<operand, n> {                                                                                  \
-    __device__ static __forceinline__ void mma_async(float (&d)[n / 2], const uint32_t (&a_)[4],                    \
-                                                     uint64_t descriptor_b) {                                       \
-      asm volatile("wgmma.mma_async.sync.aligned." shape ".f32." types " {" registers "}, {" a "}, " b              \
-                   ", 1, 1, 1" transpose ";\n"                                                                      \
-                   : __VA_ARGS__                                                                                    \
-                   : "r"(a_[0]), "r"(a_[1]), "r"(a_[2]), "r"(a_[3]), "l"(descriptor_b));                            \
-    }                                                                                                               \
+#define FLUX_VALUES(operand, shape, types, transpose, n, registers, a, b, ...)                         \
+  template <>                                                                                          \
+  struct WgmmaValues<operand, n> {                                                                     \
+    __device__ static __forceinline__ void mma_async(float (&d)[n / 2], const uint32_t (&a_)[4],       \
+                                                     uint64_t descriptor_b) {                          \
+      asm volatile("wgmma.mma_async.sync.aligned." shape ".f32." types " {" registers "}, {" a "}, " b \
+                   ", 1, 1, 1" transpose ";\n"                                                         \
+                   : __VA_ARGS__                                                                       \
+                   : "r"(a_[0]), "r"(a_[1]), "r"(a_[2]), "r"(a_[3]), "l"(descriptor_b));               \
+    }                                                                                                  \
   }
 
-FLUX_VALUES(__nv_bfloat16, "m64n64k16", "bf16.bf16", ", 1", 64, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3, "%32, %33, %34, %35", "%36", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24));
-FLUX_VALUES(__nv_bfloat16, "m64n128k16", "bf16.bf16", ", 1", 128, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7, "%64, %65, %66, %67", "%68", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56));
-FLUX_VALUES(__nv_bfloat16, "m64n256k16", "bf16.bf16", ", 1", 256, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7 ", " FLUX_R8 ", " FLUX_R9 ", " FLUX_R10 ", " FLUX_R11 ", " FLUX_R12 ", " FLUX_R13 ", " FLUX_R14 ", " FLUX_R15, "%128, %129, %130, %131", "%132", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56), FLUX_D8("+f", 64), FLUX_D8("+f", 72), FLUX_D8("+f", 80), FLUX_D8("+f", 88), FLUX_D8("+f", 96), FLUX_D8("+f", 104), FLUX_D8("+f", 112), FLUX_D8("+f", 120));
-FLUX_VALUES(__nv_fp8_e4m3, "m64n128k32", "e4m3.e4m3", "", 128, FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7, "%64, %65, %66, %67", "%68", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56));
+FLUX_VALUES(__nv_bfloat16, "m64n64k16", "bf16.bf16", ", 1", 64,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3, "%32, %33, %34, %35", "%36", FLUX_D8("+f", 0),
+            FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24));
+FLUX_VALUES(__nv_bfloat16, "m64n128k16", "bf16.bf16", ", 1", 128,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6
+                    ", " FLUX_R7,
+            "%64, %65, %66, %67", "%68", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16),
+            FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56));
+FLUX_VALUES(__nv_bfloat16, "m64n256k16", "bf16.bf16", ", 1", 256,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7
+                    ", " FLUX_R8 ", " FLUX_R9 ", " FLUX_R10 ", " FLUX_R11 ", " FLUX_R12 ", " FLUX_R13
+                    ", " FLUX_R14 ", " FLUX_R15,
+            "%128, %129, %130, %131", "%132", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16),
+            FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56),
+            FLUX_D8("+f", 64), FLUX_D8("+f", 72), FLUX_D8("+f", 80), FLUX_D8("+f", 88), FLUX_D8("+f", 96),
+            FLUX_D8("+f", 104), FLUX_D8("+f", 112), FLUX_D8("+f", 120));
+FLUX_VALUES(__nv_fp8_e4m3, "m64n128k32", "e4m3.e4m3", "", 128,
+            FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6
+                    ", " FLUX_R7,
+            "%64, %65, %66, %67", "%68", FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16),
+            FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56));
 
 // WgmmaWide::mma_async(d, a, b): D[64 × 256] += A·B in bf16, both in shared memory, A k-major and B n-major.
 struct WgmmaWide {
-  __device__ static __forceinline__ void mma_async(float (&d)[128], uint64_t descriptor_a, uint64_t descriptor_b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" FLUX_R0 ", " FLUX_R1 ", " FLUX_R2 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7 ", " FLUX_R8 ", " FLUX_R9 ", " FLUX_R10 ", " FLUX_R11 ", " FLUX_R12 ", " FLUX_R13 ", " FLUX_R14 ", " FLUX_R15
+  __device__ static __forceinline__ void mma_async(float (&d)[128], uint64_t descriptor_a,
+                                                   uint64_t descriptor_b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" FLUX_R0 ", " FLUX_R1 ", " FLUX_R2
+                 ", " FLUX_R3 ", " FLUX_R4 ", " FLUX_R5 ", " FLUX_R6 ", " FLUX_R7 ", " FLUX_R8 ", " FLUX_R9
+                 ", " FLUX_R10 ", " FLUX_R11 ", " FLUX_R12 ", " FLUX_R13 ", " FLUX_R14 ", " FLUX_R15
                  "}, %128, %129, 1, 1, 1, 0, 1;\n"
-                 : FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24), FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56), FLUX_D8("+f", 64), FLUX_D8("+f", 72), FLUX_D8("+f", 80), FLUX_D8("+f", 88), FLUX_D8("+f", 96), FLUX_D8("+f", 104), FLUX_D8("+f", 112), FLUX_D8("+f", 120)
+                 : FLUX_D8("+f", 0), FLUX_D8("+f", 8), FLUX_D8("+f", 16), FLUX_D8("+f", 24),
+                   FLUX_D8("+f", 32), FLUX_D8("+f", 40), FLUX_D8("+f", 48), FLUX_D8("+f", 56),
+                   FLUX_D8("+f", 64), FLUX_D8("+f", 72), FLUX_D8("+f", 80), FLUX_D8("+f", 88),
+                   FLUX_D8("+f", 96), FLUX_D8("+f", 104), FLUX_D8("+f", 112), FLUX_D8("+f", 120)
                  : "l"(descriptor_a), "l"(descriptor_b));
   }
 };

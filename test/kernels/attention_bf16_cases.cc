@@ -12,7 +12,8 @@ constexpr Tolerance kLogSumExp{1e-4, 2e-3, -1};
 
 using Launch = Status (*)(const AttentionBf16&, cudaStream_t);
 
-void hold(Context& c, AttentionProblem& problem, const AttentionBf16& call, const reference::Attention& want, Launch launch) {
+void hold(Context& c, AttentionProblem& problem, const AttentionBf16& call, const reference::Attention& want,
+          Launch launch) {
   if (!c.run({&problem.output(), &problem.log_sum_exp()}, [&] { return launch(call, c.stream()); })) return;
   const auto rows = problem.sample();
   const auto expected = reference::attention(want, rows), got = problem.sampled(rows);
@@ -71,7 +72,8 @@ void fused_projection(Context& c) {
   AttentionBf16 call = problem.bf16();
   AttentionTensor* tensors[3] = {&call.query, &call.key, &call.value};
   for (int i = 0; i < 3; ++i) {
-    *tensors[i] = {const_cast<uint16_t*>(device.data<uint16_t>()) + i * width, shape.tokens * 3 * width, 3 * width, shape.head_dim};
+    *tensors[i] = {const_cast<uint16_t*>(device.data<uint16_t>()) + i * width, shape.tokens * 3 * width,
+                   3 * width, shape.head_dim};
   }
   reference::Attention want = problem.reference();
   want.query = &part[0];
@@ -102,7 +104,8 @@ void merged(Context& c) {
       call.key.data = static_cast<uint16_t*>(call.key.data) + first * shape.width();
       call.value.data = static_cast<uint16_t*>(call.value.data) + first * shape.width();
       // [heads][queries][head_dim], as merging wants its rows
-      call.output = {parts.data() + part * elements * 2, elements, shape.head_dim, int64_t(shape.tokens) * shape.head_dim};
+      call.output = {parts.data() + part * elements * 2, elements, shape.head_dim,
+                     int64_t(shape.tokens) * shape.head_dim};
       call.log_sum_exp = reinterpret_cast<float*>(sums.data()) + part * rows;
       if (Status s = attention_bf16(call, c.stream()); !s.ok()) return s;
     }
@@ -154,8 +157,16 @@ void refusals(Context& c) {
 const Cases kTests = [](Register& add) {
   for (const auto& [path, launch] : {std::pair<std::string, Launch>{"attention/bf16/", attention_bf16},
                                      {"attention/portable/", attention_bf16_portable}}) {
-    for (const AttentionShape& s : {AttentionShape{1, 1, 1, 128}, {2, 3, 77, 128}, {2, 3, 191, 128}, {1, 24, 600, 128}, {1, 2, 77, 64},
-                                    {2, 5, 513, 64}, {1, 1, 1, 512}, {2, 2, 77, 512}, {1, 1, 191, 512}, {1, 1, 1000, 512}}) {
+    for (const AttentionShape& s : {AttentionShape{1, 1, 1, 128},
+                                    {2, 3, 77, 128},
+                                    {2, 3, 191, 128},
+                                    {1, 24, 600, 128},
+                                    {1, 2, 77, 64},
+                                    {2, 5, 513, 64},
+                                    {1, 1, 1, 512},
+                                    {2, 2, 77, 512},
+                                    {1, 1, 191, 512},
+                                    {1, 1, 1000, 512}}) {
       add.test(path + s.name(), [s, launch](Context& c) { plain(c, s, false, launch); });
     }
     for (const AttentionShape& s : {AttentionShape{1, 12, 77, 64}, {2, 2, 300, 64}, {1, 2, 150, 128}}) {
@@ -163,13 +174,15 @@ const Cases kTests = [](Register& add) {
     }
     for (const AttentionShape& s : {AttentionShape{1, 4, 512, 64}, {2, 2, 77, 64}, {1, 2, 90, 128}}) {
       add.test(path + s.name() + "/bias", [s, launch](Context& c) { biased(c, s, false, launch); });
-      add.test(path + s.name() + "/bias-by-distance", [s, launch](Context& c) { biased(c, s, true, launch); });
+      add.test(path + s.name() + "/bias-by-distance",
+               [s, launch](Context& c) { biased(c, s, true, launch); });
     }
   }
   for (int tokens : {4607, 4608, 4609}) {
     const AttentionShape s{1, 24, tokens, 128};
     add.test("attention/bf16/" + s.name(), [s](Context& c) { plain(c, s, false, attention_bf16); });
-    add.test("attention/bf16/" + s.name() + "/workspace", [s](Context& c) { plain(c, s, true, attention_bf16); });
+    add.test("attention/bf16/" + s.name() + "/workspace",
+             [s](Context& c) { plain(c, s, true, attention_bf16); });
   }
   add.test("attention/bf16/fused-projection", fused_projection);
   add.test("attention/bf16/equal-weights", equal_weights);
@@ -213,9 +226,12 @@ void bench(Context& c, const BenchShape& b) {
 }
 
 const Cases kBenches = [](Register& add) {
-  for (const BenchShape& b : {BenchShape{"4608", {1, 24, 4608, 128}, false, false}, {"8704", {1, 24, 8704, 128}, false, false},
-                              {"4352", {1, 24, 4352, 128}, false, false}, {"t5", {1, 64, 512, 64}, false, true},
-                              {"clip", {1, 12, 77, 64}, true, false}, {"vae", {1, 1, 16384, 512}, false, false}}) {
+  for (const BenchShape& b : {BenchShape{"4608", {1, 24, 4608, 128}, false, false},
+                              {"8704", {1, 24, 8704, 128}, false, false},
+                              {"4352", {1, 24, 4352, 128}, false, false},
+                              {"t5", {1, 64, 512, 64}, false, true},
+                              {"clip", {1, 12, 77, 64}, true, false},
+                              {"vae", {1, 1, 16384, 512}, false, false}}) {
     add.bench(std::string("attention/bf16/") + b.name, [b](Context& c) { bench(c, b); });
   }
 };

@@ -56,8 +56,8 @@ void hold(Context& c, const Expected& e) {
   AttentionPacked call = attention_call(problem, pack, workspace.data());
   const auto launch = [&] {
     if (e.centred) {
-      if (Status s = attention_key_offset(pack.key, reinterpret_cast<float*>(offset.data()), pack.batch, pack.heads, pack.keys,
-                                          c.stream());
+      if (Status s = attention_key_offset(pack.key, reinterpret_cast<float*>(offset.data()), pack.batch,
+                                          pack.heads, pack.keys, c.stream());
           !s.ok()) {
         return s;
       }
@@ -80,7 +80,8 @@ std::vector<uint8_t> download(const void* data, size_t bytes) {
 // q and k hold their channel's number, v its token's number within 16 and its channel's parity: each code must lie at the byte that
 // qkv_layout.cuh's text says. The formulas here are that text's, not the header's functions.
 void layout(Context& c) {
-  constexpr int kTokens = 150, kHeads = 2, kOrder[16] = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
+  constexpr int kTokens = 150, kHeads = 2,
+                kOrder[16] = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
   Matrix channels(kTokens, kHeads * 128), tokens(kTokens, kHeads * 128);
   for (int t = 0; t < kTokens; ++t) {
     for (int x = 0; x < kHeads * 128; ++x) {
@@ -136,13 +137,15 @@ void layout(Context& c) {
   }
   c.expect(wrong == 0, std::to_string(wrong) + " codes of v at another byte");
 
-  const auto rows = download(pack.operands.query_rows, sizes.query_rows), keys = download(pack.operands.key_blocks, sizes.key_blocks);
+  const auto rows = download(pack.operands.query_rows, sizes.query_rows),
+             keys = download(pack.operands.key_blocks, sizes.key_blocks);
   const float* row = reinterpret_cast<const float*>(rows.data());
   const float* key = reinterpret_cast<const float*>(keys.data());
   const float norm = std::sqrt(127.0f * 128.0f * 255.0f / 6.0f);  // of 0, 1 … 127
   wrong = 0;
   for (int s = 0; s < kHeads; ++s) {
-    for (int t = 0; t < kTokens; ++t) wrong += row[2 * (s * 192 + t)] != 1.0f || std::abs(row[2 * (s * 192 + t) + 1] - norm) > 0.01f;
+    for (int t = 0; t < kTokens; ++t)
+      wrong += row[2 * (s * 192 + t)] != 1.0f || std::abs(row[2 * (s * 192 + t) + 1] - norm) > 0.01f;
     for (int b = 0; b < blocks; ++b) {
       const float* at = key + 4 * (s * 12 + b);
       wrong += at[0] != 1.0f || std::abs(at[1] - norm) > 0.01f || at[2] != -4.0f || at[3] != 16.0f;
@@ -170,7 +173,8 @@ void extreme(Context& c, ScoreType type, float factor) {
     largest = std::max(largest, std::abs(v));
   }
   c.expect(bad == 0, std::to_string(bad) + " results are not finite");
-  c.expect(largest > 1.0f && largest < 8.0f, "results are values of v or means of them; the largest is " + std::to_string(largest));
+  c.expect(largest > 1.0f && largest < 8.0f,
+           "results are values of v or means of them; the largest is " + std::to_string(largest));
 }
 
 void refusals(Context& c) {
@@ -190,20 +194,27 @@ const Cases kTests = [](Register& add) {
   for (ScoreType type : {ScoreType::kInt8, ScoreType::kE4M3}) {
     const bool int8 = type == ScoreType::kInt8;
     const std::string path = std::string("attention/") + name_of(type) + "/";
-    for (const AttentionShape& s : {AttentionShape{1, 1, 1, 128}, {2, 3, 77, 128}, {2, 3, 191, 128}, {1, 24, 4607, 128},
-                                    {1, 24, 4608, 128}, {1, 24, 4609, 128}}) {
+    for (const AttentionShape& s : {AttentionShape{1, 1, 1, 128},
+                                    {2, 3, 77, 128},
+                                    {2, 3, 191, 128},
+                                    {1, 24, 4607, 128},
+                                    {1, 24, 4608, 128},
+                                    {1, 24, 4609, 128}}) {
       add.test(path + s.name(), [=](Context& c) { hold(c, {s, {}, type, int8 ? 0.041 : 0.058}); });
     }
     // The error table: 1.1 × the best 8-bit figure known of each row for int8 (1.1 × the unscaled casts' for e4m3).
     const AttentionShape s{1, 4, 4608, 128};
-    for (const Expected& e :
-         {Expected{s, {"peaky", 3, 3}, type, int8 ? 0.056 : 0.147}, {s, {"mean", 1, 1, 1, 4}, type, int8 ? 0.044 : 0.058, true},
-          {s, {"small-v", 1, 1, 0.001f}, type, int8 ? 0.043 : 0.058}, {s, {"large-v", 1, 1, 300}, type, int8 ? 0.043 : 0.058}}) {
+    for (const Expected& e : {Expected{s, {"peaky", 3, 3}, type, int8 ? 0.056 : 0.147},
+                              {s, {"mean", 1, 1, 1, 4}, type, int8 ? 0.044 : 0.058, true},
+                              {s, {"small-v", 1, 1, 0.001f}, type, int8 ? 0.043 : 0.058},
+                              {s, {"large-v", 1, 1, 300}, type, int8 ? 0.043 : 0.058}}) {
       add.test(path + e.data.name, [e](Context& c) { hold(c, e); });
     }
-    add.test(path + "outliers", [=](Context& c) { hold(c, {s, {"outliers", 1, 1, 1, 0, true}, type, int8 ? 0.145 : 0.176}); });
+    add.test(path + "outliers",
+             [=](Context& c) { hold(c, {s, {"outliers", 1, 1, 1, 0, true}, type, int8 ? 0.145 : 0.176}); });
     for (float factor : {40.0f, 3000.0f}) {
-      add.test(path + "extreme-" + std::to_string(int(factor)), [=](Context& c) { extreme(c, type, factor); });
+      add.test(path + "extreme-" + std::to_string(int(factor)),
+               [=](Context& c) { extreme(c, type, factor); });
     }
   }
 };

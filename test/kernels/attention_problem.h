@@ -18,7 +18,8 @@ struct AttentionShape {
   int rows() const { return batch * tokens; }
   float scale() const { return 1.0f / std::sqrt(float(head_dim)); }
   std::string name() const {
-    return std::to_string(batch) + "x" + std::to_string(heads) + "x" + std::to_string(tokens) + "x" + std::to_string(head_dim);
+    return std::to_string(batch) + "x" + std::to_string(heads) + "x" + std::to_string(tokens) + "x" +
+           std::to_string(head_dim);
   }
 };
 
@@ -37,7 +38,8 @@ class AttentionProblem {
         query_(make(shape, 21, data.query, data.outliers ? 77 : -1, 8)),
         key_(make(shape, 22, data.key, data.outliers ? 5 : -1, 20, data.common_mean)),
         value_(make(shape, 23, data.value)),
-        inputs_{std::make_unique<Input>(query_, Element::kBF16), std::make_unique<Input>(key_, Element::kBF16),
+        inputs_{std::make_unique<Input>(query_, Element::kBF16),
+                std::make_unique<Input>(key_, Element::kBF16),
                 std::make_unique<Input>(value_, Element::kBF16)},
         output_(shape.rows(), shape.width(), Element::kBF16),
         log_sum_exp_(int64_t(shape.batch) * shape.heads, shape.tokens, Element::kF32) {}
@@ -47,7 +49,8 @@ class AttentionProblem {
   Output& log_sum_exp() { return log_sum_exp_; }
 
   kernels::AttentionTensor tensor(const void* data) const {
-    return {const_cast<void*>(data), int64_t(shape_.tokens) * shape_.width(), shape_.width(), shape_.head_dim};
+    return {const_cast<void*>(data), int64_t(shape_.tokens) * shape_.width(), shape_.width(),
+            shape_.head_dim};
   }
   kernels::AttentionTensor query() const { return tensor(inputs_[0]->data()); }
   kernels::AttentionTensor key() const { return tensor(inputs_[1]->data()); }
@@ -70,7 +73,8 @@ class AttentionProblem {
   }
 
   reference::Attention reference() const {
-    return {&query_, &key_, &value_, shape_.batch, shape_.heads, shape_.tokens, shape_.tokens, shape_.head_dim, shape_.scale()};
+    return {&query_,       &key_,         &value_,         shape_.batch,  shape_.heads,
+            shape_.tokens, shape_.tokens, shape_.head_dim, shape_.scale()};
   }
 
   // Up to 48 queries, spread over the sequence, of the first, the middle and the last head of every batch.
@@ -93,11 +97,13 @@ class AttentionProblem {
   // The sampled rows of `output` and `log_sum_exp` as the last run left them.
   reference::AttentionResult sampled(const std::vector<reference::AttentionRow>& rows) const {
     const Matrix all = output_.values(), lse = log_sum_exp_.values();
-    reference::AttentionResult result{Matrix(int64_t(rows.size()), shape_.head_dim), Matrix(int64_t(rows.size()), 1)};
+    reference::AttentionResult result{Matrix(int64_t(rows.size()), shape_.head_dim),
+                                      Matrix(int64_t(rows.size()), 1)};
     for (size_t r = 0; r < rows.size(); ++r) {
       const auto [batch, head, query] = rows[r];
       for (int c = 0; c < shape_.head_dim; ++c) {
-        result.output.at(int64_t(r), c) = all.at(int64_t(batch) * shape_.tokens + query, head * shape_.head_dim + c);
+        result.output.at(int64_t(r), c) =
+            all.at(int64_t(batch) * shape_.tokens + query, head * shape_.head_dim + c);
       }
       result.log_sum_exp.at(int64_t(r), 0) = lse.at(int64_t(batch) * shape_.heads + head, query);
     }
@@ -105,8 +111,8 @@ class AttentionProblem {
   }
 
  private:
-  static Matrix make(const AttentionShape& shape, uint64_t seed, float deviation, int channel = -1, float factor = 1,
-                     float common_mean = 0) {
+  static Matrix make(const AttentionShape& shape, uint64_t seed, float deviation, int channel = -1,
+                     float factor = 1, float common_mean = 0) {
     Matrix x = normal(shape.rows(), shape.width(), seed, deviation);
     const Matrix mean = normal(1, shape.width(), seed + 100, common_mean);
     for (int64_t r = 0; r < x.rows; ++r) {
@@ -139,14 +145,19 @@ class AttentionWorkspace {
 // 8-bit operands on the device, poisoned.
 class PackedMemory {
  public:
-  PackedMemory(int batch, int heads, int queries, int keys) : PackedMemory(kernels::attention_packed_sizes(batch, heads, queries, keys)) {}
+  PackedMemory(int batch, int heads, int queries, int keys)
+      : PackedMemory(kernels::attention_packed_sizes(batch, heads, queries, keys)) {}
   kernels::PackedQkv operands() const {
-    return {query_.data(), key_.data(), value_.data(), reinterpret_cast<float*>(rows_.data()), reinterpret_cast<float*>(blocks_.data())};
+    return {query_.data(), key_.data(), value_.data(), reinterpret_cast<float*>(rows_.data()),
+            reinterpret_cast<float*>(blocks_.data())};
   }
 
  private:
   explicit PackedMemory(const kernels::PackedSizes& sizes)
-      : query_(int64_t(sizes.query)), key_(int64_t(sizes.key)), value_(int64_t(sizes.value)), rows_(int64_t(sizes.query_rows)),
+      : query_(int64_t(sizes.query)),
+        key_(int64_t(sizes.key)),
+        value_(int64_t(sizes.value)),
+        rows_(int64_t(sizes.query_rows)),
         blocks_(int64_t(sizes.key_blocks)) {
     for (const DeviceBytes* bytes : {&query_, &key_, &value_, &rows_, &blocks_}) {
       must(cudaMemset(bytes->data(), 0xff, size_t(bytes->bytes())), "poison");

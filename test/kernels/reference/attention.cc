@@ -21,7 +21,8 @@ AttentionResult attention(const Attention& problem, const std::vector<AttentionR
       for (int c = 0; c < d; ++c) dot += double(q[c]) * double(k[c]);
       score[size_t(j)] = dot * problem.scale;
       if (problem.bias != nullptr) {
-        score[size_t(j)] += problem.bias[head * problem.bias_head_stride + query * problem.bias_row_stride + j];
+        score[size_t(j)] +=
+            problem.bias[head * problem.bias_head_stride + query * problem.bias_row_stride + j];
       }
       maximum = std::max(maximum, score[size_t(j)]);
     }

@@ -23,8 +23,8 @@ struct AttentionRow {
 };
 
 struct AttentionResult {
-  Matrix output;         // [rows][head_dim]
-  Matrix log_sum_exp;    // [rows][1]
+  Matrix output;       // [rows][head_dim]
+  Matrix log_sum_exp;  // [rows][1]
 };
 
 AttentionResult attention(const Attention& problem, const std::vector<AttentionRow>& rows);
