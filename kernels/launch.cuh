@@ -39,6 +39,15 @@ inline int device_multiprocessors() {
   return count;
 }
 
+// The most dynamic shared memory that a block may have on the current device.
+inline int device_shared_bytes() {
+  int device = 0, bytes = 48 * 1024;
+  if (cudaGetDevice(&device) == cudaSuccess) {
+    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  }
+  return bytes;
+}
+
 // Launches `kernel`, raising its dynamic shared-memory limit when it needs more than 48 KiB.
 template <typename... Parameters, typename... Arguments>
 Status launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,

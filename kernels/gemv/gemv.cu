@@ -1,17 +1,19 @@
 // The linear for 1 to 64 rows: modulation of all steps at once, embeddings, pooled vectors.
 //
-// mma.sync with the weight as its 16-row operand and x, 8 rows at a time, as its 8-column operand. A dot product does not
-// care for the order of k, so a lane's 16 bytes of weight are neighbours in k and feed two (bf16) or four (e4m3) mma, with
-// x read in the same order. One path serves M = 1 and M = 64: at M = 1 seven eighths of the multiplications are idle.
+// The weight goes from memory straight into registers, 16 bytes a lane, and from there into mma.sync as its 16-row operand;
+// x, shared by all, is staged through shared memory a chunk of k at a time and is the 8-column operand. A dot product does
+// not care for the order of k, so a lane's 16 bytes are k-neighbours and feed two (bf16) or four (e4m3) mma, with x read in
+// the same order. One path serves M = 1 and M = 64: at M = 1 seven eighths of the multiplications are idle and free.
 //
-//   grid     n in tiles of 16 channels, `tiles` a block, so that two blocks a multiprocessor cover n
-//   block    warp w: tile w % tiles, slice w / tiles of every chunk; up to ten warps
-//   chunk    slices · kBlocks · kBlockK of k
-//   weight   cp.async of 16 bytes for each of a lane's two rows into slots that only this lane reads: no barrier, no
-//            registers, kBlocks KiB a warp always in flight, 80 KiB a multiprocessor (32 KiB would hide the latency)
-//   x        cp.async of the next chunk into the other of two buffers while this chunk is multiplied; one barrier a chunk.
-//            Two blocks a multiprocessor, so that one loads while the other waits or multiplies.
+//   grid     n in tiles of 16 channels, `tiles` tiles a block so that one block a multiprocessor covers n
+//   block    warp w: tile w % tiles, slice w / tiles of every chunk; up to 18 warps
+//   chunk    slices · kBlocks · kBlockK of k; x of the next chunk is staged while this one is multiplied
+//   weight   kBlocks 16-byte loads for each of a lane's two rows are always in flight (4 KiB a warp, 72 KiB a
+//            multiprocessor: at 32 bytes a nanosecond that is over two microseconds of cover)
 //   end      slices are added in shared memory in a fixed order, then scale, bias, activation, stores along n
+//
+// L2 traffic: x once a block, 23 MB at M = 28, K = 3072 beside 113 MB of weights. Registers: 8 · kBlocks of weight, 4 a tile
+// of eight rows of accumulators; 112 at most for 18 warps.
 #include "gemv/gemv.h"
 
 #include "activation.cuh"
@@ -25,7 +27,10 @@
 namespace flux::kernels {
 namespace {
 
-// kRowTiles: rows of x in tiles of eight. A block of k is what a warp's 16-byte loads of one row cover.
+constexpr int kMaxWarps = 18;
+constexpr int kMaxSlices = 4;
+
+// kRows: rows of x in tiles of eight. A block of k is what one 16-byte load of four lanes covers.
 template <bool kE4m3, int kRowTiles>
 struct Config {
   static constexpr bool kCodes = kE4m3;
@@ -33,52 +38,54 @@ struct Config {
   static constexpr int kRows = 8 * kRowTiles;
   static constexpr int kLaneK = kE4m3 ? 16 : 8;
   static constexpr int kBlockK = 4 * kLaneK;
-  // Blocks of a slice: as many in flight as leave room for two thread blocks' shared memory.
-  static constexpr int kBlocks = kRowTiles <= 2 ? 4 : kE4m3 ? (kRowTiles == 4 ? 3 : 2) : (kRowTiles == 4 ? 4 : 3);
+  static constexpr int kBlocks = kRowTiles <= 2 ? 4 : kE4m3 && kRowTiles > 4 ? 2 : 3;  // what registers allow
   static constexpr int kSliceK = kBlocks * kBlockK;
   // Staged x is [slice][row][kPitch]; a quarter-warp's 16-byte reads fall into different banks.
   static constexpr int kPitch = kE4m3 ? kSliceK + 8 : kSliceK + (kSliceK % 64 == 0 ? 32 : 0);
   static constexpr int kSliceElements = kRows * kPitch;
-  static constexpr int kWarpSlots = kBlocks * 2 * 32;  // of 16 bytes
 };
-
-constexpr int kBlocksPerProcessor = 2;
-constexpr int kMaxWarps = 10;
-constexpr int kMaxSlices = 4;
 
 struct Shape {
   int tiles;   // of 16 channels, in a block
   int slices;  // of a chunk
 };
 
-// Calls visit(element of the staged buffer, row, k) for each vector of eight that this thread stages. All kRows rows, so
-// that the divisions are by constants.
+__device__ __forceinline__ uint4 load_streaming(const uint8_t* from) {
+  uint4 value;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "l"(from));
+  return value;
+}
+
+// Calls visit(element of the staged buffer, row, k) for each vector of eight that this thread stages.
 template <typename C, typename Visit>
-__device__ __forceinline__ void for_staged(int slices, int begin, Visit visit) {
+__device__ __forceinline__ void for_staged(int rows, int slices, int begin, Visit visit) {
   constexpr int kVectors = C::kSliceK / 8;
-#pragma unroll 1
-  for (int i = threadIdx.x; i < slices * C::kRows * kVectors; i += blockDim.x) {
+  for (int i = threadIdx.x; i < slices * rows * kVectors; i += blockDim.x) {
     const int run = i / kVectors, column = i % kVectors * 8;
-    const int slice = run / C::kRows, row = run % C::kRows;
+    const int slice = run / rows, row = run % rows;
     visit(slice * C::kSliceElements + row * C::kPitch + column, row, begin + slice * C::kSliceK + column);
   }
 }
 
-// Starts the copy of `slices` runs of kSliceK from `begin` on, of all rows of x; zeros beyond k and beyond m.
+// Starts the copy of `slices` runs of kSliceK from `begin` on, of all rows of x; zeros beyond k.
 template <typename C>
 __device__ __forceinline__ void stage(const SmallLinear& linear, bf16* to, int begin, int slices) {
   const bf16* x = static_cast<const bf16*>(linear.x);
-  for_staged<C>(slices, begin, [&](int at, int row, int k) {
-    const bool inside = k < linear.k && row < linear.m;
+  for_staged<C>(linear.m, slices, begin, [&](int at, int row, int k) {
+    const bool inside = k < linear.k;
     ptx::cp_async_16(ptx::shared_address(to + at), inside ? x + row * linear.x_row_stride + k : x, inside ? 16 : 0);
   });
+  ptx::cp_async_commit_group();
 }
 
-// Applies the input activation to what this thread has copied.
+// Waits for this thread's copies; with an input activation it also applies that to what it has copied.
 template <typename C>
-__device__ __forceinline__ void activate_staged(const SmallLinear& linear, bf16* staged, int slices) {
+__device__ __forceinline__ void finish_staging(const SmallLinear& linear, bf16* staged, int slices) {
+  ptx::cp_async_wait_group<0>();
   if (linear.input_activation == Activation::kNone) return;
-  for_staged<C>(slices, 0, [&](int at, int, int) {
+  for_staged<C>(linear.m, slices, 0, [&](int at, int, int) {
     float values[8];
     load8(staged + at, values);
 #pragma unroll
@@ -87,7 +94,7 @@ __device__ __forceinline__ void activate_staged(const SmallLinear& linear, bf16*
   });
 }
 
-// Volatile: after the wait for the copy, and not all of a chunk's x ahead into registers that there are not.
+// Volatile, so that the compiler does not read all of a chunk's x ahead into registers that it does not have.
 __device__ __forceinline__ uint4 load_in_order(uint32_t shared) {
   uint4 value;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -158,10 +165,11 @@ __device__ __forceinline__ void finish(const SmallLinear& linear, const Shape& s
 }
 
 template <typename C>
-__global__ void __launch_bounds__(32 * kMaxWarps, kBlocksPerProcessor) weight_bound(const SmallLinear linear, const Shape shape) {
+__global__ void __launch_bounds__(32 * kMaxWarps) weight_bound(const SmallLinear linear, const Shape shape) {
   extern __shared__ uint4 shared[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int chunk = shape.slices * C::kSliceK, chunks = (linear.k + chunk - 1) / chunk;
+  const int chunk = shape.slices * C::kSliceK;
+  const int chunks = (linear.k + chunk - 1) / chunk;
   const int slice = warp / shape.tiles;
   // A block's last tiles may lie beyond n: they repeat the last tile and are not stored.
   const int tile = min(int(blockIdx.x) * shape.tiles + warp % shape.tiles, linear.n / 16 - 1);
@@ -169,69 +177,80 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kBlocksPerProcessor) weight_bo
   // Where this lane's weights of the next chunk to be fetched begin, and how much of k is left from there.
   const uint8_t* from = static_cast<const uint8_t*>(linear.weight) +
                         ((int64_t(tile) * 16 + g) * linear.k + slice * C::kSliceK + t * C::kLaneK) * kElement;
-  const int64_t eight_rows = int64_t(8) * linear.k * kElement;
+  const int eight_rows = 8 * linear.k * kElement;
   int left = linear.k - slice * C::kSliceK - t * C::kLaneK;
-  const uint32_t slots = ptx::shared_address(shared + warp * C::kWarpSlots + lane);
-  const auto fetch = [&](int block) {
+  const auto fetch = [&](uint4 (&weight)[2], int block) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const bool inside = block * C::kBlockK < left;
-      ptx::cp_async_16_ahead(slots + (block * 2 + half) * 512,
-                       inside ? from + half * eight_rows + block * C::kBlockK * kElement : linear.weight, inside ? 16 : 0);
+      weight[half] = make_uint4(0, 0, 0, 0);
+      if (block * C::kBlockK < left) {
+        weight[half] = load_streaming(from + half * eight_rows + block * C::kBlockK * kElement);
+      }
     }
   };
-  bf16* staged = reinterpret_cast<bf16*>(shared + shape.tiles * shape.slices * C::kWarpSlots);
+  const auto advance = [&] {
+    from += chunk * kElement;
+    left -= chunk;
+  };
+
+  // The first weights may come to L2 before anything is known of the predecessors: a prefetch reads nothing.
+#pragma unroll
+  for (int block = 0; block < C::kBlocks; ++block) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (t % 2 == 0 && block * C::kBlockK < left) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(from + half * eight_rows + block * C::kBlockK * kElement));
+      }
+    }
+  }
+  bf16* staged = reinterpret_cast<bf16*>(shared);
   const int buffer = shape.slices * C::kSliceElements;
+  for (int i = threadIdx.x; i < 2 * buffer / 8; i += blockDim.x) shared[i] = make_uint4(0, 0, 0, 0);
   wait_for_predecessors();
   let_successor_start();
 
-  // One group a block of weights; x of a chunk is in the group of that chunk's first block.
-  stage<C>(linear, staged, 0, shape.slices);
+  uint4 weight[C::kBlocks][2];
 #pragma unroll
-  for (int block = 0; block < C::kBlocks; ++block) {
-    fetch(block);
-    ptx::cp_async_commit_group();
-  }
+  for (int block = 0; block < C::kBlocks; ++block) fetch(weight[block], block);
+  advance();
+  __syncthreads();
+  stage<C>(linear, staged, 0, shape.slices);
+  finish_staging<C>(linear, staged, shape.slices);
   float sums[C::kTiles][4] = {};
   const uint32_t x = ptx::shared_address(staged + slice * C::kSliceElements + g * C::kPitch + t * C::kLaneK);
-#pragma unroll 1
   for (int index = 0; index < chunks; ++index) {
-    const int current = index % 2 * buffer, next = buffer - current;
-    from += chunk * kElement;
-    left -= chunk;
+    __syncthreads();  // this chunk is staged, and nobody reads the one before any more
+    const int next = (index + 1) % 2 * buffer;
+    if (index + 1 < chunks) stage<C>(linear, staged + next, (index + 1) * chunk, shape.slices);
+    const uint32_t own = x + (buffer - next) * 2;
 #pragma unroll
     for (int block = 0; block < C::kBlocks; ++block) {
-      ptx::cp_async_wait_group<C::kBlocks - 1>();
-      if (block == 0) {
-        activate_staged<C>(linear, staged + current, shape.slices);
-        __syncthreads();  // x of this chunk is staged, and nobody reads the chunk before any more
-        if (index + 1 < chunks) stage<C>(linear, staged + next, (index + 1) * chunk, shape.slices);
-      }
-      const uint4 weight[2] = {load_in_order(slots + block * 1024), load_in_order(slots + block * 1024 + 512)};
-      multiply<C>(sums, weight, x + (current + block * C::kBlockK) * 2);
-      fetch(block);
-      ptx::cp_async_commit_group();
+      multiply<C>(sums, weight[block], own + block * C::kBlockK * 2);
+      fetch(weight[block], block);
     }
+    advance();
+    if (index + 1 < chunks) finish_staging<C>(linear, staged + next, shape.slices);
   }
-  ptx::cp_async_wait_group<0>();
   __syncthreads();
   finish<C>(linear, shape, sums, reinterpret_cast<float*>(shared));
 }
 
 template <typename C>
 Status launch_small(const SmallLinear& linear, cudaStream_t stream) {
-  const int tiles = linear.n / 16, blocks = kBlocksPerProcessor * device_multiprocessors();
+  const int tiles = linear.n / 16, processors = device_multiprocessors();
   Shape shape;
-  shape.tiles = (tiles + blocks - 1) / blocks;
+  shape.tiles = (tiles + processors - 1) / processors;
   if (shape.tiles > kMaxWarps) shape.tiles = kMaxWarps;
-  shape.slices = kMaxWarps / shape.tiles;
-  if (shape.slices > kMaxSlices) shape.slices = kMaxSlices;
-  const int staged_bytes = 2 * shape.slices * C::kSliceElements * int(sizeof(bf16)) +
-                           shape.tiles * shape.slices * C::kWarpSlots * 16;
-  const int summed_bytes = shape.slices * C::kRows * (16 * shape.tiles + 1) * 4;
+  shape.slices = kMaxWarps / shape.tiles < kMaxSlices ? kMaxWarps / shape.tiles : kMaxSlices;
+  const auto shared_bytes = [&] {
+    const int staged = 2 * shape.slices * C::kSliceElements * int(sizeof(bf16));
+    const int summed = shape.slices * C::kRows * (16 * shape.tiles + 1) * 4;  // in place of the staged, at the end
+    return staged > summed ? staged : summed;
+  };
+  while (shape.slices > 1 && shared_bytes() > device_shared_bytes()) --shape.slices;
   const dim3 grid((tiles + shape.tiles - 1) / shape.tiles);
-  return launch("small_linear", weight_bound<C>, grid, dim3(32 * shape.tiles * shape.slices),
-                staged_bytes > summed_bytes ? staged_bytes : summed_bytes, stream, linear, shape);
+  return launch("small_linear", weight_bound<C>, grid, dim3(32 * shape.tiles * shape.slices), shared_bytes(), stream, linear,
+                shape);
 }
 
 template <bool kE4m3>

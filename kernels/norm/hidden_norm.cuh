@@ -22,7 +22,7 @@ struct HiddenNorm {
   static constexpr int kChunks = 3;
   static constexpr int kWidth = kThreads * kChunks * 8;
   static constexpr int kWarps = kThreads / 32;
-  static constexpr int kBlocksPerProcessor = 8;
+  static constexpr int kBlocksPerProcessor = 6;
 };
 
 // Mean and sum of squared deviations of some number of values.

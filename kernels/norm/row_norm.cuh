@@ -6,7 +6,7 @@
 //
 // Up to 32 lanes a row, a block of 128 threads holds several rows and no thread ever waits for another warp. Rows of
 // FLUX's hidden size have a kernel of their own, hidden_norm.cuh: what is general here is straight-line code that a warp
-// runs once, and at 3072 columns fetching instructions takes longer than fetching the row (measured: 21 against 12 µs).
+// runs once, and at 3072 columns fetching instructions takes longer than fetching the row (measured at 4608 rows: 21 µs against 13).
 #pragma once
 
 #include "launch.cuh"
