@@ -13,7 +13,7 @@
 //   end      slices are added in shared memory in a fixed order, then scale, bias, activation, stores along n
 //
 // L2 traffic: x once a block, 23 MB at M = 28, K = 3072 beside 113 MB of weights. Registers: 8 · kBlocks of weight, 4 a tile
-// of eight rows of accumulators; 112 at most for 18 warps.
+// of eight rows of accumulators; 96 at most for 18 warps.
 #include "gemv/gemv.h"
 
 #include "activation.cuh"
