@@ -9,7 +9,7 @@ from itertools import permutations
 
 import torch
 
-from data.palette import COLOURS, PLACES, RADII, SHAPES, SIZES
+from data.palette import COLOURS, PLACES, RADII, SHAPES, SIZES, second_tone
 from data.render import shape_distance
 
 FRAME = 3  # pixels at the picture's rim that count as background
@@ -93,7 +93,8 @@ def find_objects(image):
     pixels = image.float()
     tones = background_tones(image)
     foreground = torch.ones(height, width, dtype=torch.bool)
-    for _, tone in tones:
+    # A texture's second tone may not reach the frame: dots stand apart.
+    for tone in [*(tone for _, tone in tones), *(second_tone(tone) for _, tone in tones if len(tones) == 1)]:
         foreground &= ((pixels - torch.tensor(tone)) ** 2).sum(-1) > FOREGROUND**2
     labels = label_components(foreground)
     areas = labels.flatten().bincount()

@@ -1,0 +1,58 @@
+/** Draws an evaluation's prompts with one setting. */
+import { type FluxImage, FluxPipeline, type FromPretrainedOptions } from "fluxwarp";
+import type { Prompt } from "./prompts.js";
+import { type EvalOptions, nameOf, type Setting, UsageError } from "./settings.js";
+
+export interface Drawn {
+  images: FluxImage[];
+  /** Milliseconds of every picture. */
+  times: number[];
+  /** The device that "auto" chose. */
+  device: string;
+}
+
+interface LoadsAdapters {
+  loadLoraWeights(file: string): Promise<unknown>;
+}
+
+function loadsAdapters(pipe: object): pipe is LoadsAdapters {
+  return "loadLoraWeights" in pipe;
+}
+
+/** One picture after another, so that times are of single pictures; progress goes to stderr. */
+export async function drawAll(
+  prompts: readonly Prompt[],
+  setting: Setting,
+  size: Pick<EvalOptions, "width" | "height">,
+): Promise<Drawn> {
+  const pipe = await FluxPipeline.fromPretrained(setting.model, {
+    device: setting.device as FromPretrainedOptions["device"],
+    precision: setting.precision as FromPretrainedOptions["precision"],
+  });
+  try {
+    for (const file of setting.lora) {
+      if (!loadsAdapters(pipe))
+        throw new UsageError("this version of fluxwarp cannot load adapters: leave out --lora");
+      await pipe.loadLoraWeights(file);
+    }
+    const images: FluxImage[] = [];
+    const times: number[] = [];
+    for (const prompt of prompts) {
+      const begin = performance.now();
+      const result = await pipe.generate({
+        prompt: prompt.caption,
+        seed: prompt.seed,
+        numInferenceSteps: setting.steps,
+        guidanceScale: setting.guidance,
+        ...size,
+      });
+      times.push(performance.now() - begin);
+      images.push(result.images[0]!);
+      process.stderr.write(`\r${nameOf(setting)}: ${images.length}/${prompts.length}`);
+    }
+    process.stderr.write("\n");
+    return { images, times, device: pipe.device.name };
+  } finally {
+    pipe.dispose();
+  }
+}

@@ -1,0 +1,110 @@
+/** The program behind `npm run eval`; see README.md beside it. */
+import { Command } from "commander";
+import { type Drawn, drawAll } from "./draw.js";
+import { makePrompts, type Prompt } from "./prompts.js";
+import { accuracyRows, comparisonRows, type EvalRow, formatFailures, formatRows } from "./report.js";
+import { score, type Verdict } from "./score.js";
+import {
+  changeSetting,
+  type EvalOptions,
+  kindsOf,
+  positive,
+  type Setting,
+  UsageError,
+  wholeNumber,
+} from "./settings.js";
+import { type Cell, writeSheet } from "./sheet.js";
+
+const COLUMNS = 8;
+
+/** What the command line asks for. `model` is the model to use when none is named. */
+export function parseOptions(args: readonly string[], model: string | undefined): EvalOptions {
+  const command = new Command("npm run eval --")
+    .description(
+      "Draws held-apart scenes and judges each picture by code: shapes, colours, places, relations.",
+    )
+    .option("--n <count>", "pictures", "64")
+    .option("--seed <number>", "of prompts and noise", "1")
+    .option("--kinds <list>", "kinds of scenes, or all", "single,pair")
+    .option("--model <folder>", "a model trained on this grammar; by default the one in models/")
+    .option("--device <name>", "auto, cpu or cuda", "auto")
+    .option("--precision <name>", "f32, bf16 or fp8", "f32")
+    .option("--steps <count>", "denoising steps", "20")
+    .option("--guidance <scale>", "guidance scale", "3.5")
+    .option("--lora <file...>", "adapters to load", [])
+    .option("--size <width>x<height>", "pixels", "256x256")
+    .option(
+      "--against <settings>",
+      "a second setting, such as steps=4,precision=fp8, on the same prompts and seeds",
+    )
+    .option("--sheet <file>", "contact sheet", "eval.png")
+    .option("--shown <count>", "pictures on the contact sheet", "64")
+    .parse([...args], { from: "user" });
+  const given = command.opts<Record<string, string> & { lora: string[] }>();
+  const folder = given.model ?? model;
+  if (folder === undefined) throw new UsageError("there is no model in models/: name one with --model");
+  const size = /^(\d+)x(\d+)$/.exec(given.size!);
+  if (!size) throw new UsageError(`--size is like 256x256, not "${given.size}"`);
+  const setting: Setting = {
+    model: folder,
+    device: given.device!,
+    precision: given.precision!,
+    steps: wholeNumber("--steps", given.steps!, 1),
+    guidance: positive("--guidance", given.guidance!),
+    lora: given.lora,
+  };
+  return {
+    n: wholeNumber("--n", given.n!, 1),
+    seed: wholeNumber("--seed", given.seed!, 0),
+    kinds: kindsOf(given.kinds!),
+    width: Number(size[1]),
+    height: Number(size[2]),
+    setting,
+    against: given.against === undefined ? undefined : changeSetting(setting, given.against),
+    sheet: given.sheet!,
+    shown: wholeNumber("--shown", given.shown!, 1),
+  };
+}
+
+/** Draws, judges, prints; returns the rows for bench/results/eval.json. */
+export async function evaluate(options: EvalOptions): Promise<EvalRow[]> {
+  const prompts = makePrompts(options.n, options.kinds, options.seed);
+  const settings = options.against ? [options.setting, options.against] : [options.setting];
+  const rows: EvalRow[] = [];
+  const drawn: Drawn[] = [];
+  const verdicts: Verdict[][] = [];
+  for (const setting of settings) {
+    const pictures = await drawAll(prompts, setting, options);
+    const judged = pictures.images.map((image, i) => score(image, prompts[i]!.scene));
+    rows.push(...accuracyRows(prompts, judged, pictures, setting));
+    drawn.push(pictures);
+    verdicts.push(judged);
+    const failures = formatFailures(prompts, judged);
+    if (failures !== "") console.log(failures);
+  }
+  if (options.against) rows.push(...comparisonRows(drawn[0]!, drawn[1]!, [options.setting, options.against]));
+  console.log(formatRows(rows));
+  await writeSheet(options.sheet, cellsOf(prompts, drawn, verdicts, options.shown), COLUMNS);
+  console.log(`contact sheet: ${options.sheet}`);
+  return rows;
+}
+
+/** The first pictures; with two settings, a row of the one above the same row of the other. */
+function cellsOf(
+  prompts: readonly Prompt[],
+  drawn: readonly Drawn[],
+  verdicts: readonly Verdict[][],
+  shown: number,
+): Cell[] {
+  const cells: Cell[] = [];
+  const count = Math.min(shown, prompts.length);
+  for (let start = 0; start < count; start += COLUMNS) {
+    const end = Math.min(start + COLUMNS, count);
+    for (const [which, { images }] of drawn.entries()) {
+      for (let i = start; i < end; i++) {
+        cells.push({ picture: images[i]!, caption: prompts[i]!.caption, right: verdicts[which]![i]!.all });
+      }
+    }
+  }
+  return cells;
+}

@@ -1,0 +1,42 @@
+// npm run eval -- [options]: brings the clone to readiness, compiles eval/ and judges the model's pictures. The figures go to
+// bench/results/eval.json when the default scenes are drawn.
+import { mkdirSync, writeFileSync } from "node:fs";
+import { cpus } from "node:os";
+import { join } from "node:path";
+import { findModel } from "../scripts/find-model.mjs";
+import { main, ready, root, run } from "../scripts/ready.mjs";
+import { sourcesDigest } from "../scripts/sources-digest.mjs";
+
+await main(async () => {
+  await ready();
+  if (run(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "eval/tsconfig.json"]) !== 0) {
+    throw new Error("the TypeScript in eval/ does not compile");
+  }
+  const { evaluate, parseOptions } = await import("../build/eval/main.js");
+  const options = parseOptions(process.argv.slice(2), findModel());
+  const rows = await evaluate(options);
+  console.log(`figures: ${await writeReport(rows, options)}`);
+  return 0;
+});
+
+/** In the form of bench/results.mjs, with the seed and the folder's name of the model. */
+async function writeReport(rows, { seed, setting }) {
+  const { deviceInfo } = await import("../dist/index.js");
+  const { cpu, cuda } = deviceInfo();
+  const onGpu = rows.some((row) => row.case.includes("cuda"));
+  const report = {
+    bench: "eval",
+    gpu: onGpu ? cuda.devices[0].name : null,
+    cpu: `${cpu.cores} cores of ${cpus()[0]?.model.trim() ?? "unknown processor"}, ${cpu.simd}`,
+    driver: onGpu ? String(cuda.driver) : null,
+    date: new Date().toISOString().slice(0, 10),
+    sources: sourcesDigest(),
+    model: setting.model.replace(/^.*\//, ""),
+    seed,
+    rows,
+  };
+  mkdirSync(join(root, "bench/results"), { recursive: true });
+  const file = join(root, "bench/results/eval.json");
+  writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
+  return file;
+}
