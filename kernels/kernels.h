@@ -3,6 +3,7 @@
 
 #include "attention/attention.h"
 #include "elementwise/elementwise.h"
+#include "gemm/gemm.h"
 #include "gemv/gemv.h"
 #include "norm/norm.h"
 #include "portable/portable.h"

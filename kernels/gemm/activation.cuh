@@ -30,7 +30,8 @@ __device__ __forceinline__ float activate(float x) {
 template <int kCount>
 __device__ __forceinline__ void activate_all(float (&values)[kCount], Activation activation) {
   switch (activation) {
-    case Activation::kNone: break;
+    case Activation::kNone:
+      break;
     case Activation::kGelu:
 #pragma unroll
       for (float& value : values) value = activate<Activation::kGelu>(value);

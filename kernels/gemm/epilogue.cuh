@@ -48,7 +48,8 @@ struct OutputScales {
   float inverse[2];
 
   // `write`: whether this tile is the one that stores c_scale.
-  __device__ __forceinline__ void load(const Tile& tile, const WarpPlace& place, const RowScales& rows, bool write) {
+  __device__ __forceinline__ void load(const Tile& tile, const WarpPlace& place, const RowScales& rows,
+                                       bool write) {
     const GroupParams& group = *tile.group;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -78,7 +79,8 @@ class PanelQueue {
   static constexpr int kDeferred = Config::kDefers && sizeof(Output) <= 2 ? kPanels : 0;
 
   __device__ __forceinline__ explicit PanelQueue(const WarpPlace& place)
-      : writer_(place.shared, place.math_group * 4 + place.warp, place.lane), row_in_tile_(place.row_in_tile()) {}
+      : writer_(place.shared, place.math_group * 4 + place.warp, place.lane),
+        row_in_tile_(place.row_in_tile()) {}
 
   // Before a tile's first push, all panels before it having been popped. Tells the compiler that the registers hold nothing,
   // which it cannot see when pushes are conditional.
@@ -125,8 +127,10 @@ class PanelQueue {
  private:
   static constexpr int kInShared = Config::kPanelBuffers;
 
-  __device__ __forceinline__ void store(int panel, const Tile& tile, const OutputRows& out, int column, int end) {
-    writer_.template store<Output>(panel, out, column, end, tile.row + row_in_tile_, tile.group->rows, tile.batch);
+  __device__ __forceinline__ void store(int panel, const Tile& tile, const OutputRows& out, int column,
+                                        int end) {
+    writer_.template store<Output>(panel, out, column, end, tile.row + row_in_tile_, tile.group->rows,
+                                   tile.batch);
   }
 
   PanelWriter<Config> writer_;
@@ -138,8 +142,8 @@ class PanelQueue {
 
 // values = accumulator · row scale · multiplier + addend, for kCount / 4 blocks of 8 columns from `first` on.
 template <typename Config, int kCount, int kAll>
-__device__ __forceinline__ void scale_and_add(float (&values)[kCount], const float (&accumulator)[kAll], int first,
-                                              const RowScales& rows, const WarpPlace& place) {
+__device__ __forceinline__ void scale_and_add(float (&values)[kCount], const float (&accumulator)[kAll],
+                                              int first, const RowScales& rows, const WarpPlace& place) {
   const uint32_t pairs = place.columns + first * 64 + (place.lane % 4) * 16;
 #pragma unroll
   for (int j = 0; j < kCount / 4; ++j) {

@@ -25,7 +25,8 @@ class GateResidualEpilogue {
 #pragma unroll
     for (int box = 0; box < kBoxes; ++box) {
       const int in_stage = box % Config::kBoxesPerStage;
-      if (in_stage == 0) boxes = place_.shared + loop.wait_stage() * Config::kStageBytes + place_.row_in_tile() * 128;
+      if (in_stage == 0)
+        boxes = place_.shared + loop.wait_stage() * Config::kStageBytes + place_.row_in_tile() * 128;
       float values[32];
       scale_and_add<Config>(values, accumulator, 8 * box, rows, place_);
       add_box(values, boxes + in_stage * Config::kBoxBytes);
@@ -41,7 +42,9 @@ class GateResidualEpilogue {
   }
 
  private:
-  __device__ __forceinline__ int end(const Tile& tile) const { return min(params_.n, tile.column + Config::kTileN); }
+  __device__ __forceinline__ int end(const Tile& tile) const {
+    return min(params_.n, tile.column + Config::kTileN);
+  }
 
   // `box`: this warp's 16 rows of it, 128-byte swizzle.
   __device__ __forceinline__ void add_box(float (&values)[32], uint32_t box) const {

@@ -15,11 +15,14 @@ namespace {
 int64_t bytes_of(Element element) {
   switch (element) {
     case Element::kF32:
-    case Element::kI32: return 4;
+    case Element::kI32:
+      return 4;
     case Element::kBF16:
-    case Element::kF16: return 2;
+    case Element::kF16:
+      return 2;
     case Element::kE4M3:
-    case Element::kU8: return 1;
+    case Element::kU8:
+      return 1;
   }
   return 1;
 }
@@ -29,12 +32,13 @@ Status bad(int group, const std::string& what) {
 }
 
 // `width` elements a row must fit between one row and the next, and TMA wants multiples of 16 bytes.
-Status check_matrix(int group, const char* name, const GemmRows<const void>& matrix, Element element, int64_t width,
-                    int64_t batches) {
+Status check_matrix(int group, const char* name, const GemmRows<const void>& matrix, Element element,
+                    int64_t width, int64_t batches) {
   const int64_t bytes = bytes_of(element);
   const auto misaligned = [&](int64_t stride) { return stride * bytes % 16 != 0; };
   if (matrix.data == nullptr) return bad(group, std::string(name) + " is null");
-  if (reinterpret_cast<uintptr_t>(matrix.data) % 16 != 0) return bad(group, std::string(name) + " is not 16-byte aligned");
+  if (reinterpret_cast<uintptr_t>(matrix.data) % 16 != 0)
+    return bad(group, std::string(name) + " is not 16-byte aligned");
   if (matrix.row_stride < width || matrix.row_stride > INT32_MAX / 64 || misaligned(matrix.row_stride) ||
       (batches > 1 && (matrix.batch_stride < 0 || misaligned(matrix.batch_stride)))) {
     return bad(group, std::string(name) + " has strides " + std::to_string(matrix.row_stride) + ", " +
@@ -44,14 +48,24 @@ Status check_matrix(int group, const char* name, const GemmRows<const void>& mat
   return {};
 }
 
-GemmRows<const void> constant(const GemmRows<void>& rows) { return {rows.data, rows.row_stride, rows.batch_stride}; }
+GemmRows<const void> constant(const GemmRows<void>& rows) {
+  return {rows.data, rows.row_stride, rows.batch_stride};
+}
 
 // Columns of the widest output, and of what lies beyond q, k and v.
-int64_t head_columns(const Gemm& call) { return call.epilogue == GemmEpilogue::kQkv ? 3 * call.heads * 128 : 0; }
+int64_t head_columns(const Gemm& call) {
+  return call.epilogue == GemmEpilogue::kQkv ? 3 * call.heads * 128 : 0;
+}
 bool has_mlp(const Gemm& call) { return call.epilogue == GemmEpilogue::kQkv && call.n > head_columns(call); }
-bool writes_c(const Gemm& call) { return call.epilogue != GemmEpilogue::kQkv || call.heads_as == QkvHeads::kRows; }
-int64_t c_columns(const Gemm& call) { return call.epilogue == GemmEpilogue::kQkv ? head_columns(call) : call.n; }
-Element c_element(const Gemm& call) { return call.epilogue == GemmEpilogue::kQkv ? Element::kBF16 : call.output; }
+bool writes_c(const Gemm& call) {
+  return call.epilogue != GemmEpilogue::kQkv || call.heads_as == QkvHeads::kRows;
+}
+int64_t c_columns(const Gemm& call) {
+  return call.epilogue == GemmEpilogue::kQkv ? head_columns(call) : call.n;
+}
+Element c_element(const Gemm& call) {
+  return call.epilogue == GemmEpilogue::kQkv ? Element::kBF16 : call.output;
+}
 
 Status check_heads(const Gemm& call, int index) {
   const GemmGroup& group = call.groups[index];
@@ -60,15 +74,15 @@ Status check_heads(const Gemm& call, int index) {
   }
   if (call.heads_as == QkvHeads::kRows) return {};
   const PackedQkv& packed = group.packed;
-  if (packed.query == nullptr || packed.key == nullptr || packed.value == nullptr || packed.query_rows == nullptr ||
-      packed.key_blocks == nullptr) {
+  if (packed.query == nullptr || packed.key == nullptr || packed.value == nullptr ||
+      packed.query_rows == nullptr || packed.key_blocks == nullptr) {
     return bad(index, "packed heads need query, key, value, query_rows and key_blocks");
   }
   const int64_t end = group.first_token + group.rows;
   if (group.first_token < 0 || group.first_token % 64 != 0 || group.packed_tokens > INT32_MAX / 128 ||
       end > group.packed_tokens || (end % 64 != 0 && end != group.packed_tokens)) {
-    return bad(index, "packed heads hold tokens " + std::to_string(group.first_token) + " to " + std::to_string(end) +
-                          " of " + std::to_string(group.packed_tokens) +
+    return bad(index, "packed heads hold tokens " + std::to_string(group.first_token) + " to " +
+                          std::to_string(end) + " of " + std::to_string(group.packed_tokens) +
                           "; both ends must be multiples of 64, the sequence's own end apart");
   }
   return {};
@@ -88,13 +102,15 @@ Status check_group(const Gemm& call, int index) {
     if (!status.ok()) return status;
   }
   if (has_mlp(call)) {
-    status = check_matrix(index, "mlp", constant(group.mlp), call.output, call.n - head_columns(call), group.batches);
+    status = check_matrix(index, "mlp", constant(group.mlp), call.output, call.n - head_columns(call),
+                          group.batches);
     if (!status.ok()) return status;
   }
   if (call.operand == Element::kE4M3 && (group.a_scale == nullptr || group.w_scale == nullptr)) {
     return bad(index, "e4m3 operands need a_scale and w_scale");
   }
-  if (call.output == Element::kE4M3 && group.c_scale == nullptr) return bad(index, "output e4m3 needs c_scale");
+  if (call.output == Element::kE4M3 && group.c_scale == nullptr)
+    return bad(index, "output e4m3 needs c_scale");
   if (call.epilogue == GemmEpilogue::kQkv) return check_heads(call, index);
   if (call.epilogue == GemmEpilogue::kGateResidual) {
     if (group.gate == nullptr) return bad(index, "gate is null");
@@ -110,12 +126,12 @@ Status check(const Gemm& call) {
                                 " must be positive multiples of 16; pad the weight with zeros");
   }
   if (call.groups == nullptr || call.group_count < 1 || call.group_count > kGemmMaxGroups) {
-    return Status::bad_argument("gemm: " + std::to_string(call.group_count) + " groups; a launch takes 1 to " +
-                                std::to_string(kGemmMaxGroups));
+    return Status::bad_argument("gemm: " + std::to_string(call.group_count) +
+                                " groups; a launch takes 1 to " + std::to_string(kGemmMaxGroups));
   }
   if (call.epilogue == GemmEpilogue::kQkv && (call.heads < 1 || head_columns(call) > call.n)) {
-    return Status::bad_argument("gemm: " + std::to_string(call.heads) + " heads of q, k and v do not fit in N = " +
-                                std::to_string(call.n));
+    return Status::bad_argument("gemm: " + std::to_string(call.heads) +
+                                " heads of q, k and v do not fit in N = " + std::to_string(call.n));
   }
   for (int i = 0; i < call.group_count; ++i) {
     const Status status = check_group(call, i);
@@ -124,7 +140,8 @@ Status check(const Gemm& call) {
   return {};
 }
 
-TensorMapSpec rows_spec(const GemmRows<const void>& matrix, Element element, const GemmGroup& group, int64_t columns) {
+TensorMapSpec rows_spec(const GemmRows<const void>& matrix, Element element, const GemmGroup& group,
+                        int64_t columns) {
   TensorMapSpec spec;
   spec.data = matrix.data;
   spec.element = element;
@@ -140,7 +157,8 @@ TensorMapSpec rows_spec(const GemmRows<const void>& matrix, Element element, con
 
 OutputRows output_rows(const GemmRows<void>& matrix, Element element, int64_t columns) {
   const int64_t bytes = bytes_of(element);
-  return {static_cast<uint8_t*>(matrix.data), matrix.batch_stride * bytes, int(matrix.row_stride * bytes), int(columns)};
+  return {static_cast<uint8_t*>(matrix.data), matrix.batch_stride * bytes, int(matrix.row_stride * bytes),
+          int(columns)};
 }
 
 Status make_maps(const Gemm& call, const GemmGroup& group, const TileShape& tile, GroupParams* params) {
@@ -254,7 +272,8 @@ Status gemm_hopper(const Gemm& call, cudaStream_t stream) {
   if (gpu.architecture != 90) return Status::unsupported("gemm_hopper runs on compute capability 9.0 alone");
   const gemm::Instance* instance = gemm::choose_instance(call, gpu.multiprocessors);
   if (instance == nullptr) {
-    return Status::unsupported("gemm: no kernel for this combination of operand, output and epilogue; see gemm/gemm.h");
+    return Status::unsupported(
+        "gemm: no kernel for this combination of operand, output and epilogue; see gemm/gemm.h");
   }
   const int most_clusters = std::max(gpu.multiprocessors / instance->tile.cluster, 1);
   gemm::GemmParams params{};

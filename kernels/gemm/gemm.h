@@ -47,23 +47,23 @@ struct GemmGroup {
   int64_t batches = 1;
   int64_t rows = 0;  // of one batch
 
-  GemmRows<const void> a;               // [batches, rows, K] of `operand`
-  const float* a_scale = nullptr;       // [batches, rows]; e4m3 only
+  GemmRows<const void> a;          // [batches, rows, K] of `operand`
+  const float* a_scale = nullptr;  // [batches, rows]; e4m3 only
   int64_t a_scale_batch_stride = 0;
-  const void* w = nullptr;              // [N, K] of `operand`
+  const void* w = nullptr;  // [N, K] of `operand`
   int64_t w_row_stride = 0;
-  const float* w_scale = nullptr;       // [N]; e4m3 only
-  const float* bias = nullptr;          // [N], or none
-  GemmRows<void> c;                     // [batches, rows, N] of `output`; kQkv: bf16 [batches, rows, 3·heads·128]
+  const float* w_scale = nullptr;  // [N]; e4m3 only
+  const float* bias = nullptr;     // [N], or none
+  GemmRows<void> c;  // [batches, rows, N] of `output`; kQkv: bf16 [batches, rows, 3·heads·128]
 
-  GemmRows<const void> residual;        // kGateResidual: bf16 [batches, rows, N]
-  const float* gate = nullptr;          // kGateResidual: [batches, N]
-  int64_t gate_batch_stride = 0;        // 0: one gate for all batches
+  GemmRows<const void> residual;  // kGateResidual: bf16 [batches, rows, N]
+  const float* gate = nullptr;    // kGateResidual: [batches, N]
+  int64_t gate_batch_stride = 0;  // 0: one gate for all batches
 
-  const float* norm_q = nullptr;        // kQkv: [128]
-  const float* norm_k = nullptr;        // kQkv: [128]
-  const float* rope = nullptr;          // kQkv: [rows, 64, 2] (cos, sin), the same for every batch
-  GemmRows<void> mlp;                   // kQkv with N > 3·heads·128: [batches, rows, N − 3·heads·128] of `output`
+  const float* norm_q = nullptr;  // kQkv: [128]
+  const float* norm_k = nullptr;  // kQkv: [128]
+  const float* rope = nullptr;    // kQkv: [rows, 64, 2] (cos, sin), the same for every batch
+  GemmRows<void> mlp;  // kQkv with N > 3·heads·128: [batches, rows, N − 3·heads·128] of `output`
 
   // kQkv with heads_as other than kRows, instead of c: 8-bit attention's operands for a sequence of packed_tokens, of which
   // this group's rows are the tokens from first_token on. Both ends are multiples of 64, the sequence's own end apart.
@@ -71,7 +71,7 @@ struct GemmGroup {
   int64_t packed_tokens = 0;
   int64_t first_token = 0;
 
-  float* c_scale = nullptr;             // output e4m3: [batches, rows], written; the output is code·c_scale
+  float* c_scale = nullptr;  // output e4m3: [batches, rows], written; the output is code·c_scale
   int64_t c_scale_batch_stride = 0;
   float product_bound = 0;
   float bias_bound = 0;

@@ -33,18 +33,18 @@ __device__ __forceinline__ void initialise_barriers(uint32_t shared) {
 }
 
 template <typename Epilogue, int... kPanel>
-__device__ __forceinline__ void store_all_deferred(Epilogue& epilogue, std::integer_sequence<int, kPanel...>) {
+__device__ __forceinline__ void store_all_deferred(Epilogue& epilogue,
+                                                   std::integer_sequence<int, kPanel...>) {
   (epilogue.store_deferred(std::integral_constant<int, kPanel>()), ...);
 }
 
 template <typename Config, typename Epilogue>
-__device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t shared, uint32_t rank, int first,
-                                              int step) {
+__device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t shared, uint32_t rank,
+                                              int first, int step) {
   const uint32_t warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);
   const WarpPlace place{shared, shared + Config::kColumnsAt, warp / 4 - 1, warp % 4, threadIdx.x % 32};
   MainLoop<Config> loop(shared, place.math_group);
   Epilogue epilogue(params, place);
-  uint32_t columns_parity = 0;
   for (int index = first; index < params.tiles; index += step) {
     const Tile tile = tile_at<Config>(params, index, rank);
     RowScales rows;
@@ -53,8 +53,8 @@ __device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t
     loop.template run<Epilogue::kDeferredPanels>(
         accumulator, params.k_blocks, [&](auto panel) { epilogue.store_deferred(panel); },
         [&] { epilogue.prefetch(tile); });
-    ptx::mbarrier_wait(shared + Config::kColumnsFullAt, columns_parity);
-    columns_parity ^= 1;
+    ptx::mbarrier_wait(shared + Config::kColumnsFullAt,
+                       uint32_t(index) / uint32_t(step) % 2);  // of the cluster's tiles
     epilogue.finish(accumulator, tile, rows, loop);
     __syncwarp();
     if (place.lane == 0) ptx::mbarrier_arrive(shared + Config::kColumnsEmptyAt);
@@ -63,7 +63,8 @@ __device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t
 }
 
 template <typename Config, typename Epilogue>
-__global__ void __launch_bounds__(Config::kThreads, 1) gemm_kernel(const __grid_constant__ GemmParams params) {
+__global__ void __launch_bounds__(Config::kThreads, 1)
+    gemm_kernel(const __grid_constant__ GemmParams params) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
   const uint32_t shared = ptx::shared_address(dynamic_shared);

@@ -44,7 +44,9 @@ class LinearEpilogue {
   __device__ __forceinline__ int column(const Tile& tile, int panel) const {
     return tile.column + panel * PanelShape<Output>::kColumns;
   }
-  __device__ __forceinline__ int end(const Tile& tile) const { return min(params_.n, tile.column + Config::kTileN); }
+  __device__ __forceinline__ int end(const Tile& tile) const {
+    return min(params_.n, tile.column + Config::kTileN);
+  }
 
   const GemmParams& params_;
   const WarpPlace& place_;

@@ -27,8 +27,8 @@ class MainLoop {
   //   between           called with std::integral_constant<int, 0> … <kCalls − 1>, one every kDeferBlocks k-blocks
   //   before_last_wait  called while the last k-blocks are still being multiplied
   template <int kCalls, typename Between, typename BeforeLastWait>
-  __device__ __forceinline__ void run(float (&accumulator)[Config::kTileN / 2], int k_blocks, Between&& between,
-                                      BeforeLastWait&& before_last_wait) {
+  __device__ __forceinline__ void run(float (&accumulator)[Config::kTileN / 2], int k_blocks,
+                                      Between&& between, BeforeLastWait&& before_last_wait) {
     staggered_ = k_blocks >= 2 * Config::kStages;
     if (staggered_ && math_group_ > 0) ptx::bar_sync(kLagBarrier + math_group_ - 1, 256);
     int block = 0;
@@ -64,8 +64,9 @@ class MainLoop {
   __device__ __forceinline__ void unrolled(float (&accumulator)[Config::kTileN / 2], Between& between,
                                            std::integer_sequence<int, kCall...>) {
     const auto blocks = [&](auto call) {
+      constexpr int kFirst = decltype(call)::value * Config::kDeferBlocks;
 #pragma unroll
-      for (int i = 0; i < Config::kDeferBlocks; ++i) step(accumulator, call * Config::kDeferBlocks + i);
+      for (int i = 0; i < Config::kDeferBlocks; ++i) step(accumulator, kFirst + i);
       between(call);
     };
     (blocks(std::integral_constant<int, kCall>()), ...);
@@ -98,8 +99,8 @@ class MainLoop {
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      ptx::Wgmma<typename Config::Operand, Config::kTileN>::mma_async(accumulator, kHigh | (a + 2 * i),
-                                                                      kHigh | (b + 2 * i), block > 0 || i > 0);
+      ptx::Wgmma<typename Config::Operand, Config::kTileN>::mma_async(
+          accumulator, kHigh | (a + 2 * i), kHigh | (b + 2 * i), block > 0 || i > 0);
     }
     ptx::wgmma_commit_group();
   }

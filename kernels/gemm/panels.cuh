@@ -20,8 +20,8 @@ template <typename Output>
 struct PanelShape {
   static constexpr int kColumns = std::is_same_v<Output, float> ? 32 : 64;
   static constexpr int kRowBytes = kColumns * int(sizeof(Output));
-  static constexpr int kValues = kColumns / 2;                         // a thread's, of 16 rows
-  static constexpr int kWords = kValues * int(sizeof(Output)) / 4;     // the same in its output type
+  static constexpr int kValues = kColumns / 2;                      // a thread's, of 16 rows
+  static constexpr int kWords = kValues * int(sizeof(Output)) / 4;  // the same in its output type
 };
 
 // Where a lane's row of stmatrix or ldmatrix lies in a panel of 128-byte rows: rows 0 to 15 of chunk 0 (lanes 0 to 15) and
@@ -54,7 +54,8 @@ __device__ __forceinline__ void pack(uint32_t (&words)[8], const float (&values)
   }
 }
 
-__device__ __forceinline__ void write_panel(const uint32_t (&words)[16], uint32_t panel, uint32_t lane, __nv_bfloat16) {
+__device__ __forceinline__ void write_panel(const uint32_t (&words)[16], uint32_t panel, uint32_t lane,
+                                            __nv_bfloat16) {
   const uint32_t at = panel + swizzled_lane(lane);
 #pragma unroll
   for (int j = 0; j < 8; j += 2) {
@@ -63,7 +64,8 @@ __device__ __forceinline__ void write_panel(const uint32_t (&words)[16], uint32_
   }
 }
 
-__device__ __forceinline__ void write_panel(const uint32_t (&words)[16], uint32_t panel, uint32_t lane, float) {
+__device__ __forceinline__ void write_panel(const uint32_t (&words)[16], uint32_t panel, uint32_t lane,
+                                            float) {
   const uint32_t row = lane / 4, quarter = lane % 4;
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
@@ -74,7 +76,8 @@ __device__ __forceinline__ void write_panel(const uint32_t (&words)[16], uint32_
 }
 
 // Neighbouring lanes trade, so that each stores 4 codes of one 8-column block: even lanes of the first, odd of the second.
-__device__ __forceinline__ void write_panel(const uint32_t (&words)[8], uint32_t panel, uint32_t lane, __nv_fp8_e4m3) {
+__device__ __forceinline__ void write_panel(const uint32_t (&words)[8], uint32_t panel, uint32_t lane,
+                                            __nv_fp8_e4m3) {
   const uint32_t row = lane / 4, odd = lane % 2;
   const uint32_t at = panel + row * 64 + odd * 8 + (lane % 4 / 2) * 4;
 #pragma unroll
@@ -93,7 +96,8 @@ template <typename Config>
 class PanelWriter {
  public:
   __device__ __forceinline__ PanelWriter(uint32_t shared, uint32_t math_warp, uint32_t lane)
-      : panels_(shared + Config::kPanelsAt + math_warp * (Config::kPanelBuffers * Config::kPanelBytes)), lane_(lane) {}
+      : panels_(shared + Config::kPanelsAt + math_warp * (Config::kPanelBuffers * Config::kPanelBytes)),
+        lane_(lane) {}
 
   // Fills panel `index`, once what it held before has been stored.
   template <typename Output>
@@ -105,8 +109,8 @@ class PanelWriter {
   // Stores panel `index`: 16 rows from `row` of `batch`, columns from `column`, as far as there are `rows` and columns before
   // `end`.
   template <typename Output>
-  __device__ __forceinline__ void store(int index, const OutputRows& out, int column, int end, int row, int rows,
-                                        int batch) {
+  __device__ __forceinline__ void store(int index, const OutputRows& out, int column, int end, int row,
+                                        int rows, int batch) {
     constexpr int kRowBytes = PanelShape<Output>::kRowBytes;
     constexpr int kLanes = kRowBytes / 16;  // of a row
     constexpr int kPasses = 16 * kLanes / 32;

@@ -25,7 +25,8 @@ struct RingPosition {
 
 // The tile's residual, 64 columns a box, into the stages after its k-blocks.
 template <typename Config, int kBoxes>
-__device__ __forceinline__ void produce_boxes(const Tile& tile, uint32_t shared, RingPosition<Config::kStages>& ring) {
+__device__ __forceinline__ void produce_boxes(const Tile& tile, uint32_t shared,
+                                              RingPosition<Config::kStages>& ring) {
 #pragma unroll 1
   for (int first = 0; first < kBoxes; first += Config::kBoxesPerStage, ring.advance()) {
     const uint32_t full = shared + Config::kFullAt + 8 * ring.stage;
@@ -34,8 +35,8 @@ __device__ __forceinline__ void produce_boxes(const Tile& tile, uint32_t shared,
     ptx::mbarrier_arrive_expect_tx(full, boxes * Config::kBoxBytes);
     for (int box = 0; box < boxes; ++box) {
       ptx::cp_async_bulk_tensor_3d_load(shared + ring.stage * Config::kStageBytes + box * Config::kBoxBytes,
-                                        &tile.group->residual, full, tile.column + 64 * (first + box), tile.row,
-                                        tile.batch);
+                                        &tile.group->residual, full, tile.column + 64 * (first + box),
+                                        tile.row, tile.batch);
     }
   }
 }
@@ -43,8 +44,8 @@ __device__ __forceinline__ void produce_boxes(const Tile& tile, uint32_t shared,
 // One thread. Waits on empty[stage] (arrivals of every math warp in the cluster: a multicast lands in all CTAs) and
 // completes full[stage] with a stage's bytes, W's other shares coming from the cluster's other CTAs.
 template <typename Config, int kBoxes>
-__device__ __forceinline__ void produce_stages(const GemmParams& params, uint32_t shared, uint32_t rank, int first,
-                                               int step) {
+__device__ __forceinline__ void produce_stages(const GemmParams& params, uint32_t shared, uint32_t rank,
+                                               int first, int step) {
   RingPosition<Config::kStages> ring;
   for (int index = first; index < params.tiles; index += step) {
     const Tile tile = tile_at<Config>(params, index, rank);
@@ -73,8 +74,8 @@ __device__ __forceinline__ void produce_stages(const GemmParams& params, uint32_
 // accumulator · row scale · multiplier + addend, whatever scale, bias and gate there are.
 // Waits on columns_empty (a lane of every math warp), arrives with all lanes on columns_full.
 template <typename Config>
-__device__ __forceinline__ void produce_columns(const GemmParams& params, uint32_t shared, uint32_t rank, int first,
-                                                int step) {
+__device__ __forceinline__ void produce_columns(const GemmParams& params, uint32_t shared, uint32_t rank,
+                                                int first, int step) {
   const int lane = threadIdx.x % 32;
   uint32_t parity = 1;
   for (int index = first; index < params.tiles; index += step) {

@@ -75,13 +75,15 @@ class QkvEpilogue {
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
       const int row = min(tile.row + place_.row_in_tile() + place_.lane / 4 + 8 * side, tile.group->rows - 1);
-      const float2* angles = reinterpret_cast<const float2*>(tile.group->rope) + int64_t(row) * 64 + half * 32;
+      const float2* angles =
+          reinterpret_cast<const float2*>(tile.group->rope) + int64_t(row) * 64 + half * 32;
 #pragma unroll
       for (int j = 0; j < 8; ++j) rope_[j][side] = __ldg(angles + 4 * j + place_.lane % 4);
     }
   }
 
-  __device__ __forceinline__ void root_mean_square(float (&inverse)[2], const float (&accumulator)[Config::kTileN / 2],
+  __device__ __forceinline__ void root_mean_square(float (&inverse)[2],
+                                                   const float (&accumulator)[Config::kTileN / 2],
                                                    int head) const {
     float squares[2] = {0.0f, 0.0f};
 #pragma unroll
@@ -97,8 +99,9 @@ class QkvEpilogue {
     }
   }
 
-  __device__ __forceinline__ void normalise_and_rotate(float (&accumulator)[Config::kTileN / 2], int head, int half,
-                                                       const float (&inverse)[2], const float* norm) const {
+  __device__ __forceinline__ void normalise_and_rotate(float (&accumulator)[Config::kTileN / 2], int head,
+                                                       int half, const float (&inverse)[2],
+                                                       const float* norm) const {
     const float2* weights = reinterpret_cast<const float2*>(norm) + 32 * half + place_.lane % 4;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
@@ -115,8 +118,8 @@ class QkvEpilogue {
     }
   }
 
-  __device__ __forceinline__ void store_head(const float (&accumulator)[Config::kTileN / 2], int head, const Tile& tile,
-                                             const RowScales& rows) {
+  __device__ __forceinline__ void store_head(const float (&accumulator)[Config::kTileN / 2], int head,
+                                             const Tile& tile, const RowScales& rows) {
     const int section = section_of(tile.column + head * kHeadDim);
     if (section >= 3) {
       push_mlp(accumulator, head, tile, rows);
@@ -149,15 +152,18 @@ class QkvEpilogue {
     const int row = tile.row + int(place_.math_group) * 64;
     if (row >= group.rows) return;
     const PackedQkv& packed = group.packed;
-    const int tokens = group.packed_tokens, first = group.first_token + row, end = group.first_token + group.rows;
+    const int tokens = group.packed_tokens, first = group.first_token + row,
+              end = group.first_token + group.rows;
     const int64_t slice = int64_t(tile.batch) * params_.heads + head;
-    const int64_t scored = slice * qkv::scored_slice_bytes(tokens), padded = slice * qkv::padded_tokens(tokens);
+    const int64_t scored = slice * qkv::scored_slice_bytes(tokens),
+                  padded = slice * qkv::padded_tokens(tokens);
     float4* key_blocks = reinterpret_cast<float4*>(packed.key_blocks) + padded / qkv::kTokenBlock;
     float x[64];
 #pragma unroll
     for (int i = 0; i < 64; ++i) x[i] = accumulator[64 * tile_head + i];
     if (section == 0) {
-      qkv::store_query_tile<Code>(x, first, end, packed.query + scored, reinterpret_cast<float2*>(packed.query_rows) + padded);
+      qkv::store_query_tile<Code>(x, first, end, packed.query + scored,
+                                  reinterpret_cast<float2*>(packed.query_rows) + padded);
     } else if (section == 1) {
       qkv::store_key_tile<Code>(x, first, end, packed.key + scored, key_blocks);
     } else {
@@ -172,8 +178,8 @@ class QkvEpilogue {
     return reinterpret_cast<float*>(dynamic_shared + Config::kScratchAt + 16 * place_.math_group);
   }
 
-  __device__ __forceinline__ void push_mlp(const float (&accumulator)[Config::kTileN / 2], int head, const Tile& tile,
-                                           const RowScales& rows) {
+  __device__ __forceinline__ void push_mlp(const float (&accumulator)[Config::kTileN / 2], int head,
+                                           const Tile& tile, const RowScales& rows) {
     const bool first = tile.column + head * kHeadDim == 3 * params_.heads * kHeadDim;
     [[maybe_unused]] OutputScales output;
     if constexpr (sizeof(Output) == 1) output.load(tile, place_, rows, first);

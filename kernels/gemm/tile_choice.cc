@@ -7,17 +7,24 @@ namespace {
 
 int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
-// Relative rate of a tile inside a full wave, and the k-blocks that a tile costs beyond its own (pipeline fill, epilogue).
+// Relative rate of a tile's main loop, and what a tile costs beyond it, in k-blocks: epilogue and refilling the pipeline.
 struct TileRate {
   TileShape tile;
   double rate;
   double extra_blocks;
 };
 
+// H200, sustained TFLOP/s with bias, fp8 | bf16 (bench/NOTES.md). In both large tiles the main loop runs at the tensor cores'
+// full rate, as clock stamps in the kernel show, so waves and the cost of a tile decide.
 constexpr TileRate kRates[] = {
-    {kTile128x256, 1.00, 1.0},
-    {kTile192x192, 0.99, 1.0},
-    {kTile128x128, 0.80, 2.0},
+    // Fewest bytes from L2 a product. Full waves at N = 9216 and 21504: 1155, 1205 | 666, 657.
+    {kTile128x256, 1.00, 6.0},
+    // 97 % full waves at M = 4608, N = 3072 and 12288, where 128x256 has 82 and 94: 1281, 1172 | 676, 654 against
+    // 1132, 1160 | 594, 627.
+    {kTile192x192, 1.00, 5.4},
+    // For what the others fill less than a wave with: T5 and CLIP. Its rate is shared memory's, 160 of 128 bytes a clock, on
+    // paper, its overhead an estimate; neither is measured.
+    {kTile128x128, 0.80, 6.0},
 };
 
 double estimated_time(const Gemm& call, const TileRate& candidate, int multiprocessors) {
@@ -28,7 +35,8 @@ double estimated_time(const Gemm& call, const TileRate& candidate, int multiproc
   tiles *= column_blocks(call, candidate.tile);
   const int64_t clusters = multiprocessors / candidate.tile.cluster;
   const int64_t waves = divide_up(tiles, std::max<int64_t>(clusters, 1));
-  const double blocks = double(call.k) * (call.operand == Element::kBF16 ? 2 : 1) / 128 + candidate.extra_blocks;
+  const double blocks =
+      double(call.k) * (call.operand == Element::kBF16 ? 2 : 1) / 128 + candidate.extra_blocks;
   return double(waves) * blocks * candidate.tile.rows * candidate.tile.columns / candidate.rate;
 }
 

@@ -42,8 +42,12 @@ inline std::string text(const GemmShape& shape) {
 
 // One group's A, W and bias, with the reference x of gemm.h.
 struct ProductCase {
-  ProductCase(const Matrix& a_values, const Matrix& w_values, const Matrix& bias_values, Element type, int64_t a_stride = 0)
-      : a(a_values, type, a_stride), w(w_values, type), bias(bias_values, Element::kF32), stride(a_stride ? a_stride : a_values.cols) {
+  ProductCase(const Matrix& a_values, const Matrix& w_values, const Matrix& bias_values, Element type,
+              int64_t a_stride = 0)
+      : a(a_values, type, a_stride),
+        w(w_values, type),
+        bias(bias_values, Element::kF32),
+        stride(a_stride ? a_stride : a_values.cols) {
     x = reference::product({a.seen, w.seen, a.scale, w.scale, bias_values.values});
   }
 
@@ -69,8 +73,8 @@ struct ProductCase {
 };
 
 inline ProductCase random_product(const GemmShape& shape, Element type, uint64_t seed, int64_t a_stride = 0) {
-  return ProductCase(normal(shape.m, shape.k, seed), normal(shape.n, shape.k, seed + 1, 0.02f), normal(1, shape.n, seed + 2),
-                     type, a_stride);
+  return ProductCase(normal(shape.m, shape.k, seed), normal(shape.n, shape.k, seed + 1, 0.02f),
+                     normal(1, shape.n, seed + 2), type, a_stride);
 }
 
 inline const char* short_name(Element operand) { return operand == Element::kE4M3 ? "fp8" : "bf16"; }

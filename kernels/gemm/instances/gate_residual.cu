@@ -10,8 +10,9 @@ constexpr Instance gated() {
 }
 
 constexpr Instance kInstances[] = {
-    gated<Config128x256<__nv_fp8_e4m3>>(), gated<Config192x192<__nv_fp8_e4m3>>(), gated<Config128x128<__nv_fp8_e4m3>>(),
-    gated<Config128x256<__nv_bfloat16>>(), gated<Config192x192<__nv_bfloat16>>(), gated<Config128x128<__nv_bfloat16>>(),
+    gated<Config128x256<__nv_fp8_e4m3>>(), gated<Config192x192<__nv_fp8_e4m3>>(),
+    gated<Config128x128<__nv_fp8_e4m3>>(), gated<Config128x256<__nv_bfloat16>>(),
+    gated<Config192x192<__nv_bfloat16>>(), gated<Config128x128<__nv_bfloat16>>(),
 };
 
 }  // namespace

@@ -11,10 +11,14 @@ constexpr Instance heads() {
 }
 
 constexpr Instance kInstances[] = {
-    heads<__nv_fp8_e4m3, QkvHeads::kRows, __nv_bfloat16>(), heads<__nv_fp8_e4m3, QkvHeads::kInt8, __nv_bfloat16>(),
-    heads<__nv_fp8_e4m3, QkvHeads::kE4M3, __nv_bfloat16>(), heads<__nv_fp8_e4m3, QkvHeads::kInt8, __nv_fp8_e4m3>(),
-    heads<__nv_fp8_e4m3, QkvHeads::kE4M3, __nv_fp8_e4m3>(), heads<__nv_bfloat16, QkvHeads::kRows, __nv_bfloat16>(),
-    heads<__nv_bfloat16, QkvHeads::kInt8, __nv_bfloat16>(), heads<__nv_bfloat16, QkvHeads::kE4M3, __nv_bfloat16>(),
+    heads<__nv_fp8_e4m3, QkvHeads::kRows, __nv_bfloat16>(),
+    heads<__nv_fp8_e4m3, QkvHeads::kInt8, __nv_bfloat16>(),
+    heads<__nv_fp8_e4m3, QkvHeads::kE4M3, __nv_bfloat16>(),
+    heads<__nv_fp8_e4m3, QkvHeads::kInt8, __nv_fp8_e4m3>(),
+    heads<__nv_fp8_e4m3, QkvHeads::kE4M3, __nv_fp8_e4m3>(),
+    heads<__nv_bfloat16, QkvHeads::kRows, __nv_bfloat16>(),
+    heads<__nv_bfloat16, QkvHeads::kInt8, __nv_bfloat16>(),
+    heads<__nv_bfloat16, QkvHeads::kE4M3, __nv_bfloat16>(),
 };
 
 }  // namespace

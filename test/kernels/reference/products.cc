@@ -12,7 +12,8 @@ namespace {
 double dot(const float* a, const float* b, int64_t count) {
   double sums[8] = {};
   for (int64_t i = 0; i < count; i += 8) {
-    for (int64_t j = 0; j < std::min<int64_t>(8, count - i); ++j) sums[j] += double(a[i + j]) * double(b[i + j]);
+    for (int64_t j = 0; j < std::min<int64_t>(8, count - i); ++j)
+      sums[j] += double(a[i + j]) * double(b[i + j]);
   }
   double sum = 0;
   for (const double part : sums) sum += part;
@@ -38,7 +39,8 @@ Matrix product(const ProductOperands& operands) {
   };
   const int64_t workers = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, a.rows);
   std::vector<std::thread> threads;
-  for (int64_t i = 0; i < workers; ++i) threads.emplace_back(rows, a.rows * i / workers, a.rows * (i + 1) / workers);
+  for (int64_t i = 0; i < workers; ++i)
+    threads.emplace_back(rows, a.rows * i / workers, a.rows * (i + 1) / workers);
   for (std::thread& thread : threads) thread.join();
   return x;
 }
@@ -48,8 +50,8 @@ Matrix activated(Matrix x, kernels::Activation activation) {
   return x;
 }
 
-void normalise_and_rotate(Matrix& x, int heads, const std::vector<float>& norm_q, const std::vector<float>& norm_k,
-                          const std::vector<float>& rope, double eps) {
+void normalise_and_rotate(Matrix& x, int heads, const std::vector<float>& norm_q,
+                          const std::vector<float>& norm_k, const std::vector<float>& rope, double eps) {
   const int64_t tokens = int64_t(rope.size()) / 128;
   for (int64_t row = 0; row < x.rows; ++row) {
     for (int head = 0; head < 2 * heads; ++head) {
@@ -60,7 +62,8 @@ void normalise_and_rotate(Matrix& x, int heads, const std::vector<float>& norm_q
       for (int pair = 0; pair < 64; ++pair) {
         float& left = x.at(row, head * 128 + 2 * pair);
         float& right = x.at(row, head * 128 + 2 * pair + 1);
-        const double u = left * inverse * norm[size_t(2 * pair)], v = right * inverse * norm[size_t(2 * pair + 1)];
+        const double u = left * inverse * norm[size_t(2 * pair)],
+                     v = right * inverse * norm[size_t(2 * pair + 1)];
         const double cosine = rope[size_t((row % tokens * 64 + pair) * 2)];
         const double sine = rope[size_t((row % tokens * 64 + pair) * 2 + 1)];
         left = float(u * cosine - v * sine);

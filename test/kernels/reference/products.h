@@ -21,7 +21,7 @@ Matrix activated(Matrix x, kernels::Activation activation);
 
 // RMSNorm over each 128 columns of the first 2·heads·128 (norm_q, then norm_k), then RoPE by rope [rows · 64 · 2]
 // (cos, sin) on adjacent pairs; row r of x uses row r % (rope rows) of the table.
-void normalise_and_rotate(Matrix& x, int heads, const std::vector<float>& norm_q, const std::vector<float>& norm_k,
-                          const std::vector<float>& rope, double eps);
+void normalise_and_rotate(Matrix& x, int heads, const std::vector<float>& norm_q,
+                          const std::vector<float>& norm_k, const std::vector<float>& rope, double eps);
 
 }  // namespace flux::testing::reference
