@@ -1,4 +1,4 @@
-// npm run test:sanitize: the tests of the native code (test/native, test/runtime, test/loaders), with the addon built with
+// npm run test:sanitize: the tests of the native code (test/native, test/runtime, test/nn), with the addon built with
 // AddressSanitizer and UndefinedBehaviorSanitizer; once for each instruction set that this processor has.
 //
 // Node is not built with the sanitizers, so their runtime is preloaded. Leaks are looked for at the end of each process; Node
@@ -9,7 +9,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:f
 import { dirname, join } from "node:path";
 import { main, ready, root, run } from "./ready.mjs";
 
-const folders = ["test/native", "test/runtime", "test/loaders"];
+const folders = ["test/native", "test/runtime", "test/nn"];
 const logs = join(root, "build/sanitize/logs");
 
 /** The runtime libraries of the compiler that built the addon. libstdc++ goes along: ASan wraps its throw. */

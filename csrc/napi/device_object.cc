@@ -31,7 +31,6 @@ LoadRequest load_request_from(const Napi::Object& object) {
     request.scale_offset = bytes_from(object.Get("scaleOffset"), "scaleOffset");
     FLUX_CHECK(request.scale_offset + static_cast<uint64_t>(request.shape[0]) * 4 <= request.scale->bytes(), "scale is too small");
   }
-  if (object.Has("multiplier")) request.multiplier = object.Get("multiplier").ToNumber().FloatValue();
   FLUX_CHECK(request.to != DType::kF8E4M3 || request.scale != nullptr, "f8e4m3 weights need a scale Memory");
   const uint64_t bytes = static_cast<uint64_t>(request.elements()) * size_of(request.to);
   FLUX_CHECK(request.target_offset + bytes <= request.target->bytes(), "the target Memory is too small for this weight");

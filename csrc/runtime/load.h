@@ -22,7 +22,6 @@ struct LoadRequest {
   DType to = DType::kF32;            // f32, bf16, or f8e4m3 (one scale per row, rows = shape[0])
   std::shared_ptr<Memory> scale;     // f32 per row, with f8e4m3 only
   uint64_t scale_offset = 0;         // bytes
-  float multiplier = 1.0f;           // stored values times this (files that carry a tensor-wide scale)
 
   int64_t elements() const { return shape[0] * shape[1] * shape[2] * shape[3]; }
 };

@@ -71,10 +71,7 @@ uint64_t StagedRows::read_row(int64_t row, float* out) const {
   }
   widen(data, width_, request_.from, target);
   uint64_t bad = 0;
-  for (int64_t i = 0; i < width_; ++i) {
-    target[i] *= request_.multiplier;
-    bad += std::isfinite(target[i]) ? 0 : 1;
-  }
+  for (int64_t i = 0; i < width_; ++i) bad += std::isfinite(target[i]) ? 0 : 1;
   if (request_.convolution) {  // stored [Ci, taps]: element (ci, tap) goes to [tap, ci]
     const int64_t channels = request_.shape[1];
     const int64_t taps = request_.shape[2] * request_.shape[3];

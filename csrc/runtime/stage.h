@@ -1,4 +1,4 @@
-// Weights on their way from a mapped file to where they are kept: read, multiplied, checked, reordered, converted.
+// Weights on their way from a mapped file to where they are kept: read, checked, reordered, converted.
 #pragma once
 
 #include <cstddef>

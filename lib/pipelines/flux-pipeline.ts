@@ -17,7 +17,7 @@ import { type Capabilities, type Conditions, checkRequest, type Request } from "
 import { Turns } from "./turns.js";
 
 export interface FromPretrainedOptions {
-  /** `"auto"` by default: a GPU if one can be used, else the CPU. Or a Device of one's own, which the pipeline does not dispose. */
+  /** `"auto"` (the default) or `"cpu"`: the CPU in this version. Or a Device of one's own, which the pipeline does not dispose. */
   device?: DeviceName | Device;
   /** What the linears compute in: `"f32"` (the CPU's default) or `"fp8"`. */
   precision?: Precision;
@@ -90,6 +90,12 @@ export class FluxPipeline {
     const device =
       options.device instanceof Device ? options.device : Device.open(options.device, { threads });
     try {
+      if (device.kind === "cuda") {
+        throw new FluxError(
+          "ERR_FLUX_UNSUPPORTED",
+          'whole images cannot be made on a GPU in this version (the VAE has no CUDA kernels); use device "cpu"',
+        );
+      }
       const checkpoint = await loadCheckpoint(folder, device, precision, { signal, onProgress });
       return new FluxPipeline(device, checkpoint, ownsDevice);
     } catch (error) {
@@ -336,6 +342,6 @@ function requireFinite({ data }: HostTensor): void {
   if (data.every(Number.isFinite)) return;
   throw new FluxError(
     "ERR_FLUX_BAD_WEIGHTS",
-    "the transformer produced NaN or infinite latents; the checkpoint is damaged, or guidanceScale or trueCfgScale is far out of range",
+    "the transformer produced NaN or infinite latents; the checkpoint is damaged, or embeddings, guidanceScale or trueCfgScale are far out of range",
   );
 }

@@ -98,7 +98,6 @@ export interface NativeLoadRequest {
   targetOffset: number;
   scale?: NativeMemory;
   scaleOffset?: number;
-  multiplier?: number;
 }
 
 let addon: NativeAddon | undefined;

@@ -12,6 +12,7 @@ const variants = process.env.FLUX_SIMD ? [process.env.FLUX_SIMD] : ["baseline", 
 describe("the ops of the CPU backend", () => {
   test.for(variants)(
     "agree with their references in %s",
+    { timeout: 600_000 }, // minutes under the sanitizers
     async (variant, { skip }) => {
       const run = promisify(execFile)(`${folder}/flux_cpu_tests`, ["--variant", variant], {
         env: { ...process.env, FLUX_SIMD: variant },
@@ -23,6 +24,5 @@ describe("the ops of the CPU backend", () => {
       if (code === SKIPPED) skip(output.trim());
       expect(code, output).toBe(0);
     },
-    600_000,
-  ); // minutes under the sanitizers
+  );
 });

@@ -1,5 +1,6 @@
 // What generate() does with its options, its signal and its device. The images themselves are tested in flux-pipeline.test.ts.
 
+import { getEventListeners } from "node:events";
 import { rmSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { Device, FluxError, FluxPipeline, type GenerateOptions } from "../../lib/index.js";
@@ -232,21 +233,33 @@ describe("an aborted call", () => {
     await expect(pipe.generate({ prompt: "a", ...SMALL, signal })).rejects.toBe(signal.reason);
   });
 
-  it("in the middle ends within two steps", async () => {
+  it("in the middle ends with at most two steps queued behind the one that runs", async () => {
     const controller = new AbortController();
+    const options = { prompt: "a", ...SMALL, numInferenceSteps: 50, signal: controller.signal };
+    const step = pipe.plan(options);
+    let started = 0;
+    let running = 0;
+    let most = 0;
+    const run = step.run.bind(step);
+    vi.spyOn(step, "run").mockImplementation(async () => {
+      started++;
+      most = Math.max(most, ++running);
+      await run();
+      running--;
+    });
     const seen: number[] = [];
-    const running = pipe.generate({
-      prompt: "a",
-      ...SMALL,
-      numInferenceSteps: 50,
-      signal: controller.signal,
+    const aborted = pipe.generate({
+      ...options,
       onStep: ({ step }) => {
         seen.push(step);
         if (step === 3) controller.abort();
       },
     });
-    await expect(running).rejects.toMatchObject({ name: "AbortError" });
+    await expect(aborted).rejects.toMatchObject({ name: "AbortError" });
     expect(seen).toEqual([1, 2, 3]);
+    expect(most).toBeLessThanOrEqual(3);
+    expect(started).toBeLessThanOrEqual(3 + 2);
+    expect(running).toBe(0);
   });
 
   it("while it waits for its turn leaves at once, and the others are served", async () => {
@@ -260,11 +273,13 @@ describe("an aborted call", () => {
     expect(Buffer.from(a.images[0]!.data).equals(c.images[0]!.data)).toBe(true);
   });
 
-  it("after its end changes nothing", async () => {
+  it("after its end is not listened to any more", async () => {
     const controller = new AbortController();
-    const { images } = await pipe.generate({ prompt: "a", ...SMALL, signal: controller.signal });
+    const { images } = await pipe.generate({ prompt: "a", seed: 1, ...SMALL, signal: controller.signal });
+    expect(getEventListeners(controller.signal, "abort")).toHaveLength(0);
     controller.abort();
-    expect(images).toHaveLength(1);
+    const again = await pipe.generate({ prompt: "a", seed: 1, ...SMALL });
+    expect(Buffer.from(again.images[0]!.data).equals(images[0]!.data)).toBe(true);
   });
 });
 
@@ -333,6 +348,13 @@ describe("disposal", () => {
     await device.drain();
     expect(device.memoryUsage().allocated).toBe(0);
   });
+});
+
+it("reports an overflow instead of giving a black image", async () => {
+  const promptEmbeds = { ...embeds(4), data: new Float32Array(256).fill(3e38) };
+  await expect(pipe.generate({ promptEmbeds, pooledPromptEmbeds: pooled(), ...SMALL })).rejects.toMatchObject(
+    { code: "ERR_FLUX_BAD_WEIGHTS", message: expect.stringMatching(/NaN or infinite/) },
+  );
 });
 
 it("remembers prompts: a cut prompt is warned about once", async () => {

@@ -1,0 +1,55 @@
+// The types of every argument and result of a pipeline have names that a user can import: checked by `npm run typecheck`, which
+// fails when one is missing or differs. There is nothing to run.
+
+import type * as fluxwarp from "../lib/index.js";
+import type {
+  ComponentName,
+  DeviceInfo,
+  DeviceName,
+  DeviceOptions,
+  EncodeOptions,
+  FluxErrorCode,
+  FromPretrainedOptions,
+  GenerateOptions,
+  GenerateResult,
+  HostTensor,
+  ImageFormat,
+  LoadProgress,
+  OpDescription,
+  Plan,
+  PlanDescription,
+  Precision,
+  StepEvent,
+} from "../lib/index.js";
+
+type Pipeline = fluxwarp.FluxPipeline;
+type Same<A, B> = [A, B] extends [B, A] ? true : false;
+export const same: {
+  generate: Same<Pipeline["generate"], (options: GenerateOptions) => Promise<GenerateResult>>;
+  profile: Same<Pipeline["profile"], (options?: GenerateOptions) => Promise<Plan>>;
+  raw: Same<GenerateResult["raw"], HostTensor | undefined>;
+  onStep: Same<Parameters<NonNullable<GenerateOptions["onStep"]>>, [event: StepEvent]>;
+  onProgress: Same<Parameters<NonNullable<FromPretrainedOptions["onProgress"]>>, [progress: LoadProgress]>;
+  component: Same<LoadProgress["component"], ComponentName>;
+  precision: Same<FromPretrainedOptions["precision"], Precision | undefined>;
+  toBuffer: Same<Parameters<fluxwarp.FluxImage["toBuffer"]>, [format?: ImageFormat, options?: EncodeOptions]>;
+  describe: Same<ReturnType<Plan["describe"]>, PlanDescription>;
+  ops: Same<PlanDescription["ops"], OpDescription[]>;
+  open: Same<Parameters<typeof fluxwarp.Device.open>, [name?: DeviceName, options?: DeviceOptions]>;
+  deviceInfo: Same<ReturnType<typeof fluxwarp.deviceInfo>, DeviceInfo>;
+  codes: Same<(typeof fluxwarp.FLUX_ERROR_CODES)[number], FluxErrorCode>;
+} = {
+  generate: true,
+  profile: true,
+  raw: true,
+  onStep: true,
+  onProgress: true,
+  component: true,
+  precision: true,
+  toBuffer: true,
+  describe: true,
+  ops: true,
+  open: true,
+  deviceInfo: true,
+  codes: true,
+};
