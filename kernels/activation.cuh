@@ -7,7 +7,9 @@
 namespace flux::kernels {
 
 // Relative error about 2^-21: one ex2 and one reciprocal.
-__device__ __forceinline__ float x_times_sigmoid(float x, float t) { return __fdividef(x, 1.0f + __expf(-t)); }
+__device__ __forceinline__ float x_times_sigmoid(float x, float t) {
+  return __fdividef(x, 1.0f + __expf(-t));
+}
 
 __device__ __forceinline__ float silu(float x) { return x_times_sigmoid(x, x); }
 __device__ __forceinline__ float gelu_tanh(float x) {

@@ -1,13 +1,15 @@
+#include "attention/attention.h"
 #include "cuda/check.h"
 #include "cuda/launchers.h"
 #include "cuda/views.h"
-#include "attention/attention.h"
 
 namespace flux::cuda {
 namespace {
 
 // [B, T, H, D]
-kernels::AttentionTensor tensor_of(const TensorView& view) { return {view.data, view.stride[0], view.stride[1], view.stride[2]}; }
+kernels::AttentionTensor tensor_of(const TensorView& view) {
+  return {view.data, view.stride[0], view.stride[1], view.stride[2]};
+}
 
 }  // namespace
 

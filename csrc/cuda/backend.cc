@@ -25,7 +25,8 @@ constexpr int kMaxStagingThreads = 8;
 class EventFence final : public Fence {
  public:
   EventFence(cudaStream_t stream, int device) : device_(device) {
-    check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming | cudaEventBlockingSync), "cudaEventCreate");
+    check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming | cudaEventBlockingSync),
+          "cudaEventCreate");
     check(cudaEventRecord(event_, stream), "cudaEventRecord");
   }
   ~EventFence() override { cudaEventDestroy(event_); }
@@ -90,11 +91,14 @@ class CudaBackend final : public Backend {
     properties.allocType = cudaMemAllocationTypePinned;
     properties.location = {cudaMemLocationTypeDevice, index_};
     check(cudaMemPoolCreate(&pool_, &properties), "cudaMemPoolCreate");
-    uint64_t keep = UINT64_MAX;  // freed memory stays in the pool until the Device goes: Buffers come and go with requests
+    uint64_t keep =
+        UINT64_MAX;  // freed memory stays in the pool until the Device goes: Buffers come and go with requests
     check(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute");
     for (Staging& staging : staging_) {
-      check(cudaHostAlloc(reinterpret_cast<void**>(&staging.data), kStagingBytes, cudaHostAllocDefault), "pinned staging");
-      check(cudaEventCreateWithFlags(&staging.free, cudaEventDisableTiming | cudaEventBlockingSync), "cudaEventCreate");
+      check(cudaHostAlloc(reinterpret_cast<void**>(&staging.data), kStagingBytes, cudaHostAllocDefault),
+            "pinned staging");
+      check(cudaEventCreateWithFlags(&staging.free, cudaEventDisableTiming | cudaEventBlockingSync),
+            "cudaEventCreate");
     }
     const size_t bytes = kernels::attention_workspace_bytes();
     check(cudaMallocFromPoolAsync(&attention_workspace_, bytes, pool_, stream_), "attention's workspace");
@@ -149,7 +153,8 @@ class CudaBackend final : public Backend {
     for (uint64_t done = 0; done < bytes;) {
       const uint64_t part = std::min(kStagingBytes, bytes - done);
       Staging& staging = next_staging();
-      guard(cudaMemcpyAsync(staging.data, static_cast<const std::byte*>(device) + done, part, cudaMemcpyDeviceToHost, stream_),
+      guard(cudaMemcpyAsync(staging.data, static_cast<const std::byte*>(device) + done, part,
+                            cudaMemcpyDeviceToHost, stream_),
             "cudaMemcpyAsync");
       guard(cudaStreamSynchronize(stream_), "the GPU");
       std::memcpy(static_cast<std::byte*>(host) + done, staging.data, part);
@@ -161,9 +166,11 @@ class CudaBackend final : public Backend {
   uint64_t load(const LoadRequest& request) override {
     enter();
     const StagedRows staged(request);
-    const int64_t rows_at_once = std::max<int64_t>(1, static_cast<int64_t>(kStagingBytes / staged.row_bytes()));
+    const int64_t rows_at_once =
+        std::max<int64_t>(1, static_cast<int64_t>(kStagingBytes / staged.row_bytes()));
     if (staged.row_bytes() > kStagingBytes) {
-      throw FluxError(code::kUnsupported, "a weight's row of " + std::to_string(staged.row_bytes()) + " bytes is too long");
+      throw FluxError(code::kUnsupported,
+                      "a weight's row of " + std::to_string(staged.row_bytes()) + " bytes is too long");
     }
     std::vector<float> scales(request.scale != nullptr ? static_cast<size_t>(staged.rows()) : 0);
     auto* target = static_cast<std::byte*>(request.target->data()) + request.target_offset;
@@ -171,11 +178,14 @@ class CudaBackend final : public Backend {
     for (int64_t row = 0; row < staged.rows(); row += rows_at_once) {
       const int64_t count = std::min(rows_at_once, staged.rows() - row);
       Staging& staging = next_staging();
-      bad += staged.convert(row, count, staging.data, scales.empty() ? nullptr : scales.data() + row, pool_threads_);
-      send(staging, target + row * static_cast<int64_t>(staged.row_bytes()), static_cast<uint64_t>(count) * staged.row_bytes());
+      bad += staged.convert(row, count, staging.data, scales.empty() ? nullptr : scales.data() + row,
+                            pool_threads_);
+      send(staging, target + row * static_cast<int64_t>(staged.row_bytes()),
+           static_cast<uint64_t>(count) * staged.row_bytes());
     }
     if (!scales.empty()) {
-      upload(static_cast<std::byte*>(request.scale->data()) + request.scale_offset, scales.data(), scales.size() * sizeof(float));
+      upload(static_cast<std::byte*>(request.scale->data()) + request.scale_offset, scales.data(),
+             scales.size() * sizeof(float));
     }
     return bad;
   }
@@ -202,13 +212,15 @@ class CudaBackend final : public Backend {
   };
 
   static int staging_threads() {
-    return std::max(1, std::min<int>(kMaxStagingThreads, static_cast<int>(std::thread::hardware_concurrency())));
+    return std::max(1,
+                    std::min<int>(kMaxStagingThreads, static_cast<int>(std::thread::hardware_concurrency())));
   }
 
   // Every entry: the right device on this thread, and nothing more after a fault.
   void enter() {
     if (lost_) {
-      throw FluxError(code::kCuda, "this Device is lost: an earlier CUDA fault ended its context; restart the process");
+      throw FluxError(code::kCuda,
+                      "this Device is lost: an earlier CUDA fault ended its context; restart the process");
     }
     guard(cudaSetDevice(index_), "cudaSetDevice");
   }
@@ -247,8 +259,9 @@ class CudaBackend final : public Backend {
     cudaGetLastError();
     size_t available = 0, total = 0;
     cudaMemGetInfo(&available, &total);
-    return {code::kOutOfMemory, "the GPU cannot give " + std::to_string(bytes >> 20) + " MiB (" + std::to_string(available >> 20) +
-                                    " of " + std::to_string(total >> 20) + " MiB are free); make smaller images or batches"};
+    return {code::kOutOfMemory, "the GPU cannot give " + std::to_string(bytes >> 20) + " MiB (" +
+                                    std::to_string(available >> 20) + " of " + std::to_string(total >> 20) +
+                                    " MiB are free); make smaller images or batches"};
   }
 
   int index_;

@@ -7,26 +7,31 @@ namespace {
 
 // An op of one input and one output of the same shape.
 template <typename Function, typename... Extra>
-void unary(const OpCall& call, const Launch& launch, Function function, const char* input, const char* output, Extra... extra) {
+void unary(const OpCall& call, const Launch& launch, Function function, const char* input, const char* output,
+           Extra... extra) {
   const TensorView& x = call.tensor(input);
   const TensorView& y = call.tensor(output);
   const Folded folded = fold({&x, &y}, call.kind.c_str());
-  check(function(const_view(x, folded.views[0]), view_of(y, folded.views[1]), extent_of(folded), extra..., launch.stream),
+  check(function(const_view(x, folded.views[0]), view_of(y, folded.views[1]), extent_of(folded), extra...,
+                 launch.stream),
         call.kind);
 }
 
 template <typename Function, typename... Extra>
-void binary(const OpCall& call, const Launch& launch, Function function, const char* first, const char* second, Extra... extra) {
+void binary(const OpCall& call, const Launch& launch, Function function, const char* first,
+            const char* second, Extra... extra) {
   const TensorView& a = call.tensor(first);
   const TensorView& b = call.tensor(second);
   const TensorView& y = call.tensor("y");
   const Folded folded = fold({&a, &b, &y}, call.kind.c_str());
-  check(function(const_view(a, folded.views[0]), const_view(b, folded.views[1]), view_of(y, folded.views[2]), extent_of(folded),
-                 extra..., launch.stream),
+  check(function(const_view(a, folded.views[0]), const_view(b, folded.views[1]), view_of(y, folded.views[2]),
+                 extent_of(folded), extra..., launch.stream),
         call.kind);
 }
 
-kernels::Activation activation_attribute(const OpCall& call) { return activation_of(call.integer("activation")); }
+kernels::Activation activation_attribute(const OpCall& call) {
+  return activation_of(call.integer("activation"));
+}
 
 }  // namespace
 
@@ -60,7 +65,9 @@ void scale_noise(const OpCall& call, const Launch& launch) {
 
 void to_image(const OpCall& call, const Launch& launch) { unary(call, launch, kernels::to_image, "x", "y"); }
 
-void from_image(const OpCall& call, const Launch& launch) { unary(call, launch, kernels::from_image, "x", "y"); }
+void from_image(const OpCall& call, const Launch& launch) {
+  unary(call, launch, kernels::from_image, "x", "y");
+}
 
 void take_row(const OpCall& call, const Launch& launch) {
   const TensorView& table = call.tensor("table");
@@ -68,8 +75,8 @@ void take_row(const OpCall& call, const Launch& launch) {
   require_contiguous(table, "takeRow");
   require_contiguous(y, "takeRow");
   const auto row_bytes = static_cast<int64_t>(y.elements() * static_cast<int64_t>(size_of(y.dtype)));
-  check(kernels::take_row(table.data, static_cast<int>(table.shape[0]), row_bytes, call.tensor("index").as<const int32_t>(),
-                          y.data, launch.stream),
+  check(kernels::take_row(table.data, static_cast<int>(table.shape[0]), row_bytes,
+                          call.tensor("index").as<const int32_t>(), y.data, launch.stream),
         "takeRow");
 }
 
@@ -87,8 +94,8 @@ void increment(const OpCall& call, const Launch& launch) {
 }
 
 void greater(const OpCall& call, const Launch& launch) {
-  check(kernels::greater(call.tensor("a").as<const float>(), call.tensor("b").as<const float>(), call.tensor("y").as<int32_t>(),
-                         launch.stream),
+  check(kernels::greater(call.tensor("a").as<const float>(), call.tensor("b").as<const float>(),
+                         call.tensor("y").as<int32_t>(), launch.stream),
         "greater");
 }
 

@@ -26,14 +26,16 @@ struct Capture {
 Capture capture_of(cudaStream_t stream) {
   Capture capture;
   cudaStreamCaptureStatus status{};
-  check(cudaStreamGetCaptureInfo(stream, &status, nullptr, &capture.graph, &capture.dependencies, &capture.edges, &capture.count),
+  check(cudaStreamGetCaptureInfo(stream, &status, nullptr, &capture.graph, &capture.dependencies,
+                                 &capture.edges, &capture.count),
         "cudaStreamGetCaptureInfo");
   return capture;
 }
 
 void record_condition(const BoundOp& op, const Launch& launch) {
   cudaGraphConditionalHandle handle{};
-  check(cudaGraphConditionalHandleCreate(&handle, capture_of(launch.stream).graph, 0, cudaGraphCondAssignDefault),
+  check(cudaGraphConditionalHandleCreate(&handle, capture_of(launch.stream).graph, 0,
+                                         cudaGraphCondAssignDefault),
         "cudaGraphConditionalHandleCreate");
   check(kernels::set_condition(handle, op.call.tensor("flag").as<const int32_t>(), launch.stream), "if");
 
@@ -44,9 +46,11 @@ void record_condition(const BoundOp& op, const Launch& launch) {
   parameters.conditional.size = 1;
   const Capture now = capture_of(launch.stream);
   cudaGraphNode_t node = nullptr;
-  check(cudaGraphAddNode(&node, now.graph, now.dependencies, now.edges, now.count, &parameters), "cudaGraphAddNode (if)");
-  check(cudaStreamUpdateCaptureDependencies(launch.stream, &node, nullptr, 1, cudaStreamSetCaptureDependencies),
-        "cudaStreamUpdateCaptureDependencies");
+  check(cudaGraphAddNode(&node, now.graph, now.dependencies, now.edges, now.count, &parameters),
+        "cudaGraphAddNode (if)");
+  check(
+      cudaStreamUpdateCaptureDependencies(launch.stream, &node, nullptr, 1, cudaStreamSetCaptureDependencies),
+      "cudaStreamUpdateCaptureDependencies");
 
   cudaStream_t stream = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
@@ -88,7 +92,8 @@ std::vector<BoundOp> bind_ops(const std::vector<OpSpec>& specs, const Program& p
     } else {
       op.kernel = find_kernel(spec.kind);
       if (op.kernel == nullptr) {
-        throw FluxError(code::kUnsupported, "the CUDA backend has no op \"" + spec.kind + "\" yet; use device \"cpu\"");
+        throw FluxError(code::kUnsupported,
+                        "the CUDA backend has no op \"" + spec.kind + "\" yet; use device \"cpu\"");
       }
     }
     ops.push_back(std::move(op));
@@ -132,7 +137,9 @@ void run_directly(const BoundOp& op, const Launch& launch) {
     return;
   }
   int32_t flag = 0;
-  check(cudaMemcpyAsync(&flag, op.call.tensor("flag").data, sizeof flag, cudaMemcpyDeviceToHost, launch.stream), "reading a flag");
+  check(
+      cudaMemcpyAsync(&flag, op.call.tensor("flag").data, sizeof flag, cudaMemcpyDeviceToHost, launch.stream),
+      "reading a flag");
   check(cudaStreamSynchronize(launch.stream), "reading a flag");
   if (flag == 0) return;
   for (const BoundOp& inner : op.body) run_directly(inner, launch);

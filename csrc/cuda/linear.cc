@@ -11,7 +11,9 @@ namespace {
 
 constexpr int64_t kSmallRows = 64;
 
-const float* f32_or_null(const TensorView* view) { return view == nullptr ? nullptr : view->as<const float>(); }
+const float* f32_or_null(const TensorView* view) {
+  return view == nullptr ? nullptr : view->as<const float>();
+}
 
 // Operands that every GEMM here shares.
 kernels::GemmGroup group_of(const OpCall& call, const char* op) {
@@ -37,11 +39,13 @@ kernels::GemmRows<void> output_rows(const TensorView& y, const char* op) {
   return {y.data, c.row_stride, c.batch_stride};
 }
 
-void run_gemm(kernels::Gemm& gemm, const kernels::GemmGroup& group, const OpCall& call, const Launch& launch) {
+void run_gemm(kernels::Gemm& gemm, const kernels::GemmGroup& group, const OpCall& call,
+              const Launch& launch) {
   const TensorView& x = call.tensor("x");
   const TensorView& weight = call.tensor("weight");
-  FLUX_CHECK(x.dtype == weight.dtype, call.kind + ": x is " + std::string(name_of(x.dtype)) + " and the weight " +
-                                          std::string(name_of(weight.dtype)) + "; the GPU multiplies like with like");
+  FLUX_CHECK(x.dtype == weight.dtype, call.kind + ": x is " + std::string(name_of(x.dtype)) +
+                                          " and the weight " + std::string(name_of(weight.dtype)) +
+                                          "; the GPU multiplies like with like");
   gemm.operand = element_of(x.dtype);
   gemm.n = weight.shape[0];
   gemm.k = weight.shape[1];
@@ -52,8 +56,8 @@ void run_gemm(kernels::Gemm& gemm, const kernels::GemmGroup& group, const OpCall
 
 bool small(const OpCall& call) {
   const TensorView& x = call.tensor("x");
-  return x.dtype == DType::kBF16 && x.rows() <= kSmallRows && call.optional("residual") == nullptr && x.rank <= 3 &&
-         (x.rank < 3 || x.shape[0] == 1 || x.contiguous());
+  return x.dtype == DType::kBF16 && x.rows() <= kSmallRows && call.optional("residual") == nullptr &&
+         x.rank <= 3 && (x.rank < 3 || x.shape[0] == 1 || x.contiguous());
 }
 
 void small_linear(const OpCall& call, const Launch& launch) {

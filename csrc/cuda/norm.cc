@@ -1,8 +1,8 @@
 // layerNorm, rmsNorm and groupNorm. y may be bf16, or e4m3 codes with yScale for a linear that follows.
+#include "norm/norm.h"
 #include "cuda/check.h"
 #include "cuda/launchers.h"
 #include "cuda/views.h"
-#include "norm/norm.h"
 
 namespace flux::cuda {
 namespace {
@@ -51,23 +51,27 @@ void layer_norm(const OpCall& call, const Launch& launch) {
   const kernels::NormRows rows = rows_of(call, "layerNorm");
   if (const TensorView* weight = call.optional("weight")) {
     const TensorView& bias = call.tensor("bias");
-    check(kernels::layer_norm(rows, weight->data, bias.data, element_of(weight->dtype), launch.stream), "layerNorm");
+    check(kernels::layer_norm(rows, weight->data, bias.data, element_of(weight->dtype), launch.stream),
+          "layerNorm");
     return;
   }
   kernels::Modulation modulation;
   kernels::Element type = kernels::Element::kF32;
   if (const TensorView* shift = call.optional("shift")) {
     const TensorView& scale = call.tensor("scale");
-    FLUX_CHECK(shift->stride[0] == scale.stride[0] && shift->dtype == scale.dtype, "layerNorm: shift and scale lie differently");
+    FLUX_CHECK(shift->stride[0] == scale.stride[0] && shift->dtype == scale.dtype,
+               "layerNorm: shift and scale lie differently");
     modulation = {shift->data, scale.data, shift->stride[0]};
     type = element_of(shift->dtype);
   }
-  check(kernels::layer_norm_modulate(rows, modulation, modulation, rows.rows, type, launch.stream), "layerNorm");
+  check(kernels::layer_norm_modulate(rows, modulation, modulation, rows.rows, type, launch.stream),
+        "layerNorm");
 }
 
 void rms_norm(const OpCall& call, const Launch& launch) {
   const TensorView& weight = call.tensor("weight");
-  check(kernels::rms_norm(rows_of(call, "rmsNorm"), weight.data, element_of(weight.dtype), launch.stream), "rmsNorm");
+  check(kernels::rms_norm(rows_of(call, "rmsNorm"), weight.data, element_of(weight.dtype), launch.stream),
+        "rmsNorm");
 }
 
 void group_norm(const OpCall& call, const Launch& launch) {

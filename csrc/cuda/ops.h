@@ -14,7 +14,7 @@ namespace flux::cuda {
 // What a launch may use besides its operands.
 struct Launch {
   cudaStream_t stream = nullptr;
-  void* workspace = nullptr;            // 256-byte aligned; as large as the largest workspace_bytes of the plan's ops
+  void* workspace = nullptr;  // 256-byte aligned; as large as the largest workspace_bytes of the plan's ops
   void* attention_workspace = nullptr;  // zeroed once, then attention's own
 };
 

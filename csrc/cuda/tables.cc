@@ -55,26 +55,30 @@ void embedding(const OpCall& call, const Launch& launch) {
 void timestep_embedding(const OpCall& call, const Launch& launch) {
   const TensorView& t = call.tensor("t");
   const TensorView& y = call.tensor("y");
-  check(kernels::timestep_embedding(t.as<const float>(), static_cast<int>(t.elements()), static_cast<int>(y.inner()),
-                                    static_cast<float>(call.number("scale")), static_cast<float>(call.number("maxPeriod")),
-                                    y.data, element_of(y.dtype), launch.stream),
+  check(kernels::timestep_embedding(t.as<const float>(), static_cast<int>(t.elements()),
+                                    static_cast<int>(y.inner()), static_cast<float>(call.number("scale")),
+                                    static_cast<float>(call.number("maxPeriod")), y.data, element_of(y.dtype),
+                                    launch.stream),
         "timestepEmbedding");
 }
 
 void rope_table(const OpCall& call, const Launch& launch) {
   const TensorView& ids = call.tensor("ids");
   std::vector<int> dims;
-  for (int64_t axis = 0; axis < ids.inner(); ++axis) dims.push_back(static_cast<int>(call.integer("dim" + std::to_string(axis))));
-  check(kernels::rope_table(ids.as<const float>(), static_cast<int>(ids.shape[0]), static_cast<int>(dims.size()), dims.data(),
-                            call.number("theta"), call.tensor("y").as<float>(), launch.stream),
+  for (int64_t axis = 0; axis < ids.inner(); ++axis)
+    dims.push_back(static_cast<int>(call.integer("dim" + std::to_string(axis))));
+  check(kernels::rope_table(ids.as<const float>(), static_cast<int>(ids.shape[0]),
+                            static_cast<int>(dims.size()), dims.data(), call.number("theta"),
+                            call.tensor("y").as<float>(), launch.stream),
         "ropeTable");
 }
 
 void t5_bias(const OpCall& call, const Launch& launch) {
   const TensorView& table = call.tensor("table");
   const TensorView& y = call.tensor("y");
-  check(kernels::t5_bias(table.data, element_of(table.dtype), static_cast<int>(table.shape[0]), static_cast<int>(table.shape[1]),
-                         static_cast<int>(y.shape[1]), static_cast<int>(call.integer("maxDistance")), y.as<float>(), launch.stream),
+  check(kernels::t5_bias(table.data, element_of(table.dtype), static_cast<int>(table.shape[0]),
+                         static_cast<int>(table.shape[1]), static_cast<int>(y.shape[1]),
+                         static_cast<int>(call.integer("maxDistance")), y.as<float>(), launch.stream),
         "t5Bias");
 }
 
@@ -100,9 +104,10 @@ void sample_latents(const OpCall& call, const Launch& launch) {
   const TensorView* noise = call.optional("noise");
   require_contiguous(moments, "sampleLatents");
   require_contiguous(y, "sampleLatents");
-  check(kernels::sample_latents(moments.data, element_of(moments.dtype), noise == nullptr ? nullptr : noise->data,
-                                noise == nullptr ? kernels::Element::kF32 : element_of(noise->dtype), y.data, element_of(y.dtype),
-                                y.rows(), static_cast<int>(y.inner()), launch.stream),
+  check(kernels::sample_latents(moments.data, element_of(moments.dtype),
+                                noise == nullptr ? nullptr : noise->data,
+                                noise == nullptr ? kernels::Element::kF32 : element_of(noise->dtype), y.data,
+                                element_of(y.dtype), y.rows(), static_cast<int>(y.inner()), launch.stream),
         "sampleLatents");
 }
 

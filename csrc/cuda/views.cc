@@ -33,7 +33,9 @@ Folded fold(std::initializer_list<const TensorView*> views, const char* op) {
       axes.push_back(next);
     }
   }
-  if (axes.size() > 3) throw FluxError(code::kUnsupported, std::string(op) + ": no kernel takes views of such strides, " + first.shape_string());
+  if (axes.size() > 3)
+    throw FluxError(code::kUnsupported,
+                    std::string(op) + ": no kernel takes views of such strides, " + first.shape_string());
   Folded folded;
   const size_t count = axes.size();
   if (count > 0) folded.width = axes[count - 1].length;
@@ -54,7 +56,9 @@ Matrix matrix_of(const TensorView& view, const char* op) {
 }
 
 void require_contiguous(const TensorView& view, const char* op) {
-  if (!view.contiguous()) throw FluxError(code::kUnsupported, std::string(op) + ": the kernel takes contiguous values, not such a view");
+  if (!view.contiguous())
+    throw FluxError(code::kUnsupported,
+                    std::string(op) + ": the kernel takes contiguous values, not such a view");
 }
 
 }  // namespace flux::cuda

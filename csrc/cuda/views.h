@@ -11,17 +11,26 @@ namespace flux::cuda {
 
 inline kernels::Element element_of(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return kernels::Element::kF32;
-    case DType::kBF16: return kernels::Element::kBF16;
-    case DType::kF16: return kernels::Element::kF16;
-    case DType::kF8E4M3: return kernels::Element::kE4M3;
-    case DType::kI32: return kernels::Element::kI32;
-    case DType::kU8: return kernels::Element::kU8;
-    default: throw FluxError(code::kUnsupported, "the CUDA backend has no dtype " + std::string(name_of(dtype)));
+    case DType::kF32:
+      return kernels::Element::kF32;
+    case DType::kBF16:
+      return kernels::Element::kBF16;
+    case DType::kF16:
+      return kernels::Element::kF16;
+    case DType::kF8E4M3:
+      return kernels::Element::kE4M3;
+    case DType::kI32:
+      return kernels::Element::kI32;
+    case DType::kU8:
+      return kernels::Element::kU8;
+    default:
+      throw FluxError(code::kUnsupported, "the CUDA backend has no dtype " + std::string(name_of(dtype)));
   }
 }
 
-inline kernels::Activation activation_of(int64_t attribute) { return static_cast<kernels::Activation>(attribute); }
+inline kernels::Activation activation_of(int64_t attribute) {
+  return static_cast<kernels::Activation>(attribute);
+}
 
 // A view as [batch, rows, width].
 struct Rows {

@@ -14,7 +14,8 @@ struct AsyncDevice::Job {
   std::optional<Failure> failure;
 };
 
-AsyncDevice::AsyncDevice(Napi::Env env, std::shared_ptr<Device> device) : env_(env), device_(std::move(device)) {
+AsyncDevice::AsyncDevice(Napi::Env env, std::shared_ptr<Device> device)
+    : env_(env), device_(std::move(device)) {
   completion_ = Completion::New(env, "fluxwarp device", 0, 1, this);
   completion_.Unref(env);
   // Registered after the thread-safe function, so it runs before that one is torn down: the device's thread ends first.
@@ -35,7 +36,8 @@ void AsyncDevice::on_environment_exit(void* data) {
 }
 
 Napi::Promise AsyncDevice::enqueue(Napi::Env env, std::function<Finish()> work) {
-  auto job = std::make_shared<Job>(Job{shared_from_this(), Napi::Promise::Deferred::New(env), nullptr, std::nullopt});
+  auto job = std::make_shared<Job>(
+      Job{shared_from_this(), Napi::Promise::Deferred::New(env), nullptr, std::nullopt});
   const Napi::Promise promise = job->deferred.Promise();
   const bool accepted = device_->submit([this, job, work = std::move(work)]() mutable {
     std::unique_ptr<Fence> fence;

@@ -29,22 +29,26 @@ LoadRequest load_request_from(const Napi::Object& object) {
   if (object.Has("scale")) {
     request.scale = unwrap_checked<MemoryObject>(object.Get("scale"), classes.memory, "Memory")->memory();
     request.scale_offset = bytes_from(object.Get("scaleOffset"), "scaleOffset");
-    FLUX_CHECK(request.scale_offset + static_cast<uint64_t>(request.shape[0]) * 4 <= request.scale->bytes(), "scale is too small");
+    FLUX_CHECK(request.scale_offset + static_cast<uint64_t>(request.shape[0]) * 4 <= request.scale->bytes(),
+               "scale is too small");
   }
   FLUX_CHECK(request.to != DType::kF8E4M3 || request.scale != nullptr, "f8e4m3 weights need a scale Memory");
   const uint64_t bytes = static_cast<uint64_t>(request.elements()) * size_of(request.to);
-  FLUX_CHECK(request.target_offset + bytes <= request.target->bytes(), "the target Memory is too small for this weight");
+  FLUX_CHECK(request.target_offset + bytes <= request.target->bytes(),
+             "the target Memory is too small for this weight");
   return request;
 }
 
 }  // namespace
 
 Napi::Function DeviceObject::define(Napi::Env env) {
-  return DefineClass(env, "NativeDevice",
-                     {InstanceMethod<&DeviceObject::allocate>("allocate"), InstanceMethod<&DeviceObject::compile>("compile"),
-                      InstanceMethod<&DeviceObject::load>("load"), InstanceMethod<&DeviceObject::normal>("normal"),
-                      InstanceMethod<&DeviceObject::drain>("drain"), InstanceMethod<&DeviceObject::memory_usage>("memoryUsage"),
-                      InstanceMethod<&DeviceObject::dispose>("dispose")});
+  return DefineClass(
+      env, "NativeDevice",
+      {InstanceMethod<&DeviceObject::allocate>("allocate"), InstanceMethod<&DeviceObject::compile>("compile"),
+       InstanceMethod<&DeviceObject::load>("load"), InstanceMethod<&DeviceObject::normal>("normal"),
+       InstanceMethod<&DeviceObject::drain>("drain"),
+       InstanceMethod<&DeviceObject::memory_usage>("memoryUsage"),
+       InstanceMethod<&DeviceObject::dispose>("dispose")});
 }
 
 DeviceObject::DeviceObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DeviceObject>(info) {
@@ -95,7 +99,8 @@ Napi::Value DeviceObject::load(const Napi::CallbackInfo& info) {
 
 Napi::Value DeviceObject::normal(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
-    auto generator = unwrap_checked<GeneratorObject>(info[0], environment(info.Env()).generator, "Generator")->generator();
+    auto generator =
+        unwrap_checked<GeneratorObject>(info[0], environment(info.Env()).generator, "Generator")->generator();
     const uint64_t count = bytes_from(info[1], "count");
     return async_->enqueue(info.Env(), [generator, count]() -> Finish {
       auto values = std::make_shared<std::vector<float>>(count);

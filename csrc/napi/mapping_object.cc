@@ -3,8 +3,9 @@
 namespace flux::js {
 
 Napi::Function MappingObject::define(Napi::Env env) {
-  return DefineClass(env, "NativeMapping",
-                     {InstanceMethod<&MappingObject::close>("close"), InstanceAccessor<&MappingObject::size>("size")});
+  return DefineClass(
+      env, "NativeMapping",
+      {InstanceMethod<&MappingObject::close>("close"), InstanceAccessor<&MappingObject::size>("size")});
 }
 
 MappingObject::MappingObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<MappingObject>(info) {

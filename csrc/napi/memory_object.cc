@@ -9,16 +9,17 @@ namespace {
 void check_range(const Memory& memory, uint64_t offset, uint64_t length) {
   if (memory.retired()) throw FluxError(code::kDisposed, "this Buffer is disposed");
   FLUX_CHECK(offset <= memory.bytes() && length <= memory.bytes() - offset,
-             "bytes " + std::to_string(offset) + " to " + std::to_string(offset + length) + " lie outside a Buffer of " +
-                 std::to_string(memory.bytes()) + " bytes");
+             "bytes " + std::to_string(offset) + " to " + std::to_string(offset + length) +
+                 " lie outside a Buffer of " + std::to_string(memory.bytes()) + " bytes");
 }
 
 }  // namespace
 
 Napi::Function MemoryObject::define(Napi::Env env) {
-  return DefineClass(env, "NativeMemory",
-                     {InstanceMethod<&MemoryObject::write>("write"), InstanceMethod<&MemoryObject::read>("read"),
-                      InstanceMethod<&MemoryObject::dispose>("dispose")});
+  return DefineClass(
+      env, "NativeMemory",
+      {InstanceMethod<&MemoryObject::write>("write"), InstanceMethod<&MemoryObject::read>("read"),
+       InstanceMethod<&MemoryObject::dispose>("dispose")});
 }
 
 MemoryObject::MemoryObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<MemoryObject>(info) {}

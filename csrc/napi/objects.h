@@ -22,13 +22,15 @@ class DeviceObject : public Napi::ObjectWrap<DeviceObject> {
   const std::shared_ptr<AsyncDevice>& async() const { return async_; }
 
  private:
-  Napi::Value allocate(const Napi::CallbackInfo& info);   // (bytes) → Memory
-  Napi::Value compile(const Napi::CallbackInfo& info);    // ({ ops, memories, arenaBytes }) → Plan
-  Napi::Value load(const Napi::CallbackInfo& info);       // (request) → Promise<number of non-finite values>
-  Napi::Value normal(const Napi::CallbackInfo& info);     // (generator, count) → Promise<Float32Array>
-  Napi::Value drain(const Napi::CallbackInfo& info);      // () → Promise<void>: all that was queued before is done
+  Napi::Value allocate(const Napi::CallbackInfo& info);  // (bytes) → Memory
+  Napi::Value compile(const Napi::CallbackInfo& info);   // ({ ops, memories, arenaBytes }) → Plan
+  Napi::Value load(const Napi::CallbackInfo& info);      // (request) → Promise<number of non-finite values>
+  Napi::Value normal(const Napi::CallbackInfo& info);    // (generator, count) → Promise<Float32Array>
+  Napi::Value drain(
+      const Napi::CallbackInfo& info);  // () → Promise<void>: all that was queued before is done
   Napi::Value memory_usage(const Napi::CallbackInfo& info);  // () → { allocated, peak } in bytes
-  Napi::Value dispose(const Napi::CallbackInfo& info);    // (): takes no new work; what is queued still finishes
+  Napi::Value dispose(
+      const Napi::CallbackInfo& info);  // (): takes no new work; what is queued still finishes
 
   std::shared_ptr<AsyncDevice> async_;
 };
@@ -43,8 +45,9 @@ class MemoryObject : public Napi::ObjectWrap<MemoryObject> {
   void adopt(std::shared_ptr<AsyncDevice> async, std::shared_ptr<Memory> memory);
 
  private:
-  Napi::Value write(const Napi::CallbackInfo& info);      // (bytes: Uint8Array, offset) → Promise<void>; copies at the call
-  Napi::Value read(const Napi::CallbackInfo& info);       // (offset, length) → Promise<ArrayBuffer>
+  Napi::Value write(
+      const Napi::CallbackInfo& info);  // (bytes: Uint8Array, offset) → Promise<void>; copies at the call
+  Napi::Value read(const Napi::CallbackInfo& info);  // (offset, length) → Promise<ArrayBuffer>
   Napi::Value dispose(const Napi::CallbackInfo& info);
   void retire();
 
@@ -55,14 +58,14 @@ class MemoryObject : public Napi::ObjectWrap<MemoryObject> {
 class PlanObject : public Napi::ObjectWrap<PlanObject> {
  public:
   static Napi::Function define(Napi::Env env);
-  explicit PlanObject(const Napi::CallbackInfo& info);    // internal: made by Device.compile
+  explicit PlanObject(const Napi::CallbackInfo& info);  // internal: made by Device.compile
   ~PlanObject() override;
 
   void adopt(std::shared_ptr<AsyncDevice> async, std::shared_ptr<PlanState> state);
 
  private:
-  Napi::Value run(const Napi::CallbackInfo& info);        // () → Promise<void>
-  Napi::Value profile(const Napi::CallbackInfo& info);    // () → Promise<Float64Array>: ms of each top-level op
+  Napi::Value run(const Napi::CallbackInfo& info);      // () → Promise<void>
+  Napi::Value profile(const Napi::CallbackInfo& info);  // () → Promise<Float64Array>: ms of each top-level op
   Napi::Value dispose(const Napi::CallbackInfo& info);
   void retire();
   void check_alive(Napi::Env env) const;

@@ -6,9 +6,10 @@
 namespace flux::js {
 
 Napi::Function PlanObject::define(Napi::Env env) {
-  return DefineClass(env, "NativePlan",
-                     {InstanceMethod<&PlanObject::run>("run"), InstanceMethod<&PlanObject::profile>("profile"),
-                      InstanceMethod<&PlanObject::dispose>("dispose")});
+  return DefineClass(
+      env, "NativePlan",
+      {InstanceMethod<&PlanObject::run>("run"), InstanceMethod<&PlanObject::profile>("profile"),
+       InstanceMethod<&PlanObject::dispose>("dispose")});
 }
 
 PlanObject::PlanObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PlanObject>(info) {}
@@ -28,7 +29,8 @@ void PlanObject::retire() {
 void PlanObject::check_alive(Napi::Env env) const {
   guarded(env, [&] {
     if (state_->retired()) throw FluxError(code::kDisposed, "this Plan is disposed");
-    if (state_->program().any_memory_retired()) throw FluxError(code::kDisposed, "a Buffer that this Plan uses is disposed");
+    if (state_->program().any_memory_retired())
+      throw FluxError(code::kDisposed, "a Buffer that this Plan uses is disposed");
   });
 }
 

@@ -23,7 +23,8 @@ OperandSpec operand_from(const Napi::Object& object) {
   operand.view.dtype = dtype_from_name(object.Get("dtype").ToString().Utf8Value());
   const auto shape = object.Get("shape").As<Napi::Array>();
   const auto stride = object.Get("stride").As<Napi::Array>();
-  FLUX_CHECK(shape.Length() <= kMaxRank && shape.Length() == stride.Length(), "operand " + operand.name + " has a bad rank");
+  FLUX_CHECK(shape.Length() <= kMaxRank && shape.Length() == stride.Length(),
+             "operand " + operand.name + " has a bad rank");
   operand.view.rank = static_cast<int>(shape.Length());
   for (uint32_t axis = 0; axis < shape.Length(); ++axis) {
     operand.view.shape[axis] = static_cast<int64_t>(unsigned_from(shape.Get(axis), "a shape"));
@@ -40,7 +41,8 @@ std::vector<OpSpec> ops_from(const Napi::Array& array) {
     OpSpec op;
     op.kind = object.Get("kind").ToString().Utf8Value();
     const auto operands = object.Get("operands").As<Napi::Array>();
-    for (uint32_t k = 0; k < operands.Length(); ++k) op.operands.push_back(operand_from(operands.Get(k).As<Napi::Object>()));
+    for (uint32_t k = 0; k < operands.Length(); ++k)
+      op.operands.push_back(operand_from(operands.Get(k).As<Napi::Object>()));
     const auto attributes = object.Get("attributes").As<Napi::Object>();
     const Napi::Array names = attributes.GetPropertyNames();
     for (uint32_t k = 0; k < names.Length(); ++k) {
@@ -61,7 +63,8 @@ Program program_from_js(const Napi::Object& description) {
   const auto memories = description.Get("memories").As<Napi::Array>();
   const auto& constructor = environment(description.Env()).memory;
   for (uint32_t i = 0; i < memories.Length(); ++i) {
-    program.memories.push_back(unwrap_checked<MemoryObject>(memories.Get(i), constructor, "Memory")->memory());
+    program.memories.push_back(
+        unwrap_checked<MemoryObject>(memories.Get(i), constructor, "Memory")->memory());
   }
   program.ops = ops_from(description.Get("ops").As<Napi::Array>());
   return program;

@@ -11,7 +11,8 @@ void Backend::count(int64_t bytes) {
   }
 }
 
-Memory::Memory(std::shared_ptr<Backend> backend, uint64_t bytes) : backend_(std::move(backend)), bytes_(bytes) {
+Memory::Memory(std::shared_ptr<Backend> backend, uint64_t bytes)
+    : backend_(std::move(backend)), bytes_(bytes) {
   if (bytes_ > 0) data_ = backend_->allocate(bytes_);
 }
 

@@ -31,7 +31,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual void* allocate(uint64_t bytes) = 0;  // throws FluxError(ERR_FLUX_OUT_OF_MEMORY); 64-byte aligned at least
+  virtual void* allocate(
+      uint64_t bytes) = 0;  // throws FluxError(ERR_FLUX_OUT_OF_MEMORY); 64-byte aligned at least
   virtual void free(void* data, uint64_t bytes) noexcept = 0;
   virtual void upload(void* device, const void* host, uint64_t bytes) = 0;
   virtual void download(void* host, const void* device, uint64_t bytes) = 0;

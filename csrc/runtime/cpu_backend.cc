@@ -51,7 +51,8 @@ class CpuExecutable final : public Executable {
       if (stop) return;
       const auto start = Clock::now();
       run_op(op, stop);
-      if (times != nullptr) times->push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+      if (times != nullptr)
+        times->push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
     }
   }
 
@@ -79,7 +80,8 @@ class CpuBackend final : public Backend {
   void* allocate(uint64_t bytes) override {
     void* data = ::operator new(bytes, kAlignment, std::nothrow);
     if (data == nullptr) {
-      throw FluxError(code::kOutOfMemory, "the CPU has no " + std::to_string(bytes) + " bytes left; make a smaller image or batch");
+      throw FluxError(code::kOutOfMemory, "the CPU has no " + std::to_string(bytes) +
+                                              " bytes left; make a smaller image or batch");
     }
     count(static_cast<int64_t>(bytes));
     return data;
@@ -97,7 +99,8 @@ class CpuBackend final : public Backend {
     const StagedRows staged(request);
     float* scales = nullptr;
     if (request.scale != nullptr) {
-      scales = reinterpret_cast<float*>(static_cast<std::byte*>(request.scale->data()) + request.scale_offset);
+      scales =
+          reinterpret_cast<float*>(static_cast<std::byte*>(request.scale->data()) + request.scale_offset);
     }
     auto* target = static_cast<std::byte*>(request.target->data()) + request.target_offset;
     return staged.convert(0, staged.rows(), target, scales, pool_);

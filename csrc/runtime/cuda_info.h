@@ -16,9 +16,9 @@ struct CudaDeviceInfo {
 };
 
 struct CudaInfo {
-  bool built = false;       // this binary holds CUDA kernels
-  std::string reason;       // why no device can be used; empty when one can
-  int driver_version = 0;   // such as 13000; 0 when there is no driver
+  bool built = false;      // this binary holds CUDA kernels
+  std::string reason;      // why no device can be used; empty when one can
+  int driver_version = 0;  // such as 13000; 0 when there is no driver
   std::vector<CudaDeviceInfo> devices;
 };
 

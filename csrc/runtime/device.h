@@ -45,7 +45,7 @@ class Device : public std::enable_shared_from_this<Device> {
   // The arena's life, on the device's thread: a plan reserves before its first run and releases once.
   void reserve_arena(uint64_t bytes);
   void release_arena(uint64_t bytes);
-  void* arena();                          // grows it to the largest reservation first
+  void* arena();  // grows it to the largest reservation first
   uint64_t arena_generation() const { return arena_generation_; }
 
  private:

@@ -28,8 +28,8 @@ class FluxError : public std::runtime_error {
 };
 
 // An argument check whose message is built only when it fails.
-#define FLUX_CHECK(condition, message)                                      \
-  do {                                                                      \
+#define FLUX_CHECK(condition, message)                                                \
+  do {                                                                                \
     if (!(condition)) throw ::flux::FluxError(::flux::code::kBadArgument, (message)); \
   } while (0)
 

@@ -15,7 +15,8 @@ namespace flux {
 std::shared_ptr<Mapping> Mapping::open(const std::string& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) {
-    throw FluxError(code::kIo, "cannot open " + path + ": " + std::strerror(errno) + "; check the path and its permissions");
+    throw FluxError(code::kIo, "cannot open " + path + ": " + std::strerror(errno) +
+                                   "; check the path and its permissions");
   }
   struct stat status{};
   if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -42,12 +43,14 @@ Mapping::~Mapping() {
 
 const std::byte* Mapping::bytes(uint64_t begin, uint64_t length) const {
   if (begin > size_ || length > size_ - begin) {
-    throw FluxError(code::kBadWeights, path_ + ": bytes " + std::to_string(begin) + " to " + std::to_string(begin + length) +
-                                           " lie outside the file (" + std::to_string(size_) + " bytes); download it again");
+    throw FluxError(code::kBadWeights, path_ + ": bytes " + std::to_string(begin) + " to " +
+                                           std::to_string(begin + length) + " lie outside the file (" +
+                                           std::to_string(size_) + " bytes); download it again");
   }
   struct stat status{};
   if (::fstat(descriptor_, &status) != 0 || static_cast<uint64_t>(status.st_size) < size_) {
-    throw FluxError(code::kBadWeights, path_ + " was truncated after it was opened; do not change weights while they load");
+    throw FluxError(code::kBadWeights,
+                    path_ + " was truncated after it was opened; do not change weights while they load");
   }
   return data_ + begin;
 }

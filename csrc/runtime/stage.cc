@@ -35,7 +35,8 @@ void widen(const std::byte* data, int64_t count, DType from, float* out) {
       for (int64_t i = 0; i < count; ++i) out[i] = e4m3_to_f32(stored_at<uint8_t>(data, i));
       return;
     default:
-      throw FluxError(code::kUnsupported, "weights of dtype " + std::string(name_of(from)) + " cannot be loaded");
+      throw FluxError(code::kUnsupported,
+                      "weights of dtype " + std::string(name_of(from)) + " cannot be loaded");
   }
 }
 
@@ -44,9 +45,11 @@ void widen(const std::byte* data, int64_t count, DType from, float* out) {
 StagedRows::StagedRows(const LoadRequest& request)
     : request_(request),
       width_(request.shape[0] == 0 ? 0 : request.elements() / request.shape[0]),
-      data_(request.file->bytes(request.begin, static_cast<uint64_t>(request.elements()) * size_of(request.from))) {}
+      data_(request.file->bytes(request.begin,
+                                static_cast<uint64_t>(request.elements()) * size_of(request.from))) {}
 
-uint64_t StagedRows::convert(int64_t first, int64_t count, std::byte* out, float* scales, ThreadPool& pool) const {
+uint64_t StagedRows::convert(int64_t first, int64_t count, std::byte* out, float* scales,
+                             ThreadPool& pool) const {
   std::atomic<uint64_t> bad{0};
   const int64_t grain = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, width_));
   pool.parallel_for(count, grain, [&](int64_t begin, int64_t end) {
@@ -54,7 +57,8 @@ uint64_t StagedRows::convert(int64_t first, int64_t count, std::byte* out, float
     uint64_t found = 0;
     for (int64_t row = begin; row < end; ++row) {
       found += read_row(first + row, values.data());
-      store_row(values.data(), out + row * static_cast<int64_t>(row_bytes()), scales == nullptr ? nullptr : scales + row);
+      store_row(values.data(), out + row * static_cast<int64_t>(row_bytes()),
+                scales == nullptr ? nullptr : scales + row);
     }
     bad += found;
   });

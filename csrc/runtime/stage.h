@@ -11,7 +11,8 @@ namespace flux {
 // The rows of one tensor in the form that a LoadRequest asks for.
 class StagedRows {
  public:
-  explicit StagedRows(const LoadRequest& request);  // throws FluxError when the file is too short or a dtype cannot be read
+  explicit StagedRows(
+      const LoadRequest& request);  // throws FluxError when the file is too short or a dtype cannot be read
 
   int64_t rows() const { return request_.shape[0]; }
   // Of one row as it is kept.

@@ -18,8 +18,8 @@ class TorchGenerator {
  private:
   uint32_t next();
   uint64_t next64();
-  float uniform();              // [0, 1) with 24 bits
-  double uniform_double();      // [0, 1) with 53 bits
+  float uniform();          // [0, 1) with 24 bits
+  double uniform_double();  // [0, 1) with 53 bits
   double normal_double();
   void twist();
   void box_muller_16(float* block);
@@ -27,7 +27,7 @@ class TorchGenerator {
   static constexpr int kWords = 624;
   std::array<uint32_t, kWords> state_{};
   int position_ = kWords;
-  bool cached_ = false;         // the second value of the last double-precision pair
+  bool cached_ = false;  // the second value of the last double-precision pair
   double cache_ = 0.0;
 };
 

@@ -12,7 +12,8 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ __forceinline__ void load_vector(const void* data, Element type, int64_t index, float (&values)[8]) {
+__device__ __forceinline__ void load_vector(const void* data, Element type, int64_t index,
+                                            float (&values)[8]) {
   switch (type) {
     case Element::kBF16:
       return load8(static_cast<const bf16*>(data) + index, values);
@@ -24,7 +25,8 @@ __device__ __forceinline__ void load_vector(const void* data, Element type, int6
   }
 }
 
-__device__ __forceinline__ void store_vector(void* data, Element type, int64_t index, const float (&values)[8]) {
+__device__ __forceinline__ void store_vector(void* data, Element type, int64_t index,
+                                             const float (&values)[8]) {
   switch (type) {
     case Element::kBF16:
       return store8(static_cast<bf16*>(data) + index, values);
@@ -91,7 +93,9 @@ struct ToImage {
   static constexpr int kInputs = 1;
   float largest;  // 255 for u8, 1 for floating point
   __device__ void prepare() {}
-  __device__ float operator()(float x, float) const { return largest * fminf(fmaxf(fmaf(x, 0.5f, 0.5f), 0.0f), 1.0f); }
+  __device__ float operator()(float x, float) const {
+    return largest * fminf(fmaxf(fmaf(x, 0.5f, 0.5f), 0.0f), 1.0f);
+  }
 };
 
 struct FromImage {
@@ -149,7 +153,8 @@ Status run(const char* name, const Function& function, ConstView a, ConstView b,
     return Status::bad_argument(std::string(name) + ": operands are f32, bf16, f16 or u8");
   }
   if (extent.batch < 0 || extent.batch > 65535 || extent.rows < 0 || extent.width < 0) {
-    return Status::bad_argument(std::string(name) + ": extents must not be negative, and batch at most 65535");
+    return Status::bad_argument(std::string(name) +
+                                ": extents must not be negative, and batch at most 65535");
   }
   if (extent.batch == 0 || extent.rows == 0 || extent.width == 0) return {};
   const auto joined = [&](const auto& view) { return view.row_stride == extent.width; };
@@ -164,8 +169,8 @@ Status run(const char* name, const Function& function, ConstView a, ConstView b,
       extent.width % 8 == 0 && vectorises(a) && vectorises(as_const(y)) && (!kTwo || vectorises(b));
   const int64_t per_block = kThreads * (vector ? 8 : 1);
   const int64_t blocks = (extent.width + per_block - 1) / per_block;
-  const dim3 grid(unsigned(blocks < 65536 ? blocks : 65536), unsigned(extent.rows < 65535 ? extent.rows : 65535),
-                  unsigned(extent.batch));
+  const dim3 grid(unsigned(blocks < 65536 ? blocks : 65536),
+                  unsigned(extent.rows < 65535 ? extent.rows : 65535), unsigned(extent.batch));
   const auto kernel = vector ? elementwise<Function, true> : elementwise<Function, false>;
   return launch(name, kernel, grid, dim3(kThreads), 0, stream, function, a, b, y, extent);
 }
@@ -176,7 +181,8 @@ Status copy(const ConstView& x, const View& y, const Extent& extent, cudaStream_
   return run("copy", Copy{}, x, {}, y, extent, stream);
 }
 
-Status activation(const ConstView& x, const View& y, const Extent& extent, Activation activation, cudaStream_t stream) {
+Status activation(const ConstView& x, const View& y, const Extent& extent, Activation activation,
+                  cudaStream_t stream) {
   return run("activation", Activate{activation}, x, {}, y, extent, stream);
 }
 
@@ -184,8 +190,8 @@ Status add(const ConstView& a, const ConstView& b, const View& y, const Extent& 
   return run("add", Add{}, a, b, y, extent, stream);
 }
 
-Status multiply(const ConstView& a, const ConstView& b, const View& y, const Extent& extent, Activation activation,
-                cudaStream_t stream) {
+Status multiply(const ConstView& a, const ConstView& b, const View& y, const Extent& extent,
+                Activation activation, cudaStream_t stream) {
   return run("multiply", Multiply{activation}, a, b, y, extent, stream);
 }
 
@@ -199,8 +205,8 @@ Status euler_step(const ConstView& latents, const ConstView& velocity, const Vie
   return run("euler_step", EulerStep{sigmas, step, 0.0f}, latents, velocity, y, extent, stream);
 }
 
-Status scale_noise(const ConstView& x, const ConstView& noise, const View& y, const Extent& extent, const float* sigmas,
-                   const int32_t* step, cudaStream_t stream) {
+Status scale_noise(const ConstView& x, const ConstView& noise, const View& y, const Extent& extent,
+                   const float* sigmas, const int32_t* step, cudaStream_t stream) {
   return run("scale_noise", ScaleNoise{sigmas, step, 0.0f}, x, noise, y, extent, stream);
 }
 

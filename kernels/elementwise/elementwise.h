@@ -27,11 +27,12 @@ struct Extent {
 // Operands are bf16, f16, f32 or u8 (0 … 255) each for itself; arithmetic is f32; a u8 result is rounded to nearest even and
 // saturated. Outputs may be an input's own view. Widths that are multiples of 8 at 16-byte alignment take the fast path.
 Status copy(const ConstView& x, const View& y, const Extent& extent, cudaStream_t stream);  // converts
-Status activation(const ConstView& x, const View& y, const Extent& extent, Activation activation, cudaStream_t stream);
+Status activation(const ConstView& x, const View& y, const Extent& extent, Activation activation,
+                  cudaStream_t stream);
 Status add(const ConstView& a, const ConstView& b, const View& y, const Extent& extent, cudaStream_t stream);
 // y = activation(a) · b
-Status multiply(const ConstView& a, const ConstView& b, const View& y, const Extent& extent, Activation activation,
-                cudaStream_t stream);
+Status multiply(const ConstView& a, const ConstView& b, const View& y, const Extent& extent,
+                Activation activation, cudaStream_t stream);
 // y = uncond + scale · (cond − uncond): classifier-free guidance.
 Status guide(const ConstView& uncond, const ConstView& cond, const View& y, const Extent& extent, float scale,
              cudaStream_t stream);
@@ -39,15 +40,16 @@ Status guide(const ConstView& uncond, const ConstView& cond, const View& y, cons
 Status euler_step(const ConstView& latents, const ConstView& velocity, const View& y, const Extent& extent,
                   const float* sigmas, const int32_t* step, cudaStream_t stream);
 // y = σ[i] · noise + (1 − σ[i]) · x
-Status scale_noise(const ConstView& x, const ConstView& noise, const View& y, const Extent& extent, const float* sigmas,
-                   const int32_t* step, cudaStream_t stream);
+Status scale_noise(const ConstView& x, const ConstView& noise, const View& y, const Extent& extent,
+                   const float* sigmas, const int32_t* step, cudaStream_t stream);
 // u = clamp(x / 2 + ½, 0, 1), a NaN gives 0; y as u8: 255 · u, rounded to nearest even; else u.
 Status to_image(const ConstView& x, const View& y, const Extent& extent, cudaStream_t stream);
 // y = x / 255 · 2 − 1 of u8 x.
 Status from_image(const ConstView& x, const View& y, const Extent& extent, cudaStream_t stream);
 
 // y = table[*index]: one row of row_bytes. An index outside [0, rows) takes the nearest row.
-Status take_row(const void* table, int rows, int64_t row_bytes, const int32_t* index, void* y, cudaStream_t stream);
+Status take_row(const void* table, int rows, int64_t row_bytes, const int32_t* index, void* y,
+                cudaStream_t stream);
 // y[b] = x[b, index[b]] for x [batch, rows, row_bytes bytes]; an index outside takes the nearest row.
 Status gather_rows(const void* x, int batch, int rows, int64_t row_bytes, const int32_t* index, void* y,
                    cudaStream_t stream);
@@ -74,15 +76,16 @@ Status embedding(const Embedding& embedding, cudaStream_t stream);
 
 // y [count, width] (f32 or bf16) = [cos(scale · t · f_i) …, sin(scale · t · f_i) …], f_i = exp(−ln(max_period) · i / (width / 2)),
 // angles in f32 (Ho et al. 2020, cosine first). t [count] f32; width is even.
-Status timestep_embedding(const float* t, int count, int width, float scale, float max_period, void* y, Element y_type,
-                          cudaStream_t stream);
+Status timestep_embedding(const float* t, int count, int width, float scale, float max_period, void* y,
+                          Element y_type, cudaStream_t stream);
 // y [tokens, Σ dims / 2, 2] f32: cos and sin of ids[token, axis] / theta^(2i / dims[axis]) in f64, axes one after another.
 // ids [tokens, axes] f32; axes at most 4 (Su et al. 2021; FLUX's axes are 16, 56, 56).
-Status rope_table(const float* ids, int tokens, int axes, const int* dims, double theta, float* y, cudaStream_t stream);
+Status rope_table(const float* ids, int tokens, int axes, const int* dims, double theta, float* y,
+                  cudaStream_t stream);
 // y [heads, tokens, tokens] f32 = table[bucket(key − query), head]; table [buckets, heads] f32 or bf16. Bidirectional
 // buckets: half for each sign, half of those exact, the rest logarithmic up to max_distance (Raffel et al. 2020).
-Status t5_bias(const void* table, Element table_type, int buckets, int heads, int tokens, int max_distance, float* y,
-               cudaStream_t stream);
+Status t5_bias(const void* table, Element table_type, int buckets, int heads, int tokens, int max_distance,
+               float* y, cudaStream_t stream);
 
 // 2 × 2 patches: x [batch, height, width, channels] ↔ y [batch, height/2 · width/2, 4 · channels], channel-major
 // (c · 4 + dy · 2 + dx). Types f32 or bf16 each. pack: y = (x − shift) · scale; unpack: y = x / scale + shift.
@@ -104,7 +107,7 @@ Status unpack_latents(const Patches& patches, cudaStream_t stream);
 
 // y [pixels, channels] = mean + exp(½ · clamp(log-variance, −30, 20)) · noise of moments [pixels, 2 · channels]; noise like
 // y, or null for the mean alone.
-Status sample_latents(const void* moments, Element moments_type, const void* noise, Element noise_type, void* y,
-                      Element y_type, int64_t pixels, int channels, cudaStream_t stream);
+Status sample_latents(const void* moments, Element moments_type, const void* noise, Element noise_type,
+                      void* y, Element y_type, int64_t pixels, int channels, cudaStream_t stream);
 
 }  // namespace flux::kernels

@@ -22,13 +22,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename Word>
-Status launch_choose(const char* name, const void* tables, int batch, int rows, int64_t row_bytes, const int32_t* index,
-                     void* y, cudaStream_t stream) {
+Status launch_choose(const char* name, const void* tables, int batch, int rows, int64_t row_bytes,
+                     const int32_t* index, void* y, cudaStream_t stream) {
   const int64_t words = row_bytes / int64_t(sizeof(Word));
   const int64_t blocks = (words + kThreads - 1) / kThreads;
   const dim3 grid(unsigned(blocks < 4096 ? blocks : 4096), batch);
-  return launch(name, choose_rows<Word>, grid, dim3(kThreads), 0, stream, static_cast<const Word*>(tables), rows, words,
-                index, static_cast<Word*>(y));
+  return launch(name, choose_rows<Word>, grid, dim3(kThreads), 0, stream, static_cast<const Word*>(tables),
+                rows, words, index, static_cast<Word*>(y));
 }
 
 __global__ void increment_one(int32_t* counter) {
@@ -70,7 +70,8 @@ Status gather_rows(const void* x, int batch, int rows, int64_t row_bytes, const 
              : launch_choose<uint8_t>("gather_rows", x, batch, rows, row_bytes, index, y, stream);
 }
 
-Status take_row(const void* table, int rows, int64_t row_bytes, const int32_t* index, void* y, cudaStream_t stream) {
+Status take_row(const void* table, int rows, int64_t row_bytes, const int32_t* index, void* y,
+                cudaStream_t stream) {
   return gather_rows(table, 1, rows, row_bytes, index, y, stream);
 }
 

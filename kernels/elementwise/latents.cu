@@ -53,8 +53,9 @@ Status launch_rearrange(const char* name, const Patches& p, cudaStream_t stream)
   return launch(name, rearrange<kPack>, grid, dim3(kThreads), 0, stream, p, count);
 }
 
-__global__ void __launch_bounds__(kThreads) sample(const void* moments, Element moments_type, const void* noise,
-                                                   Element noise_type, void* y, Element y_type, int64_t count, int channels) {
+__global__ void __launch_bounds__(kThreads)
+    sample(const void* moments, Element moments_type, const void* noise, Element noise_type, void* y,
+           Element y_type, int64_t count, int channels) {
   wait_for_predecessors();
   let_successor_start();
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
@@ -62,7 +63,8 @@ __global__ void __launch_bounds__(kThreads) sample(const void* moments, Element 
   const int64_t mean = i / channels * (2 * channels) + i % channels;
   float value = load_scalar(moments, moments_type, mean);
   if (noise) {
-    const float log_variance = fminf(fmaxf(load_scalar(moments, moments_type, mean + channels), -30.0f), 20.0f);
+    const float log_variance =
+        fminf(fmaxf(load_scalar(moments, moments_type, mean + channels), -30.0f), 20.0f);
     value = fmaf(expf(0.5f * log_variance), load_scalar(noise, noise_type, i), value);
   }
   store_scalar(y, y_type, i, value);
@@ -79,16 +81,17 @@ Status unpack_latents(const Patches& patches, cudaStream_t stream) {
   return launch_rearrange<false>("unpack_latents", patches, stream);
 }
 
-Status sample_latents(const void* moments, Element moments_type, const void* noise, Element noise_type, void* y,
-                      Element y_type, int64_t pixels, int channels, cudaStream_t stream) {
-  if (pixels < 0 || channels < 1 || !is_float(moments_type) || !is_float(y_type) || (noise && !is_float(noise_type))) {
+Status sample_latents(const void* moments, Element moments_type, const void* noise, Element noise_type,
+                      void* y, Element y_type, int64_t pixels, int channels, cudaStream_t stream) {
+  if (pixels < 0 || channels < 1 || !is_float(moments_type) || !is_float(y_type) ||
+      (noise && !is_float(noise_type))) {
     return Status::bad_argument("sample_latents: moments, noise and output are f32 or bf16");
   }
   if (pixels == 0) return {};
   const int64_t count = pixels * channels;
   const dim3 grid(unsigned((count + kThreads - 1) / kThreads));
-  return launch("sample_latents", sample, grid, dim3(kThreads), 0, stream, moments, moments_type, noise, noise_type, y,
-                y_type, count, channels);
+  return launch("sample_latents", sample, grid, dim3(kThreads), 0, stream, moments, moments_type, noise,
+                noise_type, y, y_type, count, channels);
 }
 
 }  // namespace flux::kernels

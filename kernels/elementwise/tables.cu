@@ -60,8 +60,8 @@ __device__ int bucket_of(int distance, int buckets, int max_distance) {
   return sign + min(exact + int(position * float(half - exact)), half - 1);
 }
 
-__global__ void __launch_bounds__(kThreads) relative_bias(const void* table, Element type, int buckets, int heads, int tokens,
-                                                          int max_distance, float* y) {
+__global__ void __launch_bounds__(kThreads) relative_bias(const void* table, Element type, int buckets,
+                                                          int heads, int tokens, int max_distance, float* y) {
   wait_for_predecessors();
   let_successor_start();
   const int query = blockIdx.x, head = blockIdx.y;
@@ -74,21 +74,24 @@ __global__ void __launch_bounds__(kThreads) relative_bias(const void* table, Ele
 
 }  // namespace
 
-Status timestep_embedding(const float* t, int count, int width, float scale, float max_period, void* y, Element y_type,
-                          cudaStream_t stream) {
+Status timestep_embedding(const float* t, int count, int width, float scale, float max_period, void* y,
+                          Element y_type, cudaStream_t stream) {
   if (count < 0 || width < 2 || width % 2 != 0 || !(max_period > 0.0f) || !is_float(y_type)) {
-    return Status::bad_argument("timestep_embedding: width must be even, max_period positive, the output f32 or bf16");
+    return Status::bad_argument(
+        "timestep_embedding: width must be even, max_period positive, the output f32 or bf16");
   }
   if (count == 0) return {};
-  return launch("timestep_embedding", embed_timesteps, dim3(count), dim3(kThreads), 0, stream, t, width, scale,
-                float(log(double(max_period))), y, y_type);
+  return launch("timestep_embedding", embed_timesteps, dim3(count), dim3(kThreads), 0, stream, t, width,
+                scale, float(log(double(max_period))), y, y_type);
 }
 
-Status rope_table(const float* ids, int tokens, int axes, const int* dims, double theta, float* y, cudaStream_t stream) {
+Status rope_table(const float* ids, int tokens, int axes, const int* dims, double theta, float* y,
+                  cudaStream_t stream) {
   Axes all{axes, {}};
   int pairs = 0;
   for (int a = 0; a < axes && a < kMaxAxes; ++a) {
-    if (dims[a] < 2 || dims[a] % 2 != 0) return Status::bad_argument("rope_table: every axis must be even and at least 2");
+    if (dims[a] < 2 || dims[a] % 2 != 0)
+      return Status::bad_argument("rope_table: every axis must be even and at least 2");
     all.dims[a] = dims[a];
     pairs += dims[a] / 2;
   }
@@ -97,19 +100,21 @@ Status rope_table(const float* ids, int tokens, int axes, const int* dims, doubl
   }
   if (tokens == 0) return {};
   const int64_t blocks = (int64_t(tokens) * pairs + kThreads - 1) / kThreads;
-  return launch("rope_table", rotary, dim3(unsigned(blocks)), dim3(kThreads), 0, stream, ids, tokens, all, pairs, log(theta),
-                reinterpret_cast<float2*>(y));
+  return launch("rope_table", rotary, dim3(unsigned(blocks)), dim3(kThreads), 0, stream, ids, tokens, all,
+                pairs, log(theta), reinterpret_cast<float2*>(y));
 }
 
-Status t5_bias(const void* table, Element table_type, int buckets, int heads, int tokens, int max_distance, float* y,
-               cudaStream_t stream) {
+Status t5_bias(const void* table, Element table_type, int buckets, int heads, int tokens, int max_distance,
+               float* y, cudaStream_t stream) {
   if (!is_float(table_type) || buckets < 4 || buckets % 4 != 0 || max_distance <= buckets / 4) {
-    return Status::bad_argument("t5_bias: the table is f32 or bf16, buckets a multiple of 4, max_distance over a quarter");
+    return Status::bad_argument(
+        "t5_bias: the table is f32 or bf16, buckets a multiple of 4, max_distance over a quarter");
   }
-  if (heads < 1 || heads > 65535 || tokens < 0) return Status::bad_argument("t5_bias: heads must be 1 to 65535");
+  if (heads < 1 || heads > 65535 || tokens < 0)
+    return Status::bad_argument("t5_bias: heads must be 1 to 65535");
   if (tokens == 0) return {};
-  return launch("t5_bias", relative_bias, dim3(tokens, heads), dim3(kThreads), 0, stream, table, table_type, buckets, heads,
-                tokens, max_distance, y);
+  return launch("t5_bias", relative_bias, dim3(tokens, heads), dim3(kThreads), 0, stream, table, table_type,
+                buckets, heads, tokens, max_distance, y);
 }
 
 }  // namespace flux::kernels

@@ -54,7 +54,7 @@ struct GemmGroup {
   int64_t w_row_stride = 0;
   const float* w_scale = nullptr;  // [N]; e4m3 only
   const float* bias = nullptr;     // [N], or none
-  GemmRows<void> c;  // [batches, rows, N] of `output`; kQkv: bf16 [batches, rows, 3·heads·128]
+  GemmRows<void> c;                // [batches, rows, N] of `output`; kQkv: bf16 [batches, rows, 3·heads·128]
 
   GemmRows<const void> residual;  // kGateResidual: bf16 [batches, rows, N]
   const float* gate = nullptr;    // kGateResidual: [batches, N]
@@ -63,7 +63,7 @@ struct GemmGroup {
   const float* norm_q = nullptr;  // kQkv: [128]
   const float* norm_k = nullptr;  // kQkv: [128]
   const float* rope = nullptr;    // kQkv: [rows, 64, 2] (cos, sin), the same for every batch
-  GemmRows<void> mlp;  // kQkv with N > 3·heads·128: [batches, rows, N − 3·heads·128] of `output`
+  GemmRows<void> mlp;             // kQkv with N > 3·heads·128: [batches, rows, N − 3·heads·128] of `output`
 
   // kQkv with heads_as other than kRows, instead of c: 8-bit attention's operands for a sequence of packed_tokens, of which
   // this group's rows are the tokens from first_token on. Both ends are multiples of 64, the sequence's own end apart.

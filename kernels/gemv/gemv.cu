@@ -75,7 +75,8 @@ __device__ __forceinline__ void stage(const SmallLinear& linear, bf16* to, int b
   const bf16* x = static_cast<const bf16*>(linear.x);
   for_staged<C>(linear.m, slices, begin, [&](int at, int row, int k) {
     const bool inside = k < linear.k;
-    ptx::cp_async_16(ptx::shared_address(to + at), inside ? x + row * linear.x_row_stride + k : x, inside ? 16 : 0);
+    ptx::cp_async_16(ptx::shared_address(to + at), inside ? x + row * linear.x_row_stride + k : x,
+                     inside ? 16 : 0);
   });
   ptx::cp_async_commit_group();
 }
@@ -133,8 +134,8 @@ __device__ __forceinline__ void multiply(float (&sums)[C::kTiles][4], const uint
 
 // Adds the slices of every sum in order and writes y.
 template <typename C>
-__device__ __forceinline__ void finish(const SmallLinear& linear, const Shape& shape, const float (&sums)[C::kTiles][4],
-                                       float* shared) {
+__device__ __forceinline__ void finish(const SmallLinear& linear, const Shape& shape,
+                                       const float (&sums)[C::kTiles][4], float* shared) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   // [slice][row of x][channel of the block], channels padded against bank conflicts
   const int channels = 16 * shape.tiles, pitch = channels + 1;
@@ -151,7 +152,8 @@ __device__ __forceinline__ void finish(const SmallLinear& linear, const Shape& s
     const int row = i / channels, channel = blockIdx.x * channels + i % channels;
     if (channel >= linear.n) continue;
     float value = 0.0f;
-    for (int slice = 0; slice < shape.slices; ++slice) value += shared[(slice * C::kRows + row) * pitch + i % channels];
+    for (int slice = 0; slice < shape.slices; ++slice)
+      value += shared[(slice * C::kRows + row) * pitch + i % channels];
     if (linear.weight_scale) value *= linear.weight_scale[channel];
     if (linear.bias) value += linear.bias[channel];
     value = activate(linear.output_activation, value);
@@ -179,7 +181,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps) weight_bound(const SmallLinear
                         ((int64_t(tile) * 16 + g) * linear.k + slice * C::kSliceK + t * C::kLaneK) * kElement;
   const int eight_rows = 8 * linear.k * kElement;
   int left = linear.k - slice * C::kSliceK - t * C::kLaneK;
-  const auto fetch = [&](uint4 (&weight)[2], int block) {
+  const auto fetch = [&](uint4(&weight)[2], int block) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       weight[half] = make_uint4(0, 0, 0, 0);
@@ -199,7 +201,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps) weight_bound(const SmallLinear
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (t % 2 == 0 && block * C::kBlockK < left) {
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(from + half * eight_rows + block * C::kBlockK * kElement));
+        asm volatile(
+            "prefetch.global.L2 [%0];" ::"l"(from + half * eight_rows + block * C::kBlockK * kElement));
       }
     }
   }
@@ -244,13 +247,14 @@ Status launch_small(const SmallLinear& linear, cudaStream_t stream) {
   shape.slices = kMaxWarps / shape.tiles < kMaxSlices ? kMaxWarps / shape.tiles : kMaxSlices;
   const auto shared_bytes = [&] {
     const int staged = 2 * shape.slices * C::kSliceElements * int(sizeof(bf16));
-    const int summed = shape.slices * C::kRows * (16 * shape.tiles + 1) * 4;  // in place of the staged, at the end
+    const int summed =
+        shape.slices * C::kRows * (16 * shape.tiles + 1) * 4;  // in place of the staged, at the end
     return staged > summed ? staged : summed;
   };
   while (shape.slices > 1 && shared_bytes() > device_shared_bytes()) --shape.slices;
   const dim3 grid((tiles + shape.tiles - 1) / shape.tiles);
-  return launch("small_linear", weight_bound<C>, grid, dim3(32 * shape.tiles * shape.slices), shared_bytes(), stream, linear,
-                shape);
+  return launch("small_linear", weight_bound<C>, grid, dim3(32 * shape.tiles * shape.slices), shared_bytes(),
+                stream, linear, shape);
 }
 
 template <bool kE4m3>
@@ -264,16 +268,21 @@ Status by_rows(const SmallLinear& linear, cudaStream_t stream) {
 }  // namespace
 
 Status small_linear(const SmallLinear& linear, cudaStream_t stream) {
-  const auto refuse = [](const std::string& reason) { return Status::bad_argument("small_linear: " + reason); };
+  const auto refuse = [](const std::string& reason) {
+    return Status::bad_argument("small_linear: " + reason);
+  };
   const bool codes = linear.weight_type == Element::kE4M3;
-  if (linear.m < 1 || linear.m > 64) return refuse("m is " + std::to_string(linear.m) + "; use a GEMM beyond 64 rows");
+  if (linear.m < 1 || linear.m > 64)
+    return refuse("m is " + std::to_string(linear.m) + "; use a GEMM beyond 64 rows");
   if (linear.n < 16 || linear.n % 16 || linear.k < 16 || linear.k % 16) {
-    return refuse("n " + std::to_string(linear.n) + " and k " + std::to_string(linear.k) + " must be multiples of 16");
+    return refuse("n " + std::to_string(linear.n) + " and k " + std::to_string(linear.k) +
+                  " must be multiples of 16");
   }
   if (!codes && linear.weight_type != Element::kBF16) return refuse("the weight is bf16 or e4m3");
   if (codes && linear.weight_scale == nullptr) return refuse("an e4m3 weight needs weight_scale");
   if (!codes && linear.weight_scale != nullptr) return refuse("a bf16 weight takes no weight_scale");
-  if (linear.y_type != Element::kBF16 && linear.y_type != Element::kF32) return refuse("the output is bf16 or f32");
+  if (linear.y_type != Element::kBF16 && linear.y_type != Element::kF32)
+    return refuse("the output is bf16 or f32");
   if (linear.input_activation != Activation::kNone && linear.input_activation != Activation::kSilu) {
     return refuse("the input activation is none or SiLU");
   }

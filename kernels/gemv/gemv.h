@@ -20,7 +20,8 @@ struct SmallLinear {
   int m = 0;
   int n = 0;
   int k = 0;
-  Activation input_activation = Activation::kNone;  // of x, kNone or kSilu: every multiprocessor computes it again
+  Activation input_activation =
+      Activation::kNone;  // of x, kNone or kSilu: every multiprocessor computes it again
   Activation output_activation = Activation::kNone;
 };
 

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kAffineThreads = 1024;
-constexpr int kUnroll = 4;                // independent 16-byte loads in flight for each thread
+constexpr int kUnroll = 4;                 // independent 16-byte loads in flight for each thread
 constexpr int kApplyPixelsPerThread = 32;  // amortise the 64 bytes of multipliers and addends
 
 struct Layout {
@@ -29,7 +29,8 @@ __host__ __device__ Layout layout_of(int channels) { return {channels / 8, kThre
 
 // Calls visit(pixel, eight values) for every kth pixel of [begin, end), loads ahead of use.
 template <typename Visit>
-__device__ __forceinline__ void walk(const bf16* column, int channels, int64_t begin, int64_t end, int step, Visit visit) {
+__device__ __forceinline__ void walk(const bf16* column, int channels, int64_t begin, int64_t end, int step,
+                                     Visit visit) {
   int64_t pixel = begin;
   for (; pixel + int64_t(kUnroll - 1) * step < end; pixel += int64_t(kUnroll) * step) {
     uint4 packed[kUnroll];
@@ -99,8 +100,8 @@ __global__ void __launch_bounds__(kAffineThreads)
   let_successor_start();
   double own_sum = 0.0, own_square = 0.0;
   if (lane < lanes) {
-    const float2* in =
-        reinterpret_cast<const float2*>(partial.sums) + int64_t(batch) * partial.parts * norm.channels + first + offset;
+    const float2* in = reinterpret_cast<const float2*>(partial.sums) +
+                       int64_t(batch) * partial.parts * norm.channels + first + offset;
 #pragma unroll 4
     for (int part = lane; part < partial.parts; part += lanes) {
       const float2 value = in[int64_t(part) * norm.channels];
@@ -119,7 +120,8 @@ __global__ void __launch_bounds__(kAffineThreads)
     }
     const bf16* pivots = static_cast<const bf16*>(partial.pivots);
     const double pivot =
-        pivots ? double(__bfloat162float(pivots[batch * partial.pivot_batch_stride + first + threadIdx.x])) : 0.0;
+        pivots ? double(__bfloat162float(pivots[batch * partial.pivot_batch_stride + first + threadIdx.x]))
+               : 0.0;
     sum[threadIdx.x] = pivot + own_sum / pixels;
     square[threadIdx.x] = own_square - own_sum * own_sum / pixels;
   }
@@ -182,7 +184,8 @@ Status check(const GroupNorm& norm) {
                                 " channels; it takes multiples of 8 up to 2048");
   }
   if (norm.groups < 1 || norm.channels % norm.groups != 0 || norm.channels / norm.groups > kAffineThreads) {
-    return Status::bad_argument("group_norm: channels must be a multiple of groups, at most 1024 channels a group");
+    return Status::bad_argument(
+        "group_norm: channels must be a multiple of groups, at most 1024 channels a group");
   }
   if (norm.batch < 1 || norm.batch > 65535 || norm.pixels < 1) {
     return Status::bad_argument("group_norm: batch must be 1 to 65535 and pixels at least 1");
@@ -216,7 +219,8 @@ Status group_norm_statistics(const GroupNorm& norm, float* sums, cudaStream_t st
   return launch("group_norm_statistics", statistics, grid, dim3(kThreads), 0, stream, norm, sums);
 }
 
-Status group_norm_affine(const GroupNorm& norm, const GroupNormSums& sums, float* affine, cudaStream_t stream) {
+Status group_norm_affine(const GroupNorm& norm, const GroupNormSums& sums, float* affine,
+                         cudaStream_t stream) {
   if (Status status = check(norm); !status.ok()) return status;
   const dim3 grid(norm.groups, norm.batch);
   return launch("group_norm_affine", combine, grid, dim3(kAffineThreads), 0, stream, norm, sums, affine);

@@ -96,7 +96,8 @@ __global__ void __launch_bounds__(HiddenNorm::kThreads, HiddenNorm::kBlocksPerPr
   let_successor_start();
   uint4 packed[kChunks];
   const auto fetch = [&](int of_batch, int of_index) {
-    const bf16* x = static_cast<const bf16*>(rows.x) + of_batch * rows.x_batch_stride + of_index * rows.x_row_stride;
+    const bf16* x =
+        static_cast<const bf16*>(rows.x) + of_batch * rows.x_batch_stride + of_index * rows.x_row_stride;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) packed[c] = *reinterpret_cast<const uint4*>(x + column_of(c));
   };
@@ -157,13 +158,15 @@ __global__ void __launch_bounds__(HiddenNorm::kThreads, HiddenNorm::kBlocksPerPr
 }
 
 template <typename Parameter>
-Status launch_hidden_norm(const char* name, const NormRows& rows, const Modulate<Parameter>& modulation, cudaStream_t stream) {
+Status launch_hidden_norm(const char* name, const NormRows& rows, const Modulate<Parameter>& modulation,
+                          cudaStream_t stream) {
   if (Status status = check_norm_rows(rows, name); !status.ok()) return status;
   const int64_t total = int64_t(rows.batch) * rows.rows;
   if (total == 0) return {};
   const int64_t most = int64_t(device_multiprocessors()) * HiddenNorm::kBlocksPerProcessor;
   const dim3 grid(unsigned(total < most ? total : most));
-  const auto kernel = rows.y_type == Element::kE4M3 ? hidden_norm<Parameter, true> : hidden_norm<Parameter, false>;
+  const auto kernel =
+      rows.y_type == Element::kE4M3 ? hidden_norm<Parameter, true> : hidden_norm<Parameter, false>;
   return launch(name, kernel, grid, dim3(HiddenNorm::kThreads), 0, stream, rows, modulation);
 }
 

@@ -5,7 +5,9 @@
 namespace flux::kernels {
 
 Status check_norm_rows(const NormRows& rows, const char* name) {
-  const auto refuse = [name](const char* reason) { return Status::bad_argument(std::string(name) + ": " + reason); };
+  const auto refuse = [name](const char* reason) {
+    return Status::bad_argument(std::string(name) + ": " + reason);
+  };
   const bool to_codes = rows.y_type == Element::kE4M3;
   if (!to_codes && rows.y_type != Element::kBF16) return refuse("the output is bf16 or e4m3");
   if (rows.width <= 0 || rows.width % 8 != 0 || rows.width > 16384) {
@@ -33,22 +35,25 @@ bool aligned_vector(const void* pointer, int64_t stride, Element type) {
 }
 
 template <typename Parameter>
-Status modulate(const NormRows& rows, const Modulation& first, const Modulation& second, int split, cudaStream_t stream) {
+Status modulate(const NormRows& rows, const Modulation& first, const Modulation& second, int split,
+                cudaStream_t stream) {
   const Modulate<Parameter> modulation{first, second, split};
-  if (rows.width == HiddenNorm::kWidth) return launch_hidden_norm("layer_norm_modulate", rows, modulation, stream);
+  if (rows.width == HiddenNorm::kWidth)
+    return launch_hidden_norm("layer_norm_modulate", rows, modulation, stream);
   return dispatch_row_norm("layer_norm_modulate", rows, modulation, stream);
 }
 
 template <typename Parameter>
 Status weigh(const NormRows& rows, const void* weight, const void* bias, cudaStream_t stream) {
-  const WeightAndBias<Parameter> affine{static_cast<const Parameter*>(weight), static_cast<const Parameter*>(bias)};
+  const WeightAndBias<Parameter> affine{static_cast<const Parameter*>(weight),
+                                        static_cast<const Parameter*>(bias)};
   return dispatch_row_norm("layer_norm", rows, affine, stream);
 }
 
 }  // namespace
 
-Status layer_norm_modulate(const NormRows& rows, const Modulation& first, const Modulation& second, int split, Element type,
-                           cudaStream_t stream) {
+Status layer_norm_modulate(const NormRows& rows, const Modulation& first, const Modulation& second, int split,
+                           Element type, cudaStream_t stream) {
   if (type != Element::kBF16 && type != Element::kF32) {
     return Status::bad_argument("layer_norm_modulate: shift and scale are bf16 or f32");
   }
@@ -59,22 +64,27 @@ Status layer_norm_modulate(const NormRows& rows, const Modulation& first, const 
     if ((part->shift == nullptr) != (part->scale == nullptr)) {
       return Status::bad_argument("layer_norm_modulate: give shift and scale together, or neither");
     }
-    if (!aligned_vector(part->shift, part->batch_stride, type) || !aligned_vector(part->scale, part->batch_stride, type)) {
-      return Status::bad_argument("layer_norm_modulate: shift, scale and their stride must be multiples of 16 bytes");
+    if (!aligned_vector(part->shift, part->batch_stride, type) ||
+        !aligned_vector(part->scale, part->batch_stride, type)) {
+      return Status::bad_argument(
+          "layer_norm_modulate: shift, scale and their stride must be multiples of 16 bytes");
     }
   }
   return type == Element::kBF16 ? modulate<bf16>(rows, first, second, split, stream)
                                 : modulate<float>(rows, first, second, split, stream);
 }
 
-Status layer_norm(const NormRows& rows, const void* weight, const void* bias, Element type, cudaStream_t stream) {
+Status layer_norm(const NormRows& rows, const void* weight, const void* bias, Element type,
+                  cudaStream_t stream) {
   if (type != Element::kBF16 && type != Element::kF32) {
     return Status::bad_argument("layer_norm: weight and bias are bf16 or f32");
   }
-  if (weight == nullptr || bias == nullptr || !aligned_vector(weight, 0, type) || !aligned_vector(bias, 0, type)) {
+  if (weight == nullptr || bias == nullptr || !aligned_vector(weight, 0, type) ||
+      !aligned_vector(bias, 0, type)) {
     return Status::bad_argument("layer_norm: weight and bias must be given, aligned to 16 bytes");
   }
-  return type == Element::kBF16 ? weigh<bf16>(rows, weight, bias, stream) : weigh<float>(rows, weight, bias, stream);
+  return type == Element::kBF16 ? weigh<bf16>(rows, weight, bias, stream)
+                                : weigh<float>(rows, weight, bias, stream);
 }
 
 }  // namespace flux::kernels

@@ -33,11 +33,12 @@ struct Modulation {
 // y = x̂ · (1 + scale) + shift with x̂ = (x − mean) / √(variance + ε), biased variance. Rows before `split` of each batch
 // take `first`, the others `second`: text and image of a joint buffer in one launch. split = rows: `first` alone.
 // type: of shift and scale, kBF16 or kF32.
-Status layer_norm_modulate(const NormRows& rows, const Modulation& first, const Modulation& second, int split, Element type,
-                           cudaStream_t stream);
+Status layer_norm_modulate(const NormRows& rows, const Modulation& first, const Modulation& second, int split,
+                           Element type, cudaStream_t stream);
 
 // y = x̂ · weight + bias; weight, bias [width] of `type` (kBF16 or kF32).
-Status layer_norm(const NormRows& rows, const void* weight, const void* bias, Element type, cudaStream_t stream);
+Status layer_norm(const NormRows& rows, const void* weight, const void* bias, Element type,
+                  cudaStream_t stream);
 
 // y = x / √(mean(x²) + ε) · weight; weight [width] of `type` (kBF16 or kF32).
 Status rms_norm(const NormRows& rows, const void* weight, Element type, cudaStream_t stream);
@@ -73,7 +74,8 @@ int64_t group_norm_workspace_bytes(const GroupNorm& norm);
 // The three steps: sums by part; their combination in f64 to one multiplier and one addend a channel, affine
 // [batch, channels, 2] f32; and y = activation(x · multiplier + addend). Nothing is atomic: the order is fixed.
 Status group_norm_statistics(const GroupNorm& norm, float* sums, cudaStream_t stream);
-Status group_norm_affine(const GroupNorm& norm, const GroupNormSums& sums, float* affine, cudaStream_t stream);
+Status group_norm_affine(const GroupNorm& norm, const GroupNormSums& sums, float* affine,
+                         cudaStream_t stream);
 Status group_norm_apply(const GroupNorm& norm, const float* affine, cudaStream_t stream);
 
 // All three. workspace: group_norm_workspace_bytes, 16-byte aligned.

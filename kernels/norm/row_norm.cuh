@@ -88,7 +88,8 @@ inline constexpr int kRowNormThreads = kLanes <= 32 ? 128 : kLanes;
 
 // kFull: the row is exactly kLanes · kChunks · 8 wide, so no thread asks.
 template <int kLanes, int kChunks, bool kFull, typename Affine, bool kToE4m3>
-__global__ void __launch_bounds__(kRowNormThreads<kLanes>) row_norm(const NormRows rows, const Affine affine) {
+__global__ void __launch_bounds__(kRowNormThreads<kLanes>)
+    row_norm(const NormRows rows, const Affine affine) {
   constexpr int kRowsPerBlock = kRowNormThreads<kLanes> / kLanes;
   __shared__ float scratch[kLanes > 32 ? kLanes / 32 : 1];
   const int lane = threadIdx.x % kLanes;
@@ -170,9 +171,11 @@ Status launch_row_norm(const char* name, const NormRows& rows, const Affine& aff
   const int64_t total = int64_t(rows.batch) * rows.rows;
   const dim3 grid(unsigned((total + kRowsPerBlock - 1) / kRowsPerBlock));
   if (rows.y_type == Element::kE4M3) {
-    return launch(name, row_norm<kLanes, kChunks, kFull, Affine, true>, grid, kThreads, 0, stream, rows, affine);
+    return launch(name, row_norm<kLanes, kChunks, kFull, Affine, true>, grid, kThreads, 0, stream, rows,
+                  affine);
   }
-  return launch(name, row_norm<kLanes, kChunks, kFull, Affine, false>, grid, kThreads, 0, stream, rows, affine);
+  return launch(name, row_norm<kLanes, kChunks, kFull, Affine, false>, grid, kThreads, 0, stream, rows,
+                affine);
 }
 
 // The shape of the kernel by width: a warp a row where its registers suffice, else a block a row.
@@ -181,7 +184,8 @@ Status dispatch_row_norm(const char* name, const NormRows& rows, const Affine& a
   if (Status status = check_norm_rows(rows, name); !status.ok()) return status;
   if (rows.batch == 0 || rows.rows == 0) return {};
   if constexpr (Affine::kStatistic == Statistic::kRootMeanSquare) {
-    if (rows.width == 128) return launch_row_norm<16, 1, true>(name, rows, affine, stream);  // q and k of one head
+    if (rows.width == 128)
+      return launch_row_norm<16, 1, true>(name, rows, affine, stream);  // q and k of one head
   }
   if (rows.width <= 1024) return launch_row_norm<32, 4, false>(name, rows, affine, stream);   // CLIP's 768
   if (rows.width <= 4096) return launch_row_norm<256, 2, false>(name, rows, affine, stream);  // T5's 4096

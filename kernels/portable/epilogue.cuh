@@ -19,8 +19,9 @@ struct Place {
 };
 
 // Stores eight values as `output`; e4m3 with the scale that gemm.h gives the row.
-__device__ __forceinline__ void store_output(const GemmRows<void>& rows, Element output, int batch, const Place& place,
-                                             int column, float (&x)[8], float inverse_scale) {
+__device__ __forceinline__ void store_output(const GemmRows<void>& rows, Element output, int batch,
+                                             const Place& place, int column, float (&x)[8],
+                                             float inverse_scale) {
   const int64_t at = batch * rows.batch_stride + place.row * rows.row_stride + column;
   if (output == Element::kBF16) {
     store8(static_cast<bf16*>(rows.data) + at, x);
@@ -29,14 +30,16 @@ __device__ __forceinline__ void store_output(const GemmRows<void>& rows, Element
   } else {
 #pragma unroll
     for (int i = 0; i < 8; ++i) x[i] *= inverse_scale;
-    const uint2 codes = make_uint2(e4m3x2(x[0], x[1]) | (e4m3x2(x[2], x[3]) << 16), e4m3x2(x[4], x[5]) | (e4m3x2(x[6], x[7]) << 16));
+    const uint2 codes = make_uint2(e4m3x2(x[0], x[1]) | (e4m3x2(x[2], x[3]) << 16),
+                                   e4m3x2(x[4], x[5]) | (e4m3x2(x[6], x[7]) << 16));
     *reinterpret_cast<uint2*>(static_cast<uint8_t*>(rows.data) + at) = codes;
   }
 }
 
 // C = activation(x)
 struct Linear {
-  static __device__ __forceinline__ void finish(const Params& params, const Tile& tile, const Place& place, float (&x)[8]) {
+  static __device__ __forceinline__ void finish(const Params& params, const Tile& tile, const Place& place,
+                                                float (&x)[8]) {
     if (!place.inside) return;
     const GemmGroup& group = *tile.group;
 #pragma unroll
@@ -55,7 +58,8 @@ struct Linear {
 
 // C = residual + gate · x; C may be the residual.
 struct GateResidual {
-  static __device__ __forceinline__ void finish(const Params&, const Tile& tile, const Place& place, float (&x)[8]) {
+  static __device__ __forceinline__ void finish(const Params&, const Tile& tile, const Place& place,
+                                                float (&x)[8]) {
     if (!place.inside) return;
     const GemmGroup& group = *tile.group;
     float residual[8], gate[8];
@@ -72,9 +76,11 @@ struct GateResidual {
 
 // q and k: RMSNorm over the head, RoPE on adjacent pairs; v as it is; what lies beyond: activation, to `mlp`.
 struct Qkv {
-  static __device__ __forceinline__ void finish(const Params& params, const Tile& tile, const Place& place, float (&x)[8]) {
+  static __device__ __forceinline__ void finish(const Params& params, const Tile& tile, const Place& place,
+                                                float (&x)[8]) {
     const GemmGroup& group = *tile.group;
-    const int section = tile.column / (params.heads * kTile);  // of the whole tile: 0 q, 1 k, 2 v, 3 and more the rest
+    const int section =
+        tile.column / (params.heads * kTile);  // of the whole tile: 0 q, 1 k, 2 v, 3 and more the rest
     if (section < 2) {
       float squares = 0.0f;
 #pragma unroll
@@ -100,7 +106,8 @@ struct Qkv {
     } else {
 #pragma unroll
       for (int i = 0; i < 8; ++i) x[i] = activate(params.activation, x[i]);
-      store_output(group.mlp, Element::kBF16, tile.batch, place, place.column - 3 * params.heads * kTile, x, 1.0f);
+      store_output(group.mlp, Element::kBF16, tile.batch, place, place.column - 3 * params.heads * kTile, x,
+                   1.0f);
     }
   }
 };

@@ -8,7 +8,8 @@ namespace portable {
 namespace {
 
 bool aligned(const void* data, int64_t row_stride, int64_t batch_stride, int element) {
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && row_stride * element % 16 == 0 && batch_stride * element % 16 == 0;
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && row_stride * element % 16 == 0 &&
+         batch_stride * element % 16 == 0;
 }
 
 Status refuse(const std::string& what) { return Status::bad_argument("gemm_portable: " + what); }
@@ -17,15 +18,19 @@ Status check_group(const Gemm& call, const GemmGroup& group) {
   const bool codes = call.operand == Element::kE4M3, qkv = call.epilogue == GemmEpilogue::kQkv;
   const int element = codes ? 1 : 2;
   const int output = call.output == Element::kF32 ? 4 : call.output == Element::kE4M3 ? 1 : 2;
-  if (group.batches < 1 || group.rows < 1 || group.batches * group.rows > INT32_MAX) return refuse("a group has no rows or too many");
-  if (group.a.data == nullptr || group.w == nullptr || group.c.data == nullptr) return refuse("a, w or c is null");
+  if (group.batches < 1 || group.rows < 1 || group.batches * group.rows > INT32_MAX)
+    return refuse("a group has no rows or too many");
+  if (group.a.data == nullptr || group.w == nullptr || group.c.data == nullptr)
+    return refuse("a, w or c is null");
   if (!aligned(group.a.data, group.a.row_stride, group.a.batch_stride, element) ||
       !aligned(group.w, group.w_row_stride, 0, element) ||
       !aligned(group.c.data, group.c.row_stride, group.c.batch_stride, qkv ? 2 : output)) {
     return refuse("a, w, c and their strides must be multiples of 16 bytes");
   }
-  if (group.a.row_stride < call.k || group.w_row_stride < call.k) return refuse("rows of a and w are at least K apart");
-  if (codes && (group.a_scale == nullptr || group.w_scale == nullptr)) return refuse("e4m3 operands need a_scale and w_scale");
+  if (group.a.row_stride < call.k || group.w_row_stride < call.k)
+    return refuse("rows of a and w are at least K apart");
+  if (codes && (group.a_scale == nullptr || group.w_scale == nullptr))
+    return refuse("e4m3 operands need a_scale and w_scale");
   if (call.output == Element::kE4M3 && group.c_scale == nullptr) return refuse("output e4m3 needs c_scale");
   if (call.epilogue == GemmEpilogue::kGateResidual) {
     if (group.gate == nullptr || group.residual.data == nullptr) return refuse("gate or residual is null");
@@ -34,9 +39,11 @@ Status check_group(const Gemm& call, const GemmGroup& group) {
     }
   }
   if (qkv) {
-    if (group.norm_q == nullptr || group.norm_k == nullptr || group.rope == nullptr) return refuse("q and k need norm_q, norm_k and rope");
+    if (group.norm_q == nullptr || group.norm_k == nullptr || group.rope == nullptr)
+      return refuse("q and k need norm_q, norm_k and rope");
     const bool mlp = call.n > 3 * call.heads * kTile;
-    if (mlp && (group.mlp.data == nullptr || !aligned(group.mlp.data, group.mlp.row_stride, group.mlp.batch_stride, 2))) {
+    if (mlp && (group.mlp.data == nullptr ||
+                !aligned(group.mlp.data, group.mlp.row_stride, group.mlp.batch_stride, 2))) {
       return refuse("mlp must be given, it and its strides multiples of 16 bytes");
     }
   }
@@ -44,22 +51,26 @@ Status check_group(const Gemm& call, const GemmGroup& group) {
 }
 
 Status check(const Gemm& call) {
-  if (call.n < 16 || call.k < 16 || call.n % 16 || call.k % 16 || call.n > INT32_MAX / 4 || call.k > INT32_MAX / 4) {
+  if (call.n < 16 || call.k < 16 || call.n % 16 || call.k % 16 || call.n > INT32_MAX / 4 ||
+      call.k > INT32_MAX / 4) {
     return refuse("N = " + std::to_string(call.n) + " and K = " + std::to_string(call.k) +
                   " must be positive multiples of 16; pad the weight with zeros");
   }
   if (call.groups == nullptr || call.group_count < 1 || call.group_count > kGemmMaxGroups) {
-    return refuse(std::to_string(call.group_count) + " groups; a launch takes 1 to " + std::to_string(kGemmMaxGroups));
+    return refuse(std::to_string(call.group_count) + " groups; a launch takes 1 to " +
+                  std::to_string(kGemmMaxGroups));
   }
   const bool codes = call.operand == Element::kE4M3, linear = call.epilogue == GemmEpilogue::kLinear;
   const bool to_f32 = call.output == Element::kF32, to_codes = call.output == Element::kE4M3;
   const bool known = (codes || call.operand == Element::kBF16) &&
                      (call.output == Element::kBF16 || (linear && (to_f32 || (to_codes && codes))));
   if (!known || (call.epilogue == GemmEpilogue::kQkv && call.heads_as != QkvHeads::kRows)) {
-    return Status::unsupported("gemm_portable: no kernel for this combination of operand, output and epilogue; see portable.h");
+    return Status::unsupported(
+        "gemm_portable: no kernel for this combination of operand, output and epilogue; see portable.h");
   }
   if (call.epilogue == GemmEpilogue::kQkv && (call.heads < 1 || 3 * call.heads * kTile > call.n)) {
-    return refuse(std::to_string(call.heads) + " heads of q, k and v do not fit in N = " + std::to_string(call.n));
+    return refuse(std::to_string(call.heads) +
+                  " heads of q, k and v do not fit in N = " + std::to_string(call.n));
   }
   for (int i = 0; i < call.group_count; ++i) {
     if (Status status = check_group(call, call.groups[i]); !status.ok()) return status;
@@ -102,8 +113,10 @@ Status gemm_by(const Gemm& call, bool expanded, cudaStream_t stream) {
     if (tiles > INT32_MAX) return refuse("more than 2^31 tiles");
     params.tile_end[i] = int(tiles);
   }
-  if (call.operand == Element::kBF16) return launch_products<Products::kBf16>(call, params, int(tiles), stream);
-  if (expanded || architecture < 89) return launch_products<Products::kExpanded>(call, params, int(tiles), stream);
+  if (call.operand == Element::kBF16)
+    return launch_products<Products::kBf16>(call, params, int(tiles), stream);
+  if (expanded || architecture < 89)
+    return launch_products<Products::kExpanded>(call, params, int(tiles), stream);
   return launch_products<Products::kE4m3>(call, params, int(tiles), stream);
 }
 
@@ -112,6 +125,8 @@ Status gemm_by(const Gemm& call, bool expanded, cudaStream_t stream) {
 
 Status gemm_portable(const Gemm& call, cudaStream_t stream) { return portable::gemm_by(call, false, stream); }
 
-Status gemm_portable_expanded(const Gemm& call, cudaStream_t stream) { return portable::gemm_by(call, true, stream); }
+Status gemm_portable_expanded(const Gemm& call, cudaStream_t stream) {
+  return portable::gemm_by(call, true, stream);
+}
 
 }  // namespace flux::kernels

@@ -45,7 +45,8 @@ __device__ __forceinline__ Tile tile_at(const Params& params, int index) {
 }
 
 // Starts the copy of one stage; rows and k beyond the operands become zeros.
-__device__ __forceinline__ void load_stage(const Tile& tile, int n, int k_bytes, int element, uint32_t stage, int step) {
+__device__ __forceinline__ void load_stage(const Tile& tile, int n, int k_bytes, int element, uint32_t stage,
+                                           int step) {
   const GemmGroup& group = *tile.group;
   const auto* a = static_cast<const uint8_t*>(group.a.data) + tile.batch * group.a.batch_stride * element;
   const auto* w = static_cast<const uint8_t*>(group.w);
@@ -56,8 +57,10 @@ __device__ __forceinline__ void load_stage(const Tile& tile, int n, int k_bytes,
     const uint32_t to = stage + row * kRowBytes + ((chunk ^ (row % 8)) * 16);
     const bool a_inside = at < k_bytes && tile.row + row < group.rows;
     const bool w_inside = at < k_bytes && tile.column + row < n;
-    ptx::cp_async_16(to, a_inside ? a + (tile.row + row) * group.a.row_stride * element + at : a, a_inside ? 16 : 0);
-    ptx::cp_async_16(to + kOperandBytes, w_inside ? w + (tile.column + row) * group.w_row_stride * element + at : w,
+    ptx::cp_async_16(to, a_inside ? a + (tile.row + row) * group.a.row_stride * element + at : a,
+                     a_inside ? 16 : 0);
+    ptx::cp_async_16(to + kOperandBytes,
+                     w_inside ? w + (tile.column + row) * group.w_row_stride * element + at : w,
                      w_inside ? 16 : 0);
   }
 }
@@ -75,14 +78,16 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const uint32_t (&a)[4]
 
 // A k step of a warp's 64 × 32 part of the stage. Rows of A from `a` on, of W from `w` on, as row numbers in the tile.
 template <Products kProducts>
-__device__ __forceinline__ void multiply_step(float (&sums)[4][4][4], uint32_t stage, int a, int w, int step) {
+__device__ __forceinline__ void multiply_step(float (&sums)[4][4][4], uint32_t stage, int a, int w,
+                                              int step) {
   const int lane = threadIdx.x % 32;
   const auto address = [&](uint32_t operand, int row, int chunk) {
     return operand + row * kRowBytes + ((chunk ^ (row % 8)) * 16);
   };
   uint32_t rows[4][4], columns[2][4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) ptx::ldmatrix_x4(rows[i], address(stage, a + i * 16 + lane % 16, step * 2 + lane / 16));
+  for (int i = 0; i < 4; ++i)
+    ptx::ldmatrix_x4(rows[i], address(stage, a + i * 16 + lane % 16, step * 2 + lane / 16));
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
     const int row = w + j * 16 + lane / 16 * 8 + lane % 8;
@@ -92,7 +97,8 @@ __device__ __forceinline__ void multiply_step(float (&sums)[4][4][4], uint32_t s
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) multiply<kProducts>(sums[i][j], rows[i], columns[j / 2][j % 2 * 2], columns[j / 2][j % 2 * 2 + 1]);
+      for (int j = 0; j < 4; ++j)
+        multiply<kProducts>(sums[i][j], rows[i], columns[j / 2][j % 2 * 2], columns[j / 2][j % 2 * 2 + 1]);
     }
   } else {
     // Half of the step's codes at a time: the same four of a lane in A and in W, so their order in k does not matter.
@@ -115,8 +121,9 @@ __device__ __forceinline__ void multiply_step(float (&sums)[4][4][4], uint32_t s
 
 // Accumulators → shared memory → scales and bias → the epilogue.
 template <bool kCodes, typename Epilogue>
-__device__ __forceinline__ void store_tile(const Params& params, const Tile& tile, const float (&sums)[4][4][4], float* shared,
-                                           int warp_row, int warp_column) {
+__device__ __forceinline__ void store_tile(const Params& params, const Tile& tile,
+                                           const float (&sums)[4][4][4], float* shared, int warp_row,
+                                           int warp_column) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -140,7 +147,8 @@ __device__ __forceinline__ void store_tile(const Params& params, const Tile& til
 #pragma unroll 1
   for (int r = threadIdx.x / 16; r < kTile; r += kThreads / 16) {
     const Place place{tile.row + r, column, tile.row + r < group.rows && column < params.n};
-    const float row_scale = kCodes && place.inside ? group.a_scale[tile.batch * group.a_scale_batch_stride + place.row] : 1.0f;
+    const float row_scale =
+        kCodes && place.inside ? group.a_scale[tile.batch * group.a_scale_batch_stride + place.row] : 1.0f;
     float x[8];
     load8(shared + r * kPitch + threadIdx.x % 16 * 8, x);
 #pragma unroll
@@ -171,7 +179,8 @@ __global__ void __launch_bounds__(kThreads) gemm_kernel(const __grid_constant__ 
     ptx::cp_async_wait_group<kStages - 2>();
     __syncthreads();  // this step's stage is there, and everybody is done with the one before, which is loaded next
     const int ahead = step + kStages - 1;
-    if (ahead < steps) load_stage(tile, params.n, k_bytes, kElement, stages + ahead % kStages * kStageBytes, ahead);
+    if (ahead < steps)
+      load_stage(tile, params.n, k_bytes, kElement, stages + ahead % kStages * kStageBytes, ahead);
     ptx::cp_async_commit_group();
 #pragma unroll
     for (int part = 0; part < kRowBytes / 32; ++part) {
@@ -180,7 +189,8 @@ __global__ void __launch_bounds__(kThreads) gemm_kernel(const __grid_constant__ 
   }
   ptx::cp_async_wait_group<0>();
   __syncthreads();
-  store_tile<kElement == 1, Epilogue>(params, tile, sums, reinterpret_cast<float*>(shared), warp_row, warp_column);
+  store_tile<kElement == 1, Epilogue>(params, tile, sums, reinterpret_cast<float*>(shared), warp_row,
+                                      warp_column);
 }
 
 }  // namespace flux::kernels::portable

@@ -7,10 +7,13 @@ namespace flux::ptx {
 
 // Copies `bytes` (0 to 16) and fills the rest of the 16 with zeros; with 0 the source is not read. Past L1.
 __device__ __forceinline__ void cp_async_16(uint32_t shared, const void* global, uint32_t bytes = 16) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes)
+               : "memory");
 }
 
-__device__ __forceinline__ void cp_async_commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void cp_async_commit_group() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 
 // Until at most kPending of this thread's groups are unfinished.
 template <int kPending>

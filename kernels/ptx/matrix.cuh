@@ -16,8 +16,8 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&registers)[4], uint32_t a
 }
 
 __device__ __forceinline__ void stmatrix_x4(uint32_t address, const uint32_t (&registers)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(registers[0]),
-               "r"(registers[1]), "r"(registers[2]), "r"(registers[3])
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(registers[0]), "r"(registers[1]), "r"(registers[2]), "r"(registers[3])
                : "memory");
 }
 

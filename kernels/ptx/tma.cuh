@@ -15,38 +15,42 @@ __device__ __forceinline__ void prefetch_tensormap(const CUtensorMap* map) {
 __device__ __forceinline__ void cp_async_bulk_tensor_2d_load(uint32_t destination, const CUtensorMap* map,
                                                              uint32_t barrier, int32_t x, int32_t y) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::
-          "r"(destination),
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
+      "%4}], [%2];" ::"r"(destination),
       "l"(map), "r"(barrier), "r"(x), "r"(y)
       : "memory");
 }
 
 __device__ __forceinline__ void cp_async_bulk_tensor_3d_load(uint32_t destination, const CUtensorMap* map,
-                                                             uint32_t barrier, int32_t x, int32_t y, int32_t z) {
+                                                             uint32_t barrier, int32_t x, int32_t y,
+                                                             int32_t z) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, "
+      "%5}], "
       "[%2];" ::"r"(destination),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
       : "memory");
 }
 
 // Writes the box to the same offset of every CTA in `mask`, and completes on the barrier at the same offset there.
-__device__ __forceinline__ void cp_async_bulk_tensor_2d_multicast(uint32_t destination, const CUtensorMap* map,
-                                                                  uint32_t barrier, int32_t x, int32_t y,
-                                                                  uint16_t mask) {
+__device__ __forceinline__ void cp_async_bulk_tensor_2d_multicast(uint32_t destination,
+                                                                  const CUtensorMap* map, uint32_t barrier,
+                                                                  int32_t x, int32_t y, uint16_t mask) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], "
       "[%1, {%3, %4}], [%2], %5;" ::"r"(destination),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "h"(mask)
       : "memory");
 }
 
 // Stores join the calling thread's bulk group; what lies outside the tensor is not written.
-__device__ __forceinline__ void cp_async_bulk_tensor_3d_store(const CUtensorMap* map, uint32_t source, int32_t x,
-                                                              int32_t y, int32_t z) {
-  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
-               "r"(source), "r"(x), "r"(y), "r"(z)
-               : "memory");
+__device__ __forceinline__ void cp_async_bulk_tensor_3d_store(const CUtensorMap* map, uint32_t source,
+                                                              int32_t x, int32_t y, int32_t z) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
+      "r"(source), "r"(x), "r"(y), "r"(z)
+      : "memory");
 }
 
 __device__ __forceinline__ void cp_async_bulk_commit_group() {
@@ -60,6 +64,8 @@ __device__ __forceinline__ void cp_async_bulk_wait_group_read() {
 }
 
 // Orders this thread's accesses to its CTA's shared memory before later ones by TMA and wgmma (and the reverse).
-__device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ __forceinline__ void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 }  // namespace flux::ptx

@@ -23,23 +23,26 @@ __host__ __device__ constexpr uint64_t wgmma_descriptor(uint32_t address) {
 // Orders register accesses before the wgmmas that follow.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
-__device__ __forceinline__ void wgmma_commit_group() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit_group() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
 
 template <int kPending>
 __device__ __forceinline__ void wgmma_wait_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-#define FLUX_D8(i) \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define FLUX_D8(i)                                                                            \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
+      "+f"(d[i + 6]), "+f"(d[i + 7])
 #define FLUX_D32(i) FLUX_D8(i), FLUX_D8(i + 8), FLUX_D8(i + 16), FLUX_D8(i + 24)
 
-#define FLUX_R0_63 \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+#define FLUX_R0_63                                                                   \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define FLUX_R64_95 \
+#define FLUX_R64_95                                                                  \
   "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
   "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define FLUX_R96_111 \
@@ -47,44 +50,46 @@ __device__ __forceinline__ void wgmma_wait_group() {
 #define FLUX_R112_127 \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-
 // `scale_d` 0 overwrites D, anything else accumulates. `a`, `b`, `p` are the operand numbers after D's.
-#define FLUX_WGMMA(shape, types, transpose, registers, a, b, p, ...)                        \
-  asm volatile(                                                                           \
-      "{\n"                                                                               \
-      ".reg .pred p;\n"                                                                   \
-      "setp.ne.b32 p, " p ", 0;\n"                                                        \
-      "wgmma.mma_async.sync.aligned." shape ".f32." types " {" registers "}, " a ", " b   \
-      ", p, 1, 1" transpose ";\n"                                                         \
-      "}"                                                                                 \
-      : __VA_ARGS__                                                                       \
+#define FLUX_WGMMA(shape, types, transpose, registers, a, b, p, ...)                    \
+  asm volatile(                                                                         \
+      "{\n"                                                                             \
+      ".reg .pred p;\n"                                                                 \
+      "setp.ne.b32 p, " p                                                               \
+      ", 0;\n"                                                                          \
+      "wgmma.mma_async.sync.aligned." shape ".f32." types " {" registers "}, " a ", " b \
+      ", p, 1, 1" transpose                                                             \
+      ";\n"                                                                             \
+      "}"                                                                               \
+      : __VA_ARGS__                                                                     \
       : "l"(descriptor_a), "l"(descriptor_b), "r"(int(scale_d)))
 
-#define FLUX_WGMMA_OVERLOADS(n, registers, a, b, p, ...)                                                   \
-  template <>                                                                                             \
-  struct Wgmma<__nv_fp8_e4m3, n> {                                                                        \
-    __device__ static __forceinline__ void mma_async(float (&d)[n / 2], uint64_t descriptor_a,            \
-                                                     uint64_t descriptor_b, bool scale_d) {               \
-      FLUX_WGMMA("m64n" #n "k32", "e4m3.e4m3", "", registers, a, b, p, __VA_ARGS__);                      \
-    }                                                                                                     \
-  };                                                                                                      \
-  template <>                                                                                             \
-  struct Wgmma<__nv_bfloat16, n> {                                                                        \
-    __device__ static __forceinline__ void mma_async(float (&d)[n / 2], uint64_t descriptor_a,            \
-                                                     uint64_t descriptor_b, bool scale_d) {               \
-      FLUX_WGMMA("m64n" #n "k16", "bf16.bf16", ", 0, 0", registers, a, b, p, __VA_ARGS__);                \
-    }                                                                                                     \
+#define FLUX_WGMMA_OVERLOADS(n, registers, a, b, p, ...)                                       \
+  template <>                                                                                  \
+  struct Wgmma<__nv_fp8_e4m3, n> {                                                             \
+    __device__ static __forceinline__ void mma_async(float (&d)[n / 2], uint64_t descriptor_a, \
+                                                     uint64_t descriptor_b, bool scale_d) {    \
+      FLUX_WGMMA("m64n" #n "k32", "e4m3.e4m3", "", registers, a, b, p, __VA_ARGS__);           \
+    }                                                                                          \
+  };                                                                                           \
+  template <>                                                                                  \
+  struct Wgmma<__nv_bfloat16, n> {                                                             \
+    __device__ static __forceinline__ void mma_async(float (&d)[n / 2], uint64_t descriptor_a, \
+                                                     uint64_t descriptor_b, bool scale_d) {    \
+      FLUX_WGMMA("m64n" #n "k16", "bf16.bf16", ", 0, 0", registers, a, b, p, __VA_ARGS__);     \
+    }                                                                                          \
   }
 
 template <typename Operand, int kN>
 struct Wgmma;
 
 FLUX_WGMMA_OVERLOADS(128, FLUX_R0_63, "%64", "%65", "%66", FLUX_D32(0), FLUX_D32(32));
-FLUX_WGMMA_OVERLOADS(192, FLUX_R0_63 ", " FLUX_R64_95, "%96", "%97", "%98", FLUX_D32(0), FLUX_D32(32), FLUX_D32(64));
+FLUX_WGMMA_OVERLOADS(192, FLUX_R0_63 ", " FLUX_R64_95, "%96", "%97", "%98", FLUX_D32(0), FLUX_D32(32),
+                     FLUX_D32(64));
 FLUX_WGMMA_OVERLOADS(224, FLUX_R0_63 ", " FLUX_R64_95 ", " FLUX_R96_111, "%112", "%113", "%114", FLUX_D32(0),
                      FLUX_D32(32), FLUX_D32(64), FLUX_D8(96), FLUX_D8(104));
-FLUX_WGMMA_OVERLOADS(256, FLUX_R0_63 ", " FLUX_R64_95 ", " FLUX_R96_111 ", " FLUX_R112_127, "%128", "%129", "%130",
-                     FLUX_D32(0), FLUX_D32(32), FLUX_D32(64), FLUX_D32(96));
+FLUX_WGMMA_OVERLOADS(256, FLUX_R0_63 ", " FLUX_R64_95 ", " FLUX_R96_111 ", " FLUX_R112_127, "%128", "%129",
+                     "%130", FLUX_D32(0), FLUX_D32(32), FLUX_D32(64), FLUX_D32(96));
 
 #undef FLUX_WGMMA_OVERLOADS
 #undef FLUX_WGMMA

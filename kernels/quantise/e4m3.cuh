@@ -62,7 +62,8 @@ struct RowQuantiser {
       q[i] = value * inverse;
       if (correct) q[i] = fmaf(fmaf(-q[i], divisor, value), inverse, q[i]);
     }
-    return make_uint2(e4m3x2(q[0], q[1]) | (e4m3x2(q[2], q[3]) << 16), e4m3x2(q[4], q[5]) | (e4m3x2(q[6], q[7]) << 16));
+    return make_uint2(e4m3x2(q[0], q[1]) | (e4m3x2(q[2], q[3]) << 16),
+                      e4m3x2(q[4], q[5]) | (e4m3x2(q[6], q[7]) << 16));
   }
 };
 

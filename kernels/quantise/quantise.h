@@ -23,7 +23,7 @@ Status quantise_rows(const QuantiseRows& quantise, cudaStream_t stream);
 
 // A weight [channels, width] of `type` (kF32, kF16 or kBF16), rows row_stride apart, any width ≥ 1, any alignment that
 // the type allows → codes [channels, width], contiguous, and one scale a channel.
-Status quantise_weight(const void* weight, Element type, int channels, int width, int64_t row_stride, uint8_t* codes,
-                       float* scale, cudaStream_t stream);
+Status quantise_weight(const void* weight, Element type, int channels, int width, int64_t row_stride,
+                       uint8_t* codes, float* scale, cudaStream_t stream);
 
 }  // namespace flux::kernels

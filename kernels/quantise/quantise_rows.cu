@@ -69,10 +69,12 @@ Status launch_rows(const QuantiseRows& q, cudaStream_t stream) {
 
 Status quantise_rows(const QuantiseRows& q, cudaStream_t stream) {
   if (q.width <= 0 || q.width % 8 != 0 || q.width > 16384) {
-    return Status::bad_argument("quantise_rows: width " + std::to_string(q.width) + " is not a multiple of 8 up to 16384");
+    return Status::bad_argument("quantise_rows: width " + std::to_string(q.width) +
+                                " is not a multiple of 8 up to 16384");
   }
   if (q.batch < 0 || q.rows < 0 || int64_t(q.batch) * q.rows > int64_t(0x7fffffff)) {
-    return Status::bad_argument("quantise_rows: batch and rows must not be negative, and at most 2^31 - 1 rows in all");
+    return Status::bad_argument(
+        "quantise_rows: batch and rows must not be negative, and at most 2^31 - 1 rows in all");
   }
   if (!aligned16(q.x, q.x_row_stride, 2) || !aligned16(q.x, q.x_batch_stride, 2)) {
     return Status::bad_argument("quantise_rows: x and its strides must be multiples of 16 bytes");
@@ -81,8 +83,8 @@ Status quantise_rows(const QuantiseRows& q, cudaStream_t stream) {
     return Status::bad_argument("quantise_rows: codes and their strides must be multiples of 8 bytes");
   }
   if (q.batch == 0 || q.rows == 0) return {};
-  if (q.width == 3072) return launch_rows<128, 3, true>(q, stream);     // FLUX's hidden size
-  if (q.width == 12288) return launch_rows<256, 6, true>(q, stream);    // its MLP
+  if (q.width == 3072) return launch_rows<128, 3, true>(q, stream);   // FLUX's hidden size
+  if (q.width == 12288) return launch_rows<256, 6, true>(q, stream);  // its MLP
   if (q.width <= 1024) return launch_rows<32, 4, false>(q, stream);
   if (q.width <= 4096) return launch_rows<256, 2, false>(q, stream);
   return launch_rows<256, 8, false>(q, stream);  // 15360: attention and MLP of a single block

@@ -30,19 +30,22 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) scale[blockIdx.x] = quantiser.scale;
   uint8_t* out = codes + int64_t(blockIdx.x) * width;
 #pragma unroll 4
-  for (int i = threadIdx.x; i < width; i += kThreads) out[i] = uint8_t(e4m3x2(as_float(row[i]) / quantiser.scale, 0.0f));
+  for (int i = threadIdx.x; i < width; i += kThreads)
+    out[i] = uint8_t(e4m3x2(as_float(row[i]) / quantiser.scale, 0.0f));
 }
 
 }  // namespace
 
-Status quantise_weight(const void* weight, Element type, int channels, int width, int64_t row_stride, uint8_t* codes,
-                       float* scale, cudaStream_t stream) {
+Status quantise_weight(const void* weight, Element type, int channels, int width, int64_t row_stride,
+                       uint8_t* codes, float* scale, cudaStream_t stream) {
   if (channels < 0 || width < 1 || row_stride < width) {
-    return Status::bad_argument("quantise_weight: the weight must be [channels, width] with rows at least width apart");
+    return Status::bad_argument(
+        "quantise_weight: the weight must be [channels, width] with rows at least width apart");
   }
   if (channels == 0) return {};
   const auto run = [&](auto* typed, auto kernel) {
-    return launch("quantise_weight", kernel, dim3(channels), dim3(kThreads), 0, stream, typed, width, row_stride, codes, scale);
+    return launch("quantise_weight", kernel, dim3(channels), dim3(kThreads), 0, stream, typed, width,
+                  row_stride, codes, scale);
   };
   switch (type) {
     case Element::kF32:

@@ -23,8 +23,8 @@ struct Layout {
 
 std::string name_of(const Layout& l) {
   return std::to_string(l.batch) + "x" + std::to_string(l.rows) + "x" + std::to_string(l.width) +
-         (l.gap ? "/gap" + std::to_string(l.gap) : "") + "/" + testing::name_of(l.a) + "-" + testing::name_of(l.b) + "-to-" +
-         testing::name_of(l.y);
+         (l.gap ? "/gap" + std::to_string(l.gap) : "") + "/" + testing::name_of(l.a) + "-" +
+         testing::name_of(l.b) + "-to-" + testing::name_of(l.y);
 }
 
 struct Operands {
@@ -54,37 +54,53 @@ Tolerance tolerance_of(Element type) {
   return type == kF32 ? kAfterF32 : kAfterBf16;
 }
 
-void check(Context& c, Operands& o, const std::function<double(double, double)>& want, const std::function<Status()>& launch) {
+void check(Context& c, Operands& o, const std::function<double(double, double)>& want,
+           const std::function<Status()>& launch) {
   if (!c.run({&o.y}, launch)) return;
   Matrix expected(o.a.rows, o.a.cols);
-  for (size_t i = 0; i < expected.values.size(); ++i) expected.values[i] = float(want(o.a.values[i], o.b.values[i]));
+  for (size_t i = 0; i < expected.values.size(); ++i)
+    expected.values[i] = float(want(o.a.values[i], o.b.values[i]));
   c.expect_within("y", o.y.values(), expected, tolerance_of(o.y.type()));
 }
 
 void all_functions(Context& c, const Layout& l) {
   const int64_t rows = int64_t(l.batch) * l.rows;
   Operands o(l, normal(rows, l.width, 51, 2.0f), normal(rows, l.width, 52, 2.0f));
-  check(c, o, [](double a, double) { return a; }, [&] { return copy(o.a_view, o.y_view, o.extent, c.stream()); });
-  check(c, o, [](double a, double b) { return a + b; }, [&] { return add(o.a_view, o.b_view, o.y_view, o.extent, c.stream()); });
-  for (const Activation kind : {Activation::kNone, Activation::kGelu, Activation::kSilu, Activation::kQuickGelu}) {
-    check(c, o, [kind](double a, double) { return reference::activate(kind, a); },
-          [&] { return activation(o.a_view, o.y_view, o.extent, kind, c.stream()); });
-    check(c, o, [kind](double a, double b) { return reference::activate(kind, a) * b; },
-          [&] { return multiply(o.a_view, o.b_view, o.y_view, o.extent, kind, c.stream()); });
+  check(
+      c, o, [](double a, double) { return a; },
+      [&] { return copy(o.a_view, o.y_view, o.extent, c.stream()); });
+  check(
+      c, o, [](double a, double b) { return a + b; },
+      [&] { return add(o.a_view, o.b_view, o.y_view, o.extent, c.stream()); });
+  for (const Activation kind :
+       {Activation::kNone, Activation::kGelu, Activation::kSilu, Activation::kQuickGelu}) {
+    check(
+        c, o, [kind](double a, double) { return reference::activate(kind, a); },
+        [&] { return activation(o.a_view, o.y_view, o.extent, kind, c.stream()); });
+    check(
+        c, o, [kind](double a, double b) { return reference::activate(kind, a) * b; },
+        [&] { return multiply(o.a_view, o.b_view, o.y_view, o.extent, kind, c.stream()); });
   }
-  check(c, o, [](double a, double b) { return a + 3.5 * (b - a); },
-        [&] { return guide(o.a_view, o.b_view, o.y_view, o.extent, 3.5f, c.stream()); });
+  check(
+      c, o, [](double a, double b) { return a + 3.5 * (b - a); },
+      [&] { return guide(o.a_view, o.b_view, o.y_view, o.extent, 3.5f, c.stream()); });
   Matrix sigma_values(1, 5);
   sigma_values.values = {1.0f, 0.875f, 0.61f, 0.25f, 0.0f};
   Matrix step_values(1, 1, 2.0f);
   const Input sigmas(sigma_values, kF32), step(step_values, Element::kI32);
   const double change = double(0.25f) - double(0.61f), sigma = 0.61f;
-  check(c, o, [=](double a, double b) { return a + change * b; }, [&] {
-    return euler_step(o.a_view, o.b_view, o.y_view, o.extent, sigmas.data<float>(), step.data<int32_t>(), c.stream());
-  });
-  check(c, o, [=](double a, double b) { return sigma * b + (1.0 - sigma) * a; }, [&] {
-    return scale_noise(o.a_view, o.b_view, o.y_view, o.extent, sigmas.data<float>(), step.data<int32_t>(), c.stream());
-  });
+  check(
+      c, o, [=](double a, double b) { return a + change * b; },
+      [&] {
+        return euler_step(o.a_view, o.b_view, o.y_view, o.extent, sigmas.data<float>(), step.data<int32_t>(),
+                          c.stream());
+      });
+  check(
+      c, o, [=](double a, double b) { return sigma * b + (1.0 - sigma) * a; },
+      [&] {
+        return scale_noise(o.a_view, o.b_view, o.y_view, o.extent, sigmas.data<float>(), step.data<int32_t>(),
+                           c.stream());
+      });
 }
 
 void euler_in_place(Context& c) {
@@ -98,8 +114,8 @@ void euler_in_place(Context& c) {
   for (size_t i = 0; i < want.values.size(); ++i) want.values[i] += (0.4f - 0.7f) * velocity.values[i];
   const ConstView latents_view{y.data(), kF32, 0, 64}, velocity_view{velocity_in.data(), kBF16, 0, 64};
   const bool ran = c.run({&y}, [&] {
-    return euler_step(latents_view, velocity_view, {y.data(), kF32, 0, 64}, {1, 4096, 64}, sigmas.data<float>(),
-                      step.data<int32_t>(), c.stream());
+    return euler_step(latents_view, velocity_view, {y.data(), kF32, 0, 64}, {1, 4096, 64},
+                      sigmas.data<float>(), step.data<int32_t>(), c.stream());
   });
   if (ran) c.expect_within("y", y.values(), want, kAfterF32);
 }
@@ -142,7 +158,8 @@ void rgb(Context& c, int rows, int width, Element type) {
 
   Output unit(rows, width, kF32);
   const bool ran_unit = c.run({&unit}, [&] {
-    return to_image({input.data(), type, 0, width}, {unit.data(), kF32, 0, width}, {1, rows, width}, c.stream());
+    return to_image({input.data(), type, 0, width}, {unit.data(), kF32, 0, width}, {1, rows, width},
+                    c.stream());
   });
   Matrix units(rows, width);
   for (size_t i = 0; i < units.values.size(); ++i) {
@@ -154,7 +171,8 @@ void rgb(Context& c, int rows, int width, Element type) {
   const Input back(y.bytes());
   Output floats(rows, width, kF32);
   const bool ran_back = c.run({&floats}, [&] {
-    return from_image({back.data(), kU8, 0, width}, {floats.data(), kF32, 0, width}, {1, rows, width}, c.stream());
+    return from_image({back.data(), kU8, 0, width}, {floats.data(), kF32, 0, width}, {1, rows, width},
+                      c.stream());
   });
   for (float& value : want.values) value = value / 255.0f * 2.0f - 1.0f;
   if (ran_back) c.expect_within("from rgb", floats.values(), want, {1e-7, 2e-7, -1});
@@ -176,8 +194,9 @@ void choose(Context& c, int batch, int rows, int width) {
   });
   if (ran) c.expect_within("y", y.values(), want, {0, 0, 0});
   if (batch != 1) return;
-  const bool took = c.run(
-      {&y}, [&] { return take_row(input.data(), rows, width * 2, indices.data<int32_t>(), y.data(), c.stream()); });
+  const bool took = c.run({&y}, [&] {
+    return take_row(input.data(), rows, width * 2, indices.data<int32_t>(), y.data(), c.stream());
+  });
   if (took) c.expect_within("row", y.values(), want, {0, 0, 0});
 }
 
@@ -199,13 +218,15 @@ void counters(Context& c) {
 
 void embeddings(Context& c, Element type, bool positions) {
   constexpr int kBatch = 2, kTokens = 9, kWidth = 70, kVocabulary = 30;
-  const Matrix table = rounded_to(normal(kVocabulary, kWidth, 56), type), places = rounded_to(normal(12, kWidth, 57), kF32);
+  const Matrix table = rounded_to(normal(kVocabulary, kWidth, 56), type),
+               places = rounded_to(normal(12, kWidth, 57), kF32);
   Matrix ids(kBatch * kTokens, 1), want(kBatch * kTokens, kWidth);
   for (int64_t i = 0; i < ids.rows; ++i) {
     ids.at(i, 0) = float((i * 11) % 32);  // 30 and 31 are outside
     for (int64_t w = 0; w < kWidth; ++w) {
       const bool known = ids.at(i, 0) < kVocabulary;
-      want.at(i, w) = known ? table.at(int64_t(ids.at(i, 0)), w) + (positions ? places.at(i % kTokens, w) : 0) : std::nanf("");
+      want.at(i, w) = known ? table.at(int64_t(ids.at(i, 0)), w) + (positions ? places.at(i % kTokens, w) : 0)
+                            : std::nanf("");
     }
   }
   const Input table_in(table, type), places_in(places, kF32), ids_in(ids, Element::kI32);
@@ -219,7 +240,8 @@ void embeddings(Context& c, Element type, bool positions) {
   e.y = y.data();
   e.y_type = kF32;
   e.batch = kBatch, e.tokens = kTokens, e.width = kWidth, e.vocabulary = kVocabulary;
-  if (c.run({&y}, [&] { return embedding(e, c.stream()); })) c.expect_within("y", y.values(), want, {0, 0, 0});
+  if (c.run({&y}, [&] { return embedding(e, c.stream()); }))
+    c.expect_within("y", y.values(), want, {0, 0, 0});
 }
 
 void timesteps(Context& c) {
@@ -251,7 +273,8 @@ void timesteps_golden(Context& c) {
   const Input input(t, kF32);
   Output y(want.rows, want.cols, kF32);
   const bool ran = c.run({&y}, [&] {
-    return timestep_embedding(input.data<float>(), int(want.rows), int(want.cols), 1.0f, 10000.0f, y.data(), kF32, c.stream());
+    return timestep_embedding(input.data<float>(), int(want.rows), int(want.cols), 1.0f, 10000.0f, y.data(),
+                              kF32, c.stream());
   });
   if (ran) c.expect_within("timestep.emb", y.values(), want, {-1, 5e-4, -1});
 }
@@ -271,8 +294,9 @@ void rope(Context& c) {
   }
   const Input input(ids, kF32);
   Output y(kTokens, 128, kF32);
-  const bool ran =
-      c.run({&y}, [&] { return rope_table(input.data<float>(), kTokens, 3, kDims, 10000.0, y.data<float>(), c.stream()); });
+  const bool ran = c.run({&y}, [&] {
+    return rope_table(input.data<float>(), kTokens, 3, kDims, 10000.0, y.data<float>(), c.stream());
+  });
   if (ran) c.expect_within("y", y.values(), want, {1e-7, 1.5e-7, -1});
 }
 
@@ -294,7 +318,8 @@ void bias_of_t5(Context& c, int tokens) {
     }
   }
   Output y(want.rows, tokens, kF32);
-  const bool ran = c.run({&y}, [&] { return t5_bias(input.data(), kF32, 32, 5, tokens, 128, y.data<float>(), c.stream()); });
+  const bool ran = c.run(
+      {&y}, [&] { return t5_bias(input.data(), kF32, 32, 5, tokens, 128, y.data<float>(), c.stream()); });
   if (ran) c.expect_within("y", y.values(), want, {0, 0, 0});
 }
 
@@ -312,7 +337,8 @@ void t5_golden(Context& c) {
   }
   const Input input(table, kF32);
   Output y(512, 512, kF32);
-  const bool ran = c.run({&y}, [&] { return t5_bias(input.data(), kF32, 32, 1, 512, 128, y.data<float>(), c.stream()); });
+  const bool ran =
+      c.run({&y}, [&] { return t5_bias(input.data(), kF32, 32, 1, 512, 128, y.data<float>(), c.stream()); });
   if (ran) c.expect_within("t5.bucket", y.values(), want, {0, 0, 0});
 }
 
@@ -326,7 +352,8 @@ void patches(Context& c, int batch, int height, int width, int channels, Element
       for (int64_t x = 0; x < width; ++x) {
         for (int64_t ch = 0; ch < channels; ++ch) {
           const int64_t token = b * tokens + y / 2 * (width / 2) + x / 2;
-          packed.at(token, ch * 4 + y % 2 * 2 + x % 2) = (image.at((b * height + y) * width + x, ch) - kShift) * kScale;
+          packed.at(token, ch * 4 + y % 2 * 2 + x % 2) =
+              (image.at((b * height + y) * width + x, ch) - kShift) * kScale;
         }
       }
     }
@@ -339,7 +366,8 @@ void patches(Context& c, int batch, int height, int width, int channels, Element
   Matrix planes(int64_t(batch) * channels, height * width);
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t p = 0; p < height * width; ++p) {
-      for (int64_t ch = 0; ch < channels; ++ch) planes.at(b * channels + ch, p) = image.at(b * height * width + p, ch);
+      for (int64_t ch = 0; ch < channels; ++ch)
+        planes.at(b * channels + ch, p) = image.at(b * height * width + p, ch);
     }
   }
   const Input planes_in(planes, x_type);
@@ -366,12 +394,14 @@ void samples(Context& c) {
     for (int64_t r = 0; r < 300; ++r) {
       for (int64_t ch = 0; ch < 16; ++ch) {
         const double log_variance = std::fmin(std::fmax(double(moments.at(r, 16 + ch)), -30.0), 20.0);
-        want.at(r, ch) = float(moments.at(r, ch) + (noisy ? std::exp(0.5 * log_variance) * noise.at(r, ch) : 0.0));
+        want.at(r, ch) =
+            float(moments.at(r, ch) + (noisy ? std::exp(0.5 * log_variance) * noise.at(r, ch) : 0.0));
       }
     }
     Output y(300, 16, kF32);
     const bool ran = c.run({&y}, [&] {
-      return sample_latents(moments_in.data(), kF32, noisy ? noise_in.data() : nullptr, kF32, y.data(), kF32, 300, 16, c.stream());
+      return sample_latents(moments_in.data(), kF32, noisy ? noise_in.data() : nullptr, kF32, y.data(), kF32,
+                            300, 16, c.stream());
     });
     if (ran) c.expect_within("y", y.values(), want, kAfterF32);
   }
@@ -385,19 +415,23 @@ void refusals(Context& c) {
   c.expect_refused("e4m3", copy({memory.data(), Element::kE4M3, 0, 0}, y, {1, 1, 8}, c.stream()), kBad);
   c.expect_refused("a negative width", add(x, x, y, {1, 1, -1}, c.stream()), kBad);
   c.expect_refused("an f32 image", from_image(x, y, {1, 1, 8}, c.stream()), kBad);
-  c.expect_refused("an odd timestep width", timestep_embedding(nullptr, 1, 255, 1, 1e4f, memory.data(), kF32, c.stream()), kBad);
-  c.expect_refused("odd latents", pack_latents({memory.data(), kF32, memory.data(), kF32, 1, 3, 2, 4}, c.stream()), kBad);
-  c.expect_refused("an empty table", take_row(memory.data(), 0, 16, nullptr, memory.data(), c.stream()), kBad);
+  c.expect_refused("an odd timestep width",
+                   timestep_embedding(nullptr, 1, 255, 1, 1e4f, memory.data(), kF32, c.stream()), kBad);
+  c.expect_refused("odd latents",
+                   pack_latents({memory.data(), kF32, memory.data(), kF32, 1, 3, 2, 4}, c.stream()), kBad);
+  c.expect_refused("an empty table", take_row(memory.data(), 0, 16, nullptr, memory.data(), c.stream()),
+                   kBad);
   const int odd[] = {15, 56, 56};
   c.expect_refused("an odd axis", rope_table(nullptr, 1, 3, odd, 1e4, nullptr, c.stream()), kBad);
   c.expect(add(x, x, y, {1, 0, 8}, c.stream()).ok(), "no rows are no error");
 }
 
 const Cases kTests = [](Register& add) {
-  for (const Layout& l : {Layout{1, 1, 3072, 0, kBF16, kBF16, kBF16}, Layout{2, 65, 256, 0, kBF16, kF32, kF32},
-                          Layout{2, 33, 40, 8, kF32, kBF16, kBF16}, Layout{1, 7, 63, 0, kF32, kF32, kF32},
-                          Layout{3, 5, 65, 3, kBF16, kBF16, kF32}, Layout{1, 512, 1024, 1024, kBF16, kBF16, kBF16},
-                          Layout{1, 3, 24, 0, kF16, kF16, kF16}}) {
+  for (const Layout& l :
+       {Layout{1, 1, 3072, 0, kBF16, kBF16, kBF16}, Layout{2, 65, 256, 0, kBF16, kF32, kF32},
+        Layout{2, 33, 40, 8, kF32, kBF16, kBF16}, Layout{1, 7, 63, 0, kF32, kF32, kF32},
+        Layout{3, 5, 65, 3, kBF16, kBF16, kF32}, Layout{1, 512, 1024, 1024, kBF16, kBF16, kBF16},
+        Layout{1, 3, 24, 0, kF16, kF16, kF16}}) {
     add.test("elementwise/" + name_of(l), [l](Context& c) { all_functions(c, l); });
   }
   add.test("elementwise/euler_in_place", euler_in_place);
@@ -436,8 +470,11 @@ void bench_multiply(Context& c) {
     }
   }
   const auto launch = [&](int set) {
-    const auto view = [&](std::vector<DeviceBytes>& list) { return ConstView{list[size_t(set)].data(), kBF16, 0, 10240}; };
-    return multiply(view(a), view(b), {y[size_t(set)].data(), kBF16, 0, 10240}, {1, 512, 10240}, Activation::kGelu, c.stream());
+    const auto view = [&](std::vector<DeviceBytes>& list) {
+      return ConstView{list[size_t(set)].data(), kBF16, 0, 10240};
+    };
+    return multiply(view(a), view(b), {y[size_t(set)].data(), kBF16, 0, 10240}, {1, 512, 10240},
+                    Activation::kGelu, c.stream());
   };
   c.measure({double(kElements) * 6}, sets, launch);
 
@@ -458,7 +495,9 @@ void bench_multiply(Context& c) {
   c.expect_within("y", got, want, kAfterBf16);
 }
 
-const Cases kBenches = [](Register& add) { add.bench("elementwise/multiply/gelu/512x10240", bench_multiply); };
+const Cases kBenches = [](Register& add) {
+  add.bench("elementwise/multiply/gelu/512x10240", bench_multiply);
+};
 
 }  // namespace
 }  // namespace flux::testing

@@ -283,12 +283,10 @@ const Cases kCases([](Register& add) {
       add.test(name + "/layout/" + text(shape), [=](Context& c) { test_layout(c, operand, shape); });
     }
     add.test(name + "/strides", [=](Context& c) { test_strides(c, operand); });
-    add.test(name + "/gate_residual/groups", [=](Context& c) {
-      test_gate_residual(c, operand, {333, 768, 1040}, 70);
-    });
-    add.test(name + "/gate_residual/wide", [=](Context& c) {
-      test_gate_residual(c, operand, {1100, 3072, 272}, 200);
-    });
+    add.test(name + "/gate_residual/groups",
+             [=](Context& c) { test_gate_residual(c, operand, {333, 768, 1040}, 70); });
+    add.test(name + "/gate_residual/wide",
+             [=](Context& c) { test_gate_residual(c, operand, {1100, 3072, 272}, 200); });
     add.test(name + "/qkv/h2+mlp", [=](Context& c) { test_qkv(c, operand, 2, 512, 1, 200); });
     add.test(name + "/qkv/h3", [=](Context& c) { test_qkv(c, operand, 3, 0, 2, 129); });
     add.test(name + "/qkv/h1+mlp", [=](Context& c) { test_qkv(c, operand, 1, 144, 1, 64); });

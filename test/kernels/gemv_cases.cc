@@ -31,7 +31,8 @@ std::string name_of(const Shape& s) {
 }
 
 // y in double; `weight` are codes' values when it is quantised. An activated x is rounded to bf16, as the kernel does.
-Matrix expected(const Shape& s, const Matrix& x, const Matrix& weight, const Matrix& scale, const Matrix& bias) {
+Matrix expected(const Shape& s, const Matrix& x, const Matrix& weight, const Matrix& scale,
+                const Matrix& bias) {
   Matrix activated = x;
   if (s.input_activation != Activation::kNone) {
     for (float& value : activated.values) value = float(reference::activate(s.input_activation, value));
@@ -55,8 +56,8 @@ void test(Context& c, const Shape& s, const Matrix& x_values, const Matrix& weig
   const Matrix x = rounded_to(x_values, Element::kBF16);
   const Matrix weight = rounded_to(weight_values, s.weight);
   const Matrix scale = uniform(s.n, 1, 43, 0.5f, 2.0f), bias = normal(1, s.n, 44);
-  const Input x_in(x, Element::kBF16, s.k + s.gap), weight_in(weight, s.weight), scale_in(scale, Element::kF32),
-      bias_in(bias, Element::kF32);
+  const Input x_in(x, Element::kBF16, s.k + s.gap), weight_in(weight, s.weight),
+      scale_in(scale, Element::kF32), bias_in(bias, Element::kF32);
   Output y(s.m, s.n, s.output, s.n + s.gap);
   SmallLinear linear;
   linear.x = x_in.data();
@@ -77,7 +78,8 @@ void test(Context& c, const Shape& s, const Matrix& x_values, const Matrix& weig
   const bool in = s.input_activation != Activation::kNone;
   const Tolerance exact{in ? 2e-4 : 1e-6, -1, in ? 4e-4 : 2e-6};
   if (c.run({&y}, [&] { return small_linear(linear, c.stream()); })) {
-    c.expect_within("y", y.values(), expected(s, x, weight, scale, bias), s.output == Element::kF32 ? exact : kAfterBf16);
+    c.expect_within("y", y.values(), expected(s, x, weight, scale, bias),
+                    s.output == Element::kF32 ? exact : kAfterBf16);
   }
 }
 
@@ -141,23 +143,31 @@ const Cases kTests = [](Register& add) {
     shapes.push_back({m, 528, 784, kE4M3, kF32});
   }
   for (const Shape& s : {
-           Shape{1, 18432, 3072}, Shape{28, 18432, 3072, kBF16, kBF16, kSilu}, Shape{28, 9216, 3072, kE4M3, kF32},
-           Shape{4, 3072, 768, kBF16, kBF16, kNone, kSilu}, Shape{4, 3072, 3072, kE4M3, kBF16, kSilu, kSilu},
-           Shape{3, 16, 16, kBF16, kF32}, Shape{3, 16, 16, kE4M3, kF32}, Shape{5, 32, 48, kBF16, kF32, kNone, kNone, false, 8},
-           Shape{64, 2112, 400, kBF16, kF32, kSilu, Activation::kGelu, true, 16}, Shape{2, 40016, 64, kBF16, kF32},
+           Shape{1, 18432, 3072},
+           Shape{28, 18432, 3072, kBF16, kBF16, kSilu},
+           Shape{28, 9216, 3072, kE4M3, kF32},
+           Shape{4, 3072, 768, kBF16, kBF16, kNone, kSilu},
+           Shape{4, 3072, 3072, kE4M3, kBF16, kSilu, kSilu},
+           Shape{3, 16, 16, kBF16, kF32},
+           Shape{3, 16, 16, kE4M3, kF32},
+           Shape{5, 32, 48, kBF16, kF32, kNone, kNone, false, 8},
+           Shape{64, 2112, 400, kBF16, kF32, kSilu, Activation::kGelu, true, 16},
+           Shape{2, 40016, 64, kBF16, kF32},
            Shape{1, 6144, 3072, kE4M3, kF32, kNone, kNone, false},
        }) {
     shapes.push_back(s);
   }
   for (const Shape& s : shapes) {
-    add.test("gemv/" + name_of(s), [s](Context& c) { test(c, s, normal(s.m, s.k, 41), normal(s.n, s.k, 42)); });
+    add.test("gemv/" + name_of(s),
+             [s](Context& c) { test(c, s, normal(s.m, s.k, 41), normal(s.n, s.k, 42)); });
   }
   const Shape layout{28, 2128, 528, kBF16, kF32};
   Shape layout_codes = layout;
   layout_codes.weight = kE4M3;
   for (const Shape& s : {layout, layout_codes}) {
     const std::string type = testing::name_of(s.weight);
-    add.test("gemv/ramp/" + type, [s](Context& c) { test(c, s, index_ramp(s.m, s.k), index_ramp(s.n, s.k)); });
+    add.test("gemv/ramp/" + type,
+             [s](Context& c) { test(c, s, index_ramp(s.m, s.k), index_ramp(s.n, s.k)); });
     add.test("gemv/one_hot/" + type, [s](Context& c) {
       test(c, s, one_hot(s.m, s.k, s.m - 1, s.k - 1), one_hot(s.n, s.k, s.n - 1, s.k - 1, 2.0f));
     });
@@ -194,7 +204,8 @@ void bench(Context& c, const Shape& s) {
     linear.weight = weights[size_t(set)].data();
     return small_linear(linear, c.stream());
   };
-  const double bytes = double(weight_bytes) + double(s.m) * s.k * 2 + double(s.m) * s.n * size_of(s.output) + 8.0 * s.n;
+  const double bytes =
+      double(weight_bytes) + double(s.m) * s.k * 2 + double(s.m) * s.n * size_of(s.output) + 8.0 * s.n;
   c.measure({bytes}, sets, launch);
 
   if (!c.run({&y}, [&] { return launch(0); })) return;

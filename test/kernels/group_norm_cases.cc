@@ -43,7 +43,8 @@ void test(Context& c, const Image& i, const Matrix& image, bool in_place) {
   if (c.run({&y}, [&] { return group_norm(norm, workspace.data(), c.stream()); })) {
     // A handful of values does not average its roundings: each may be off by 2^-8 of itself.
     const Tolerance bound = x.values.size() < 64 ? Tolerance{0x1p-8, -1, 0x1p-8} : kAfterBf16;
-    c.expect_within("y", y.values(), reference::group_norm(x, i.batch, i.groups, weight, bias, 1e-6, i.activation), bound);
+    c.expect_within("y", y.values(),
+                    reference::group_norm(x, i.batch, i.groups, weight, bias, 1e-6, i.activation), bound);
   }
 }
 
@@ -74,7 +75,9 @@ void foreign_sums(Context& c) {
     Status status = group_norm_affine(norm, given, multipliers, c.stream());
     return status.ok() ? group_norm_apply(norm, multipliers, c.stream()) : status;
   });
-  if (ran) c.expect_within("y", y.values(), reference::group_norm(x, 2, 8, weight, bias, 1e-6, i.activation), kAfterBf16);
+  if (ran)
+    c.expect_within("y", y.values(), reference::group_norm(x, 2, 8, weight, bias, 1e-6, i.activation),
+                    kAfterBf16);
 }
 
 void refusals(Context& c) {
@@ -113,7 +116,8 @@ void golden(Context& c) {
     return out;
   };
   const Input input(channels_last(channels_first), Element::kBF16);
-  const Input weight(file.matrix("groupnorm.weight"), Element::kF32), bias(file.matrix("groupnorm.bias"), Element::kF32);
+  const Input weight(file.matrix("groupnorm.weight"), Element::kF32),
+      bias(file.matrix("groupnorm.bias"), Element::kF32);
   for (const bool silu : {false, true}) {
     GroupNorm norm = norm_of({2, 99, 64, 8, silu ? Activation::kSilu : Activation::kNone}, weight, bias);
     const DeviceBytes workspace(group_norm_workspace_bytes(norm));
@@ -127,16 +131,20 @@ void golden(Context& c) {
 }
 
 const Cases kTests = [](Register& add) {
-  for (const Image& i : {Image{1, 4096, 512, 32}, Image{2, 1, 8, 8}, Image{1, 63, 64, 8, Activation::kNone},
-                         Image{2, 65, 256, 32}, Image{1, 1000, 128, 32}, Image{3, 129, 32, 8}, Image{1, 77, 72, 9},
-                         Image{1, 50, 2048, 32}, Image{1, 20001, 256, 32, Activation::kNone}}) {
+  for (const Image& i :
+       {Image{1, 4096, 512, 32}, Image{2, 1, 8, 8}, Image{1, 63, 64, 8, Activation::kNone},
+        Image{2, 65, 256, 32}, Image{1, 1000, 128, 32}, Image{3, 129, 32, 8}, Image{1, 77, 72, 9},
+        Image{1, 50, 2048, 32}, Image{1, 20001, 256, 32, Activation::kNone}}) {
     const int64_t rows = int64_t(i.batch) * i.pixels;
-    add.test("group_norm/" + name_of(i), [=](Context& c) { test(c, i, normal(rows, i.channels, 24, 1.5f, 0.3f), false); });
+    add.test("group_norm/" + name_of(i),
+             [=](Context& c) { test(c, i, normal(rows, i.channels, 24, 1.5f, 0.3f), false); });
   }
   const Image small{2, 300, 128, 32};
   add.test("group_norm/ramp", [=](Context& c) { test(c, small, index_ramp(600, 128), false); });
-  add.test("group_norm/one_hot", [=](Context& c) { test(c, small, one_hot(600, 128, 599, 127, 4.0f), false); });
-  add.test("group_norm/far_from_zero", [=](Context& c) { test(c, small, normal(600, 128, 25, 0.5f, 80.0f), false); });
+  add.test("group_norm/one_hot",
+           [=](Context& c) { test(c, small, one_hot(600, 128, 599, 127, 4.0f), false); });
+  add.test("group_norm/far_from_zero",
+           [=](Context& c) { test(c, small, normal(600, 128, 25, 0.5f, 80.0f), false); });
   add.test("group_norm/in_place", [=](Context& c) { test(c, small, normal(600, 128, 26), true); });
   add.test("group_norm/foreign_sums", foreign_sums);
   add.test("group_norm/refusals", refusals);
@@ -172,11 +180,13 @@ void bench(Context& c, const Image& i) {
   x.values = decode(bytes.data(), elements, Element::kBF16);
   must(cudaMemcpy(bytes.data(), out[0].data(), bytes.size(), cudaMemcpyDeviceToHost), "download");
   y.values = decode(bytes.data(), elements, Element::kBF16);
-  c.expect_within("y", y, reference::group_norm(x, 1, i.groups, weight, bias, 1e-6, i.activation), kAfterBf16);
+  c.expect_within("y", y, reference::group_norm(x, 1, i.groups, weight, bias, 1e-6, i.activation),
+                  kAfterBf16);
 }
 
 const Cases kBenches = [](Register& add) {
-  for (const Image& i : {Image{1, 512 * 512, 256, 32}, Image{1, 1024 * 1024, 128, 32}, Image{1, 128 * 128, 512, 32}}) {
+  for (const Image& i :
+       {Image{1, 512 * 512, 256, 32}, Image{1, 1024 * 1024, 128, 32}, Image{1, 128 * 128, 512, 32}}) {
     add.bench("group_norm/" + name_of(i), [i](Context& c) { bench(c, i); });
   }
 };

@@ -26,7 +26,8 @@ struct Options {
 };
 
 constexpr const char* kUsage =
-    "usage: flux_kernel_tests [--filter TEXT]... [--tests | --bench] [--quick] [--json FILE] [--sources DIGEST] "
+    "usage: flux_kernel_tests [--filter TEXT]... [--tests | --bench] [--quick] [--json FILE] [--sources "
+    "DIGEST] "
     "[--golden FOLDER] [--list]\n";
 
 bool parse(int count, char** words, Options& options) {
@@ -67,7 +68,8 @@ std::vector<Case> chosen(const Options& options) {
   std::vector<Case> cases;
   for (const Case& candidate : all_cases()) {
     bool named = options.filters.empty();
-    for (const std::string& filter : options.filters) named |= candidate.name.find(filter) != std::string::npos;
+    for (const std::string& filter : options.filters)
+      named |= candidate.name.find(filter) != std::string::npos;
     if (!named || !(candidate.kind == Kind::kTest ? options.tests : options.bench)) continue;
     if (candidate.needs_golden && options.golden.empty() && !options.list) {
       std::printf("not run, needs --golden FOLDER: %s\n", candidate.name.c_str());

@@ -94,7 +94,8 @@ void modulated(Context& c, const Layout& l, Make make) {
   for (int b = 0; b < l.batch; ++b) {
     for (int64_t i = 0; i < l.width; ++i) {
       addend.at(2 * b, i) = table.at(b, i), multiplier.at(2 * b, i) = 1.0f + table.at(b, l.width + i);
-      addend.at(2 * b + 1, i) = table.at(b, 2 * l.width + i), multiplier.at(2 * b + 1, i) = 1.0f + table.at(b, 3 * l.width + i);
+      addend.at(2 * b + 1, i) = table.at(b, 2 * l.width + i),
+                           multiplier.at(2 * b + 1, i) = 1.0f + table.at(b, 3 * l.width + i);
     }
   }
   std::vector<int> of_row;
@@ -105,7 +106,8 @@ void modulated(Context& c, const Layout& l, Make make) {
     return Modulation{base, base + int64_t(l.width) * size_of(l.parameters), 4 * l.width};
   };
   check_rows(c, l, x, want, [&](const NormRows& rows) {
-    return layer_norm_modulate(rows, part(0), l.split < 0 ? Modulation{} : part(1), split, l.parameters, c.stream());
+    return layer_norm_modulate(rows, part(0), l.split < 0 ? Modulation{} : part(1), split, l.parameters,
+                               c.stream());
   });
 }
 
@@ -116,9 +118,11 @@ void weighed(Context& c, const Layout& l, Make make, bool root_mean_square) {
   const Input weights(weight, l.parameters), biases(bias, l.parameters);
   const std::vector<int> of_row(size_t(l.batch) * l.rows, 0);
   if (root_mean_square) {
-    const Matrix want = reference::affine(reference::rms_norm(x.view, 1e-6), weight, Matrix(1, l.width), of_row);
-    check_rows(c, l, x, want,
-               [&](const NormRows& rows) { return rms_norm(rows, weights.data(), l.parameters, c.stream()); });
+    const Matrix want =
+        reference::affine(reference::rms_norm(x.view, 1e-6), weight, Matrix(1, l.width), of_row);
+    check_rows(c, l, x, want, [&](const NormRows& rows) {
+      return rms_norm(rows, weights.data(), l.parameters, c.stream());
+    });
   } else {
     const Matrix want = reference::affine(reference::layer_norm(x.view, 1e-6), weight, bias, of_row);
     check_rows(c, l, x, want, [&](const NormRows& rows) {
@@ -155,7 +159,8 @@ void refusals(Context& c) {
   rows.x_row_stride = rows.y_row_stride = rows.width = 64;
   rows.rows = 4;
   const auto expect_refused = [&](const char* what, NormRows changed) {
-    c.expect_refused(what, layer_norm_modulate(changed, {}, {}, 4, Element::kF32, c.stream()), Status::Code::kBadArgument);
+    c.expect_refused(what, layer_norm_modulate(changed, {}, {}, 4, Element::kF32, c.stream()),
+                     Status::Code::kBadArgument);
   };
   NormRows changed = rows;
   changed.width = 63;
@@ -179,7 +184,8 @@ void refusals(Context& c) {
   c.expect_refused("a split beyond the rows", split_beyond, Status::Code::kBadArgument);
   const auto half = layer_norm_modulate(rows, {memory.data(), nullptr, 0}, {}, 4, Element::kF32, c.stream());
   c.expect_refused("shift without scale", half, Status::Code::kBadArgument);
-  c.expect_refused("rms_norm without weight", rms_norm(rows, nullptr, Element::kF32, c.stream()), Status::Code::kBadArgument);
+  c.expect_refused("rms_norm without weight", rms_norm(rows, nullptr, Element::kF32, c.stream()),
+                   Status::Code::kBadArgument);
   rows.rows = 0;
   c.expect(layer_norm_modulate(rows, {}, {}, 0, Element::kF32, c.stream()).ok(), "no rows are no error");
 }
@@ -201,12 +207,14 @@ void golden(Context& c) {
   const Input weight(file.matrix("rmsnorm.weight"), Element::kBF16);
   compare("rmsnorm", file.matrix("rmsnorm.x"), file.matrix("rmsnorm.y"),
           [&](const NormRows& rows) { return rms_norm(rows, weight.data(), Element::kBF16, c.stream()); });
-  const Input shift(file.matrix("ln_mod.shift"), Element::kBF16), scale(file.matrix("ln_mod.scale"), Element::kBF16);
+  const Input shift(file.matrix("ln_mod.shift"), Element::kBF16),
+      scale(file.matrix("ln_mod.scale"), Element::kBF16);
   compare("ln_mod", file.matrix("ln_mod.x"), file.matrix("ln_mod.y"), [&](NormRows rows) {
     rows.batch = 2;  // [2, 45, 256]
     rows.rows /= 2;
     rows.x_batch_stride = rows.y_batch_stride = int64_t(rows.rows) * rows.width;
-    return layer_norm_modulate(rows, {shift.data(), scale.data(), rows.width}, {}, rows.rows, Element::kBF16, c.stream());
+    return layer_norm_modulate(rows, {shift.data(), scale.data(), rows.width}, {}, rows.rows, Element::kBF16,
+                               c.stream());
   });
 }
 
@@ -231,16 +239,18 @@ const Cases kTests = [](Register& add) {
   }
   const Layout ramps{2, 70, 3072, 5, 0, 31};
   add.test("norm/layer_norm_modulate/ramp", [ramps](Context& c) { modulated(c, ramps, index_ramp); });
-  add.test("norm/layer_norm_modulate/constant_rows", [ramps](Context& c) { modulated(c, ramps, constant_per_row); });
+  add.test("norm/layer_norm_modulate/constant_rows",
+           [ramps](Context& c) { modulated(c, ramps, constant_per_row); });
   add.test("norm/layer_norm_modulate/one_hot", [ramps](Context& c) { modulated(c, ramps, hot); });
-  add.test("norm/layer_norm_modulate/far_from_zero", [ramps](Context& c) { modulated(c, ramps, far_from_zero); });
+  add.test("norm/layer_norm_modulate/far_from_zero",
+           [ramps](Context& c) { modulated(c, ramps, far_from_zero); });
   add.test("norm/layer_norm_modulate/none", plain);
   add.test("norm/layer_norm_modulate/in_place", in_place);
   add.test("norm/refusals", refusals);
   add.golden_test("norm/golden", golden);
 
-  for (const Layout& l : {Layout{1, 77, 768}, Layout{2, 5, 32, 0, 0, -1, kF32}, Layout{1, 9, 1280, 0, 0, -1, kF32, kE4M3},
-                          Layout{1, 3, 5120, 2, 0}}) {
+  for (const Layout& l : {Layout{1, 77, 768}, Layout{2, 5, 32, 0, 0, -1, kF32},
+                          Layout{1, 9, 1280, 0, 0, -1, kF32, kE4M3}, Layout{1, 3, 5120, 2, 0}}) {
     add.test("norm/layer_norm/" + name_of(l), [l](Context& c) { weighed(c, l, random, false); });
   }
   for (const Layout& l : {Layout{1, 512, 4096}, Layout{2, 1025, 128, 3, 0, -1, kF32}, Layout{1, 1, 128},
@@ -278,7 +288,8 @@ void bench_rows(Context& c, const Layout& l, bool root_mean_square) {
   const auto* scale_vector = parameters.data<uint8_t>() + int64_t(l.width) * size_of(l.parameters);
   const auto launch = [&](int set) {
     if (root_mean_square) return rms_norm(rows_of(set), parameters.data(), l.parameters, c.stream());
-    return layer_norm_modulate(rows_of(set), {parameters.data(), scale_vector, 0}, {}, l.rows, l.parameters, c.stream());
+    return layer_norm_modulate(rows_of(set), {parameters.data(), scale_vector, 0}, {}, l.rows, l.parameters,
+                               c.stream());
   };
   c.measure({bytes + (l.output == Element::kE4M3 ? 4.0 * l.rows : 0.0)}, sets, launch);
 
@@ -306,8 +317,9 @@ void bench_rows(Context& c, const Layout& l, bool root_mean_square) {
 
 const Cases kBenches = [](Register& add) {
   constexpr Element kBF16 = Element::kBF16, kF32 = Element::kF32, kE4M3 = Element::kE4M3;
-  for (const Layout& l : {Layout{1, 4608, 3072, 0, 0, -1, kBF16, kE4M3}, Layout{1, 4608, 3072, 0, 0, -1, kF32, kE4M3},
-                          Layout{1, 4608, 3072, 0, 0, -1, kF32, kBF16}, Layout{1, 512, 3072, 0, 0, -1, kF32, kE4M3}}) {
+  for (const Layout& l :
+       {Layout{1, 4608, 3072, 0, 0, -1, kBF16, kE4M3}, Layout{1, 4608, 3072, 0, 0, -1, kF32, kE4M3},
+        Layout{1, 4608, 3072, 0, 0, -1, kF32, kBF16}, Layout{1, 512, 3072, 0, 0, -1, kF32, kE4M3}}) {
     add.bench("norm/layer_norm_modulate/" + name_of(l), [l](Context& c) { bench_rows(c, l, false); });
   }
   for (const Layout& l : {Layout{1, 512, 4096}, Layout{1, 110592, 128}}) {

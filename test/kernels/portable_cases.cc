@@ -41,7 +41,8 @@ Gemm call_of(const Path& path, const GemmShape& shape, const std::vector<GemmGro
   return call;
 }
 
-void linear(Context& c, const Path& path, const ProductCase& product, Element output, Activation activation, int64_t gap = 0) {
+void linear(Context& c, const Path& path, const ProductCase& product, Element output, Activation activation,
+            int64_t gap = 0) {
   const GemmShape shape{product.x.rows, product.x.cols, product.a.seen.cols};
   Output y(shape.m, shape.n, output, shape.n + gap);
   std::vector<GemmGroup> groups{product.group()};
@@ -50,7 +51,8 @@ void linear(Context& c, const Path& path, const ProductCase& product, Element ou
   call.output = output;
   call.activation = activation;
   if (!c.run({&y}, [&] { return path.run(call, c.stream()); })) return;
-  c.expect_within("y", y.values(), reference::activated(product.x, activation), output == Element::kF32 ? path.f32() : kAfterBf16);
+  c.expect_within("y", y.values(), reference::activated(product.x, activation),
+                  output == Element::kF32 ? path.f32() : kAfterBf16);
 }
 
 // Small integers, exact in every type; every row's largest is 7 in A and 1 in W, so scales are exact too.
@@ -70,13 +72,15 @@ void layout(Context& c, const Path& path, const GemmShape& shape) {
   groups[0].c = {y.data(), shape.n, 0};
   Gemm call = call_of(path, shape, groups);
   call.output = Element::kF32;
-  if (c.run({&y}, [&] { return path.run(call, c.stream()); })) c.expect_within("y", y.values(), product.x, {1e-6, 1e-5, 2e-6});
+  if (c.run({&y}, [&] { return path.run(call, c.stream()); }))
+    c.expect_within("y", y.values(), product.x, {1e-6, 1e-5, 2e-6});
 }
 
 // Image and text of a joint residual, two batches, two weights, in place.
 void gate_residual(Context& c, const Path& path) {
   constexpr int64_t kBatches = 2, kN = 272, kK = 528, kRows[] = {150, 70}, kTokens = 220;
-  const Matrix residual = rounded_to(normal(kBatches * kTokens, kN, 71), Element::kBF16), gate = normal(2 * kBatches, kN, 72);
+  const Matrix residual = rounded_to(normal(kBatches * kTokens, kN, 71), Element::kBF16),
+               gate = normal(2 * kBatches, kN, 72);
   const Input device_gate(gate, Element::kF32);
   Output y(kBatches * kTokens, kN, Element::kBF16);
   y.starts_as(residual);
@@ -84,7 +88,8 @@ void gate_residual(Context& c, const Path& path) {
   std::vector<ProductCase> products;
   std::vector<GemmGroup> groups;
   for (int part = 0; part < 2; ++part) {
-    products.push_back(random_product({kBatches * kRows[part], kN, kK}, path.operand, uint64_t(73 + 4 * part)));
+    products.push_back(
+        random_product({kBatches * kRows[part], kN, kK}, path.operand, uint64_t(73 + 4 * part)));
     const int64_t first = part == 0 ? kRows[1] : 0;
     GemmGroup group = products.back().group(kBatches);
     uint16_t* begin = y.data<uint16_t>() + first * kN;
@@ -95,12 +100,14 @@ void gate_residual(Context& c, const Path& path) {
     groups.push_back(group);
     for (int64_t r = 0; r < kBatches * kRows[part]; ++r) {
       const int64_t batch = r / kRows[part], row = batch * kTokens + first + r % kRows[part];
-      for (int64_t n = 0; n < kN; ++n) want.at(row, n) += gate.at(part * kBatches + batch, n) * products.back().x.at(r, n);
+      for (int64_t n = 0; n < kN; ++n)
+        want.at(row, n) += gate.at(part * kBatches + batch, n) * products.back().x.at(r, n);
     }
   }
   Gemm call = call_of(path, {0, kN, kK}, groups);
   call.epilogue = GemmEpilogue::kGateResidual;
-  if (c.run({&y}, [&] { return path.run(call, c.stream()); })) c.expect_within("y", y.values(), want, kAfterBf16);
+  if (c.run({&y}, [&] { return path.run(call, c.stream()); }))
+    c.expect_within("y", y.values(), want, kAfterBf16);
 }
 
 void qkv(Context& c, const Path& path, int heads, int64_t mlp, int64_t batches, int64_t tokens) {
@@ -141,7 +148,9 @@ void qkv(Context& c, const Path& path, int heads, int64_t mlp, int64_t batches, 
   const auto launch = [&] { return path.run(call, c.stream()); };
   if (!(mlp ? c.run({&heads_out, &up}, launch) : c.run({&heads_out}, launch))) return;
   c.expect_within("q, k, v", heads_out.values(), want, kAfterBf16);
-  if (mlp) c.expect_within("mlp", up.values(), reference::activated(columns(3 * hidden, mlp), Activation::kGelu), kAfterBf16);
+  if (mlp)
+    c.expect_within("mlp", up.values(), reference::activated(columns(3 * hidden, mlp), Activation::kGelu),
+                    kAfterBf16);
 }
 
 // Codes with the scale of the row's bound: within 5 % of the error of quantising by the row's maximum.
@@ -153,7 +162,8 @@ void codes_out(Context& c, const Path& path) {
   std::vector<GemmGroup> groups{product.group()};
   groups[0].c = {codes.data(), shape.n, 0};
   groups[0].c_scale = scale.data<float>();
-  groups[0].product_bound = 448.0f * 32.0f * 0.9f;  // √1024 · an upper bound of the channels' norms (0.02 · √1024 = 0.64)
+  groups[0].product_bound =
+      448.0f * 32.0f * 0.9f;  // √1024 · an upper bound of the channels' norms (0.02 · √1024 = 0.64)
   groups[0].bias_bound = 6;
   Gemm call = call_of(path, shape, groups);
   call.output = Element::kE4M3;
@@ -162,7 +172,8 @@ void codes_out(Context& c, const Path& path) {
   Matrix got = codes.values(), by_maximum = want;
   const Matrix scales = scale.values();
   const reference::Codes best = reference::quantise(want);
-  const std::vector<float> best_values = decode(best.codes.data(), int64_t(best.codes.size()), Element::kE4M3);
+  const std::vector<float> best_values =
+      decode(best.codes.data(), int64_t(best.codes.size()), Element::kE4M3);
   for (int64_t i = 0; i < shape.m * shape.n; ++i) {
     got.values[size_t(i)] *= scales.at(i / shape.n, 0);
     by_maximum.values[size_t(i)] = best_values[size_t(i)] * best.scale.at(i / shape.n, 0);
@@ -177,7 +188,8 @@ void refusals(Context& c) {
   Output y(shape.m, shape.n, Element::kBF16);
   std::vector<GemmGroup> groups{product.group()};
   groups[0].c = {y.data(), shape.n, 0};
-  const auto refused = [&](const char* what, const auto& change, Status::Code code = Status::Code::kBadArgument) {
+  const auto refused = [&](const char* what, const auto& change,
+                           Status::Code code = Status::Code::kBadArgument) {
     std::vector<GemmGroup> changed_groups = groups;
     Gemm changed = call_of(kPaths[1], shape, changed_groups);
     change(changed, changed_groups[0]);
@@ -189,25 +201,33 @@ void refusals(Context& c) {
   refused("five groups", [](Gemm& call, GemmGroup&) { call.group_count = 5; });
   refused("no rows", [](Gemm&, GemmGroup& group) { group.rows = 0; });
   refused("no scale", [](Gemm&, GemmGroup& group) { group.w_scale = nullptr; });
-  refused("an odd pointer", [](Gemm&, GemmGroup& group) { group.w = static_cast<const uint8_t*>(group.w) + 1; });
+  refused("an odd pointer",
+          [](Gemm&, GemmGroup& group) { group.w = static_cast<const uint8_t*>(group.w) + 1; });
   refused("a stride off 16 bytes", [](Gemm&, GemmGroup& group) { group.a.row_stride = 72; });
   refused("no gate", [](Gemm& call, GemmGroup&) { call.epilogue = GemmEpilogue::kGateResidual; });
   refused("heads beyond N", [](Gemm& call, GemmGroup&) {
     call.epilogue = GemmEpilogue::kQkv;
     call.heads = 1;
   });
-  refused("f16 operands", [](Gemm& call, GemmGroup&) { call.operand = Element::kF16; }, Status::Code::kUnsupported);
-  refused("packed heads", [](Gemm& call, GemmGroup&) {
-    call.epilogue = GemmEpilogue::kQkv;
-    call.heads_as = kernels::QkvHeads::kInt8;
-  }, Status::Code::kUnsupported);
+  refused(
+      "f16 operands", [](Gemm& call, GemmGroup&) { call.operand = Element::kF16; },
+      Status::Code::kUnsupported);
+  refused(
+      "packed heads",
+      [](Gemm& call, GemmGroup&) {
+        call.epilogue = GemmEpilogue::kQkv;
+        call.heads_as = kernels::QkvHeads::kInt8;
+      },
+      Status::Code::kUnsupported);
 }
 
 const Cases kTests = [](Register& add) {
   for (const Path& path : kPaths) {
     const std::string name = std::string("portable/") + path.name;
-    for (const GemmShape& shape : {GemmShape{1, 16, 16}, GemmShape{63, 272, 144}, GemmShape{64, 128, 128}, GemmShape{65, 256, 512},
-                                   GemmShape{127, 384, 64}, GemmShape{128, 128, 4112}, GemmShape{129, 528, 1040}, GemmShape{1200, 1040, 208}}) {
+    for (const GemmShape& shape :
+         {GemmShape{1, 16, 16}, GemmShape{63, 272, 144}, GemmShape{64, 128, 128}, GemmShape{65, 256, 512},
+          GemmShape{127, 384, 64}, GemmShape{128, 128, 4112}, GemmShape{129, 528, 1040},
+          GemmShape{1200, 1040, 208}}) {
       add.test(name + "/linear/" + text(shape), [=](Context& c) {
         const ProductCase product = random_product(shape, path.operand, 61);
         linear(c, path, product, Element::kBF16, Activation::kNone);
@@ -224,14 +244,16 @@ const Cases kTests = [](Register& add) {
     add.test(name + "/gate_residual", [=](Context& c) { gate_residual(c, path); });
     add.test(name + "/qkv/h2+mlp", [=](Context& c) { qkv(c, path, 2, 528, 1, 200); });
     add.test(name + "/qkv/h3", [=](Context& c) { qkv(c, path, 3, 0, 2, 129); });
-    if (path.operand == Element::kE4M3) add.test(name + "/codes_out", [=](Context& c) { codes_out(c, path); });
+    if (path.operand == Element::kE4M3)
+      add.test(name + "/codes_out", [=](Context& c) { codes_out(c, path); });
   }
   add.test("portable/refusals", refusals);
 };
 
 void bench(Context& c, const Path& path, const GemmShape& shape) {
   const int element = size_of(path.operand);
-  const double bytes = double(shape.m + shape.n) * double(shape.k) * element + 2.0 * double(shape.m) * double(shape.n);
+  const double bytes =
+      double(shape.m + shape.n) * double(shape.k) * element + 2.0 * double(shape.m) * double(shape.n);
   const int sets = c.rotation(bytes);
   std::vector<DeviceBytes> a, w, y;
   for (int s = 0; s < sets; ++s) {
@@ -258,16 +280,20 @@ void bench(Context& c, const Path& path, const GemmShape& shape) {
   c.expect(launch(0).ok(), "the launch that is checked");
   must(cudaDeviceSynchronize(), "the launch that is checked");
   // Some rows against all columns.
-  const auto download = [&](const DeviceBytes& memory, int64_t row, int64_t rows, int64_t cols, Element type) {
+  const auto download = [&](const DeviceBytes& memory, int64_t row, int64_t rows, int64_t cols,
+                            Element type) {
     std::vector<uint8_t> copy(size_t(rows * cols * size_of(type)));
-    must(cudaMemcpy(copy.data(), memory.data() + row * cols * size_of(type), copy.size(), cudaMemcpyDeviceToHost), "download");
+    must(cudaMemcpy(copy.data(), memory.data() + row * cols * size_of(type), copy.size(),
+                    cudaMemcpyDeviceToHost),
+         "download");
     Matrix matrix(rows, cols);
     matrix.values = decode(copy.data(), rows * cols, type);
     return matrix;
   };
   const Matrix weight = download(w[0], 0, shape.n, shape.k, path.operand);
   for (const int64_t row : {int64_t(0), shape.m - 2}) {
-    const Matrix want = reference::product({download(a[0], row, 2, shape.k, path.operand), weight, {}, {}, {}});
+    const Matrix want =
+        reference::product({download(a[0], row, 2, shape.k, path.operand), weight, {}, {}, {}});
     c.expect_within("y", download(y[0], row, 2, shape.n, Element::kBF16), want, kAfterBf16);
   }
 }
@@ -275,7 +301,8 @@ void bench(Context& c, const Path& path, const GemmShape& shape) {
 const Cases kBenches = [](Register& add) {
   for (const Path& path : kPaths) {
     const GemmShape shape{4608, 3072, 3072};
-    add.bench(std::string("portable/") + path.name + "/" + text(shape), [=](Context& c) { bench(c, path, shape); });
+    add.bench(std::string("portable/") + path.name + "/" + text(shape),
+              [=](Context& c) { bench(c, path, shape); });
   }
 };
 

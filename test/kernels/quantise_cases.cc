@@ -50,8 +50,8 @@ void test_weight(Context& c, Element type, int channels, int width, int gap, con
   const Input input(x, type, width + gap);
   Output codes(channels, width, Element::kE4M3), scale(channels, 1, Element::kF32);
   const bool ran = c.run({&codes, &scale}, [&] {
-    return quantise_weight(input.data(), type, channels, width, width + gap, codes.data<uint8_t>(), scale.data<float>(),
-                           c.stream());
+    return quantise_weight(input.data(), type, channels, width, width + gap, codes.data<uint8_t>(),
+                           scale.data<float>(), c.stream());
   });
   if (ran) expect_same(c, codes, scale, x);
 }
@@ -101,10 +101,14 @@ void refusals(Context& c) {
   changed = q;
   changed.codes = memory.data() + 4;
   expect_refused("codes off by four bytes", changed);
-  c.expect_refused("an e4m3 weight", quantise_weight(memory.data(), Element::kE4M3, 2, 64, 64, memory.data(), q.scale, c.stream()),
-                   Status::Code::kBadArgument);
-  c.expect_refused("overlapping weight rows", quantise_weight(memory.data(), Element::kF32, 2, 64, 63, memory.data(), q.scale, c.stream()),
-                   Status::Code::kBadArgument);
+  c.expect_refused(
+      "an e4m3 weight",
+      quantise_weight(memory.data(), Element::kE4M3, 2, 64, 64, memory.data(), q.scale, c.stream()),
+      Status::Code::kBadArgument);
+  c.expect_refused(
+      "overlapping weight rows",
+      quantise_weight(memory.data(), Element::kF32, 2, 64, 63, memory.data(), q.scale, c.stream()),
+      Status::Code::kBadArgument);
 }
 
 void golden(Context& c) {
@@ -128,41 +132,47 @@ void golden(Context& c) {
   }
   Output w_codes(w.rows, w.cols, Element::kE4M3), w_scale(w.rows, 1, Element::kF32);
   const bool ran = c.run({&w_codes, &w_scale}, [&] {
-    return quantise_weight(weights.data(), Element::kBF16, int(w.rows), int(w.cols), w.cols, w_codes.data<uint8_t>(),
-                           w_scale.data<float>(), c.stream());
+    return quantise_weight(weights.data(), Element::kBF16, int(w.rows), int(w.cols), w.cols,
+                           w_codes.data<uint8_t>(), w_scale.data<float>(), c.stream());
   });
   if (ran) {
     c.expect_codes("fp8.w.row.codes", w_codes.bytes(), file.bytes("fp8.w.row.codes"), 0);
-    c.expect_within("fp8.w.row.scale", w_scale.values(), as_column(file.matrix("fp8.w.row.scale")), {0, 0, 0});
+    c.expect_within("fp8.w.row.scale", w_scale.values(), as_column(file.matrix("fp8.w.row.scale")),
+                    {0, 0, 0});
   }
   // The edge values are codes' neighbourhoods: with 448 in the row the scale is 1.
   Matrix edge = file.matrix("fp8.edge.in");
   Output edge_codes(1, edge.cols, Element::kE4M3), edge_scale(1, 1, Element::kF32);
   const Input edges(edge, Element::kF32);
   const bool edge_ran = c.run({&edge_codes, &edge_scale}, [&] {
-    return quantise_weight(edges.data(), Element::kF32, 1, int(edge.cols), edge.cols, edge_codes.data<uint8_t>(),
-                           edge_scale.data<float>(), c.stream());
+    return quantise_weight(edges.data(), Element::kF32, 1, int(edge.cols), edge.cols,
+                           edge_codes.data<uint8_t>(), edge_scale.data<float>(), c.stream());
   });
   if (edge_ran) c.expect_codes("fp8.edge.codes", edge_codes.bytes(), file.bytes("fp8.edge.codes"), 0);
 }
 
 const Cases kTests = [](Register& add) {
-  for (const Rows& r : {Rows{1, 1, 3072}, Rows{2, 65, 3072, 16}, Rows{1, 4609, 3072}, Rows{1, 63, 12288}, Rows{1, 9, 15360},
-                        Rows{2, 3, 16384}, Rows{3, 31, 256}, Rows{1, 5, 8}, Rows{1, 7, 1032, 8}, Rows{1, 64, 4096}}) {
+  for (const Rows& r :
+       {Rows{1, 1, 3072}, Rows{2, 65, 3072, 16}, Rows{1, 4609, 3072}, Rows{1, 63, 12288}, Rows{1, 9, 15360},
+        Rows{2, 3, 16384}, Rows{3, 31, 256}, Rows{1, 5, 8}, Rows{1, 7, 1032, 8}, Rows{1, 64, 4096}}) {
     add.test("quantise/rows/" + name_of(r),
              [r](Context& c) { test_rows(c, r, heavy_tailed(int64_t(r.batch) * r.rows, r.width, 31)); });
   }
   add.test("quantise/rows/ramp", [](Context& c) { test_rows(c, {1, 130, 3072}, index_ramp(130, 3072)); });
-  add.test("quantise/rows/one_hot", [](Context& c) { test_rows(c, {1, 66, 3072}, one_hot(66, 3072, 65, 3071)); });
-  add.test("quantise/rows/constant_rows", [](Context& c) { test_rows(c, {1, 120, 12288}, constant_per_row(120, 12288)); });
+  add.test("quantise/rows/one_hot",
+           [](Context& c) { test_rows(c, {1, 66, 3072}, one_hot(66, 3072, 65, 3071)); });
+  add.test("quantise/rows/constant_rows",
+           [](Context& c) { test_rows(c, {1, 120, 12288}, constant_per_row(120, 12288)); });
   for (const int width : {256, 3072, 12288}) {
     add.test("quantise/rows/special/" + std::to_string(width),
              [width](Context& c) { test_rows(c, {1, 12, width}, special_rows(width)); });
   }
   for (const Element type : {Element::kF32, Element::kBF16, Element::kF16}) {
     const std::string name = std::string("quantise/weight/") + testing::name_of(type);
-    add.test(name + "/96x3072", [type](Context& c) { test_weight(c, type, 96, 3072, 0, normal(96, 3072, 32, 0.02f)); });
-    add.test(name + "/7x65/gap3", [type](Context& c) { test_weight(c, type, 7, 65, 3, heavy_tailed(7, 65, 34)); });
+    add.test(name + "/96x3072",
+             [type](Context& c) { test_weight(c, type, 96, 3072, 0, normal(96, 3072, 32, 0.02f)); });
+    add.test(name + "/7x65/gap3",
+             [type](Context& c) { test_weight(c, type, 7, 65, 3, heavy_tailed(7, 65, 34)); });
     add.test(name + "/special", [type](Context& c) { test_weight(c, type, 12, 100, 0, special_rows(100)); });
   }
   add.test("quantise/refusals", refusals);
@@ -202,7 +212,8 @@ void bench(Context& c, const Rows& r) {
 }
 
 const Cases kBenches = [](Register& add) {
-  for (const Rows& r : {Rows{1, 4608, 3072}, Rows{1, 4608, 12288}, Rows{1, 4608, 15360}, Rows{1, 512, 3072}}) {
+  for (const Rows& r :
+       {Rows{1, 4608, 3072}, Rows{1, 4608, 12288}, Rows{1, 4608, 15360}, Rows{1, 512, 3072}}) {
     add.bench("quantise/rows/" + name_of(r), [r](Context& c) { bench(c, r); });
   }
 };

@@ -43,12 +43,13 @@ void Context::expect_within(const std::string& label, const Matrix& got, const M
 }
 
 void Context::expect_refused(const std::string& what, const Status& status, Status::Code code) {
-  expect(status.code == code && !status.message.empty(),
-         what + " should be refused, but gave code " + std::to_string(int(status.code)) + " \"" + status.message + "\"");
+  expect(status.code == code && !status.message.empty(), what + " should be refused, but gave code " +
+                                                             std::to_string(int(status.code)) + " \"" +
+                                                             status.message + "\"");
 }
 
-void Context::expect_codes(const std::string& label, const std::vector<uint8_t>& got, const std::vector<uint8_t>& want,
-                           double share) {
+void Context::expect_codes(const std::string& label, const std::vector<uint8_t>& got,
+                           const std::vector<uint8_t>& want, double share) {
   const std::string complaint = exceeds(code_difference(got, want), share);
   if (!complaint.empty()) result_.failures.push_back(label + ": " + complaint);
 }

@@ -73,10 +73,11 @@ class Context {
   Golden golden() const { return Golden(session_.golden + "/numeric.safetensors"); }
 
   void expect(bool condition, const std::string& what);
-  void expect_within(const std::string& label, const Matrix& got, const Matrix& want, const Tolerance& tolerance);
+  void expect_within(const std::string& label, const Matrix& got, const Matrix& want,
+                     const Tolerance& tolerance);
   // Codes equal to those expected but for a share of them, which may be one step off.
-  void expect_codes(const std::string& label, const std::vector<uint8_t>& got, const std::vector<uint8_t>& want,
-                    double share);
+  void expect_codes(const std::string& label, const std::vector<uint8_t>& got,
+                    const std::vector<uint8_t>& want, double share);
   // The launch must be refused with this code and a message.
   void expect_refused(const std::string& what, const Status& status, Status::Code code);
 

@@ -48,7 +48,8 @@ double ratio(double error, double want) {
 }  // namespace
 
 Difference difference(const Matrix& got, const Matrix& want) {
-  if (got.rows != want.rows || got.cols != want.cols) throw std::runtime_error("compared matrices differ in shape");
+  if (got.rows != want.rows || got.cols != want.cols)
+    throw std::runtime_error("compared matrices differ in shape");
   Difference total;
   std::vector<Sums> tiles;
   Sums all;
@@ -71,16 +72,18 @@ Difference difference(const Matrix& got, const Matrix& want) {
 std::string exceeds(const Difference& d, const Tolerance& t) {
   const auto sentence = [&](const char* what, double is, double may) {
     char text[200];
-    std::snprintf(text, sizeof text, "%s %.3e exceeds %.3e (largest error %.3e at row %lld, column %lld)", what, is, may,
-                  d.max_abs, (long long)d.worst_row, (long long)d.worst_col);
+    std::snprintf(text, sizeof text, "%s %.3e exceeds %.3e (largest error %.3e at row %lld, column %lld)",
+                  what, is, may, d.max_abs, (long long)d.worst_row, (long long)d.worst_col);
     return std::string(text);
   };
-  if (d.not_finite > 0) return std::to_string(d.not_finite) + " elements are not finite where the other side is";
+  if (d.not_finite > 0)
+    return std::to_string(d.not_finite) + " elements are not finite where the other side is";
   if (t.relative_l2 >= 0 && !(d.relative_l2 <= t.relative_l2)) {
     return sentence("relative L2", d.relative_l2, t.relative_l2);
   }
   if (t.max_abs >= 0 && !(d.max_abs <= t.max_abs)) return sentence("largest error", d.max_abs, t.max_abs);
-  if (t.worst_tile >= 0 && !(d.worst_tile <= t.worst_tile)) return sentence("worst tile", d.worst_tile, t.worst_tile);
+  if (t.worst_tile >= 0 && !(d.worst_tile <= t.worst_tile))
+    return sentence("worst tile", d.worst_tile, t.worst_tile);
   return {};
 }
 

@@ -15,7 +15,7 @@ struct Difference {
   // if the reference's energy were spread evenly, so that a tile of near zeros cannot dominate.
   double worst_tile = 0;
   int64_t worst_row = 0, worst_col = 0;  // where max_abs is
-  int64_t not_finite = 0;                // elements that are NaN or infinite on one side only, or of unlike sign
+  int64_t not_finite = 0;  // elements that are NaN or infinite on one side only, or of unlike sign
 };
 
 Difference difference(const Matrix& got, const Matrix& want);

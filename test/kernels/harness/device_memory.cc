@@ -27,7 +27,8 @@ DeviceBytes::~DeviceBytes() {
 namespace {
 
 // Rows of `packed` spread `stride` elements apart; gaps hold 0xff, a NaN in every float format here.
-std::vector<uint8_t> spread(const std::vector<uint8_t>& packed, int64_t rows, int64_t row_bytes, int64_t stride_bytes) {
+std::vector<uint8_t> spread(const std::vector<uint8_t>& packed, int64_t rows, int64_t row_bytes,
+                            int64_t stride_bytes) {
   if (rows == 0) return {};
   std::vector<uint8_t> bytes(size_t((rows - 1) * stride_bytes + row_bytes), 0xff);
   for (int64_t r = 0; r < rows; ++r) {
@@ -54,7 +55,9 @@ Output::Output(int64_t rows, int64_t cols, Element type, int64_t stride)
       span_(((rows - 1) * stride_ + cols) * size_of(type)),
       memory_(span_ + 2 * kGuardBytes) {}
 
-void Output::starts_as(const Matrix& matrix) { initial_ = encode(matrix.values.data(), rows_ * cols_, type_); }
+void Output::starts_as(const Matrix& matrix) {
+  initial_ = encode(matrix.values.data(), rows_ * cols_, type_);
+}
 
 void Output::prepare(uint8_t poison) {
   must(cudaMemset(memory_.data(), poison, size_t(memory_.bytes())), "poison");

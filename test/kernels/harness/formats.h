@@ -18,7 +18,8 @@ uint16_t float_to_bf16(float value);  // to nearest even
 float f16_to_float(uint16_t bits);
 uint16_t float_to_f16(float value);  // to nearest even
 float e4m3_to_float(uint8_t code);   // 0x7f and 0xff are NaN
-uint8_t float_to_e4m3(float value);  // to nearest even by search over all codes; saturates at ±448; NaN is 0x7f
+uint8_t float_to_e4m3(
+    float value);  // to nearest even by search over all codes; saturates at ±448; NaN is 0x7f
 
 // `value` after a round trip through `type`.
 float rounded(float value, Element type);

@@ -59,7 +59,9 @@ Matrix Golden::matrix(const std::string& name) const {
   Matrix matrix;
   matrix.cols = entry.shape.empty() ? 1 : entry.shape.back();
   matrix.rows = matrix.cols ? count / matrix.cols : 0;
-  const Element type = entry.dtype == "BF16" ? Element::kBF16 : entry.dtype == "F32" ? Element::kF32 : Element::kU8;
+  const Element type = entry.dtype == "BF16"  ? Element::kBF16
+                       : entry.dtype == "F32" ? Element::kF32
+                                              : Element::kU8;
   if (type == Element::kU8 && entry.dtype != "U8") throw std::runtime_error(name + " is " + entry.dtype);
   matrix.values = decode(file_.data() + entry.begin, count, type);
   return matrix;

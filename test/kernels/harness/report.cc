@@ -39,7 +39,8 @@ std::string json_of(const Figure& figure) {
 
 std::string json_of_test(const Result& result) {
   std::ostringstream out;
-  out << "    {\"name\": " << quoted(result.name) << ", \"passed\": " << (result.failures.empty() ? "true" : "false")
+  out << "    {\"name\": " << quoted(result.name)
+      << ", \"passed\": " << (result.failures.empty() ? "true" : "false")
       << ", \"seconds\": " << number(result.seconds, 3) << ", \"figures\": [";
   for (size_t i = 0; i < result.figures.size(); ++i) out << (i ? ", " : "") << json_of(result.figures[i]);
   out << "], \"failures\": [";
@@ -50,8 +51,9 @@ std::string json_of_test(const Result& result) {
 
 std::string json_of_row(const Result& result, const Measurement& m) {
   std::ostringstream out;
-  out << "    {\"case\": " << quoted(result.name) << ", \"ms\": " << number(m.ms) << ", \"value\": " << number(m.value, 5)
-      << ", \"unit\": " << quoted(m.unit) << ", \"peer\": null, \"peerValue\": null, \"ratio\": null, \"floorPercent\": "
+  out << "    {\"case\": " << quoted(result.name) << ", \"ms\": " << number(m.ms)
+      << ", \"value\": " << number(m.value, 5) << ", \"unit\": " << quoted(m.unit)
+      << ", \"peer\": null, \"peerValue\": null, \"ratio\": null, \"floorPercent\": "
       << number(m.floor_percent, 4) << ", \"smClockMHz\": " << number(m.reading.sm_clock_mhz, 5)
       << ", \"powerWatts\": " << number(m.reading.power_watts, 4) << "}";
   return out.str();
@@ -64,7 +66,8 @@ void write_list(std::ostream& out, const std::vector<std::string>& items) {
 }  // namespace
 
 void print_result(const Result& result) {
-  std::printf("%s %-64s %6.2f s", result.failures.empty() ? "ok  " : "FAIL", result.name.c_str(), result.seconds);
+  std::printf("%s %-64s %6.2f s", result.failures.empty() ? "ok  " : "FAIL", result.name.c_str(),
+              result.seconds);
   for (const Figure& figure : result.figures) {
     std::printf("  %s %.2e tile %.2e max %.2e", figure.label.c_str(), figure.difference.relative_l2,
                 figure.difference.worst_tile, figure.difference.max_abs);
@@ -94,7 +97,8 @@ void print_summary(const Machine& machine, const Session& session, const std::ve
     }
   }
   for (const Result& result : results) {
-    if (!result.failures.empty()) std::printf("FAIL %s: %s\n", result.name.c_str(), result.failures[0].c_str());
+    if (!result.failures.empty())
+      std::printf("FAIL %s: %s\n", result.name.c_str(), result.failures[0].c_str());
   }
   std::printf("%d tests, %zu benchmarks, %d failed\n", tests, results.size() - size_t(tests), failed);
 }
@@ -107,9 +111,10 @@ void write_json(const std::string& path, const Machine& machine, const Session& 
     for (const Measurement& m : result.measurements) rows.push_back(json_of_row(result, m));
   }
   std::ofstream out(path);
-  out << "{\n  \"bench\": \"kernels\",\n  \"gpu\": " << quoted(machine.gpu) << ",\n  \"driver\": "
-      << quoted(machine.driver) << ",\n  \"date\": " << quoted(machine.date) << ",\n  \"sources\": "
-      << quoted(machine.sources) << ",\n  \"copyGBPerSecond\": " << number(session.copy_bytes_per_second / 1e9, 5)
+  out << "{\n  \"bench\": \"kernels\",\n  \"gpu\": " << quoted(machine.gpu)
+      << ",\n  \"driver\": " << quoted(machine.driver) << ",\n  \"date\": " << quoted(machine.date)
+      << ",\n  \"sources\": " << quoted(machine.sources)
+      << ",\n  \"copyGBPerSecond\": " << number(session.copy_bytes_per_second / 1e9, 5)
       << ",\n  \"tests\": [\n";
   write_list(out, tests);
   out << "  ],\n  \"rows\": [\n";

@@ -27,7 +27,8 @@ Matrix layer_norm(const Matrix& x, double epsilon) {
     mean /= double(x.cols);
     for (int64_t c = 0; c < x.cols; ++c) variance += (x.at(r, c) - mean) * (x.at(r, c) - mean);
     variance /= double(x.cols);
-    for (int64_t c = 0; c < x.cols; ++c) y.at(r, c) = float((x.at(r, c) - mean) / std::sqrt(variance + epsilon));
+    for (int64_t c = 0; c < x.cols; ++c)
+      y.at(r, c) = float((x.at(r, c) - mean) / std::sqrt(variance + epsilon));
   }
   return y;
 }
@@ -47,14 +48,15 @@ Matrix affine(const Matrix& x, const Matrix& multiplier, const Matrix& addend, c
   Matrix y(x.rows, x.cols);
   for (int64_t r = 0; r < x.rows; ++r) {
     for (int64_t c = 0; c < x.cols; ++c) {
-      y.at(r, c) = float(double(x.at(r, c)) * multiplier.at(rows[size_t(r)], c) + addend.at(rows[size_t(r)], c));
+      y.at(r, c) =
+          float(double(x.at(r, c)) * multiplier.at(rows[size_t(r)], c) + addend.at(rows[size_t(r)], c));
     }
   }
   return y;
 }
 
-Matrix group_norm(const Matrix& x, int batch, int groups, const Matrix& weight, const Matrix& bias, double epsilon,
-                  Activation activation) {
+Matrix group_norm(const Matrix& x, int batch, int groups, const Matrix& weight, const Matrix& bias,
+                  double epsilon, Activation activation) {
   Matrix y(x.rows, x.cols);
   const int64_t pixels = x.rows / batch, size = x.cols / groups;
   for (int b = 0; b < batch; ++b) {
@@ -70,7 +72,8 @@ Matrix group_norm(const Matrix& x, int batch, int groups, const Matrix& weight, 
       for_all([&](int64_t p, int64_t c) { variance += (x.at(p, c) - mean) * (x.at(p, c) - mean) / count; });
       const double rstd = 1.0 / std::sqrt(variance + epsilon);
       for_all([&](int64_t p, int64_t c) {
-        y.at(p, c) = float(activate(activation, (x.at(p, c) - mean) * rstd * weight.at(0, c) + bias.at(0, c)));
+        y.at(p, c) =
+            float(activate(activation, (x.at(p, c) - mean) * rstd * weight.at(0, c) + bias.at(0, c)));
       });
     }
   }
@@ -84,7 +87,8 @@ Codes quantise(const Matrix& x) {
     for (int64_t c = 0; c < x.cols; ++c) largest = std::fmax(largest, std::fabs(x.at(r, c)));
     const float scale = largest / 448.0f > 0 ? largest / 448.0f : 1.0f;
     result.scale.at(r, 0) = scale;
-    for (int64_t c = 0; c < x.cols; ++c) result.codes[size_t(r * x.cols + c)] = float_to_e4m3(x.at(r, c) / scale);
+    for (int64_t c = 0; c < x.cols; ++c)
+      result.codes[size_t(r * x.cols + c)] = float_to_e4m3(x.at(r, c) / scale);
   }
   return result;
 }

@@ -16,8 +16,8 @@ Matrix rms_norm(const Matrix& x, double epsilon);
 // y[r][c] = x[r][c] · multiplier[rows[r]][c] + addend[rows[r]][c]
 Matrix affine(const Matrix& x, const Matrix& multiplier, const Matrix& addend, const std::vector<int>& rows);
 // x [batch · pixels, channels]; weight and bias [1, channels].
-Matrix group_norm(const Matrix& x, int batch, int groups, const Matrix& weight, const Matrix& bias, double epsilon,
-                  kernels::Activation activation);
+Matrix group_norm(const Matrix& x, int batch, int groups, const Matrix& weight, const Matrix& bias,
+                  double epsilon, kernels::Activation activation);
 
 struct Codes {
   std::vector<uint8_t> codes;  // rows × cols
