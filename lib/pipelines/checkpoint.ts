@@ -1,6 +1,6 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import { FluxError } from "../errors.js";
+import { badArgument, FluxError } from "../errors.js";
 import {
   type AutoencoderKLConfig,
   type ComponentName,
@@ -119,11 +119,15 @@ export async function loadCheckpoint(
 }
 
 async function requireFolder(folder: string): Promise<void> {
+  if (typeof folder !== "string" || folder === "") {
+    throw badArgument("fromPretrained() takes the path of a checkpoint folder");
+  }
   const found = await stat(folder).catch(() => undefined);
   if (found?.isDirectory()) return;
   throw new FluxError(
     "ERR_FLUX_BAD_WEIGHTS",
-    `${folder} is not a folder. Give the path of a FLUX.1 checkpoint in diffusers' layout (the folder that holds model_index.json).`,
+    `${folder} is not a folder. Give the path of a FLUX.1 checkpoint in diffusers' layout (the folder that holds model_index.json); ` +
+      "nothing is downloaded.",
   );
 }
 

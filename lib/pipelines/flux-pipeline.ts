@@ -13,7 +13,7 @@ import { FluxImage } from "./image.js";
 import { ImageDecoder } from "./image-decoder.js";
 import type { GenerateOptions } from "./options.js";
 import { PromptEncoder } from "./prompt-encoder.js";
-import { type Capabilities, type Conditions, checkRequest, type Request } from "./request.js";
+import { type Capabilities, type Conditions, checkNames, checkRequest, type Request } from "./request.js";
 import { Turns } from "./turns.js";
 
 export interface FromPretrainedOptions {
@@ -111,6 +111,7 @@ export class FluxPipeline {
    */
   async generate(options: GenerateOptions): Promise<GenerateResult> {
     this.#alive();
+    checkNames(options);
     options.signal?.throwIfAborted();
     const request = checkRequest(options, this.#capabilities());
     const generator = new Generator(request.seed);

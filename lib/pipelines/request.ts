@@ -46,11 +46,53 @@ export interface Request {
 /** 64 megapixels: far beyond what the model draws well, and below where sizes overflow. */
 const MAX_PIXELS = 2 ** 26;
 
-/** @throws FluxError `ERR_FLUX_BAD_ARGUMENT` with a sentence about the first thing that is wrong. */
-export function checkRequest(options: GenerateOptions, can: Capabilities): Request {
+/** Every option of `generate`; the compiler keeps it complete. */
+const NAMES: Readonly<Record<keyof GenerateOptions, true>> = {
+  prompt: true,
+  prompt2: true,
+  negativePrompt: true,
+  negativePrompt2: true,
+  trueCfgScale: true,
+  height: true,
+  width: true,
+  numInferenceSteps: true,
+  sigmas: true,
+  guidanceScale: true,
+  numImagesPerPrompt: true,
+  seed: true,
+  latents: true,
+  maxSequenceLength: true,
+  promptEmbeds: true,
+  pooledPromptEmbeds: true,
+  negativePromptEmbeds: true,
+  negativePooledPromptEmbeds: true,
+  outputType: true,
+  signal: true,
+  onStep: true,
+  preview: true,
+};
+
+/**
+ * A name that is none of ours is a slip (`steps`, `num_inference_steps`), not something to pass over.
+ * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` naming the option that was probably meant.
+ */
+export function checkNames(options: GenerateOptions): void {
   if (options === null || typeof options !== "object") {
     throw badArgument('generate() takes one object, such as { prompt: "a cat" }');
   }
+  const letters = (name: string) => name.replace(/_/g, "").toLowerCase();
+  for (const name of Object.keys(options)) {
+    if (Object.hasOwn(NAMES, name)) continue;
+    const meant = Object.keys(NAMES).find((known) => letters(known).includes(letters(name)));
+    const advice =
+      meant === undefined ? `the options are ${Object.keys(NAMES).join(", ")}` : `did you mean ${meant}?`;
+    throw badArgument(`generate() has no option "${name}"; ${advice}`);
+  }
+}
+
+/** @throws FluxError `ERR_FLUX_BAD_ARGUMENT` with a sentence about the first thing that is wrong. */
+export function checkRequest(options: GenerateOptions, can: Capabilities): Request {
+  checkNames(options);
   const { height = can.sampleSize, width = can.sampleSize } = options;
   const size = latentSize(height, width);
   if (height * width > MAX_PIXELS) {

@@ -26,6 +26,22 @@ const pooled = (batch = 1, width = 32) => ({ data: new Float32Array(batch * widt
 
 describe("a wrong option is refused with a sentence", () => {
   const cases: [string, GenerateOptions, RegExp][] = [
+    ["no options at all", undefined as unknown as GenerateOptions, /takes one object/],
+    [
+      "diffusers' own spelling",
+      { prompt: "a", num_inference_steps: 4 } as GenerateOptions,
+      /did you mean numInferenceSteps/,
+    ],
+    [
+      "a short name",
+      { prompt: "a", steps: 4 } as GenerateOptions,
+      /no option "steps"; did you mean numInferenceSteps/,
+    ],
+    [
+      "a name of nothing",
+      { prompt: "a", eta: 0 } as GenerateOptions,
+      /no option "eta"; the options are prompt,/,
+    ],
     ["no prompt at all", {}, /give a prompt/],
     ["a prompt that is no string", { prompt: 7 as unknown as string }, /string or a non-empty array/],
     ["no prompts in the list", { prompt: [] }, /non-empty array/],
