@@ -1,6 +1,6 @@
 """Draws with diffusers' own FluxPipeline from the exported folder and stores what it computed, for tests of parity.
 
-    python3 check_diffusers.py --model ../models/tiny --out ../test/golden/tiny-diffusers.safetensors [--sheet FILE]
+    python3 check_diffusers.py --model ../models/tiny --out ../test/fixtures/tiny-diffusers.safetensors [--sheet FILE]
 
 Float32 on the CPU. For every case: noise.N (packed), clip_ids.N and t5_ids.N, latents.N (packed, final), image.N (uint8,
 H x W x 3; of case 0 instead image_f32.0, 3 x H x W in [0, 1]). The header says prompt, seed, size, steps and guidance. Needs

@@ -1,6 +1,6 @@
 """Writes rendered scenes, right and altered ones, as test cases for eval/score.ts and eval/scenes.ts.
 
-    python3 score_cases.py ../test/golden/scenes
+    python3 score_cases.py ../test/fixtures/scenes
 
 Writes scenes.png (pictures of 192x192 in rows of 12) and scenes.json: for each picture the asked scene, its key, whether the
 key is held out, and what was altered in the picture ("" for nothing).

@@ -15,7 +15,7 @@ interface Case {
   altered: "" | "shape" | "colour" | "count" | "order" | "place" | "size" | "background";
 }
 
-const folder = join(import.meta.dirname, "../golden/scenes");
+const folder = join(import.meta.dirname, "../fixtures/scenes");
 const { side, columns, cases } = JSON.parse(readFileSync(join(folder, "scenes.json"), "utf8")) as {
   side: number;
   columns: number;

@@ -1,5 +1,5 @@
 // The model that ships with the package, from prompt and seed to picture, against diffusers' FluxPipeline on the same folder:
-// training/check_diffusers.py made test/golden/tiny-diffusers.safetensors. Both sides widen the stored bf16 weights and compute
+// training/check_diffusers.py made test/fixtures/tiny-diffusers.safetensors. Both sides widen the stored bf16 weights and compute
 // in float32, so that only the order of sums differs.
 
 import { readFileSync } from "node:fs";
@@ -11,11 +11,11 @@ import { loadClipTokenizer, loadT5Tokenizer } from "../../lib/loaders/tokenizers
 import { latentSize } from "../../lib/models/latents.js";
 import { Generator } from "../../lib/runtime/generator.js";
 import { bufferOf, compute, cpuDevice } from "../support/device.js";
-import { golden, goldenPath, maxAbsDifference, relativeL2 } from "../support/golden.js";
+import { GoldenFile, maxAbsDifference, relativeL2 } from "../support/golden.js";
 
 const FOLDER = fileURLToPath(new URL("../../models/tiny", import.meta.url));
-const NAME = "tiny-diffusers.safetensors";
-const file = golden(NAME);
+const PATH = fileURLToPath(new URL("../fixtures/tiny-diffusers.safetensors", import.meta.url));
+const file = new GoldenFile(PATH);
 
 /** What torch's and our float32 noise may differ by: a few ulps of log, sin and cos. */
 const NOISE_TOLERANCE = 1e-6;
@@ -40,10 +40,9 @@ interface Case {
 }
 
 function storedCases(): Case[] {
-  const path = goldenPath(NAME);
-  const bytes = readFileSync(path);
-  const headerBytes = parseHeaderLength(bytes, bytes.length, path);
-  const { metadata } = parseHeader(bytes.subarray(8, 8 + headerBytes), bytes.length, path);
+  const bytes = readFileSync(PATH);
+  const headerBytes = parseHeaderLength(bytes, bytes.length, PATH);
+  const { metadata } = parseHeader(bytes.subarray(8, 8 + headerBytes), bytes.length, PATH);
   const cases = JSON.parse(metadata.get("cases")!) as Omit<Case, "index">[];
   return cases.map((entry, index) => ({ ...entry, index }));
 }
