@@ -35,10 +35,19 @@ function variants() {
 const ours = /fluxwarp\.node|flux_cpu_tests|\/csrc\/|\/test\/native\//;
 // A promise that is pending when its worker is terminated: Node-API frees one by settling it, which nobody can do any more.
 const abandoned = /#1 .* in napi_create_promise/;
-// What V8 allocates for its own books while it serves a call of ours (a barrier's slow path, say).
-const engine = /#1 .* in v8::internal::/;
 
-/** Blocks of the sanitizers' logs that are our fault: every error, and leaks with our code among the callers. */
+/** Memory that our code asked for, itself or through Node-API. What V8 took for itself on the way is V8's. */
+function isOurLeak(block) {
+  const frames = block.split("\n").slice(1);
+  const first = frames.findIndex((frame) => ours.test(frame));
+  return (
+    first >= 0 &&
+    !frames.slice(0, first).some((frame) => frame.includes(" in v8::")) &&
+    !abandoned.test(block)
+  );
+}
+
+/** Blocks of the sanitizers' logs that are our fault. */
 function findings() {
   return readdirSync(logs)
     .flatMap((name) =>
@@ -46,7 +55,7 @@ function findings() {
     )
     .filter((block) =>
       /^(Direct|Indirect) leak of/.test(block)
-        ? ours.test(block) && !abandoned.test(block) && !engine.test(block)
+        ? isOurLeak(block)
         : /ERROR: AddressSanitizer|runtime error:/.test(block),
     );
 }
