@@ -11,6 +11,8 @@
 #include "attention/attention.h"
 #include "cuda/check.h"
 #include "cuda/graph.h"
+#include "cuda/views.h"
+#include "quantise/quantise.h"
 #include "runtime/backend.h"
 #include "runtime/cuda_info.h"
 #include "runtime/stage.h"
@@ -162,31 +164,42 @@ class CudaBackend final : public Backend {
     }
   }
 
-  // Converted on the host as it is staged, whole rows at a time, and sent while the next rows are converted.
+  // Whole rows at a time through the staging memory, sent while the next ones are read. Floats that become f8e4m3 are sent as
+  // they are stored and quantised here; other conversions, which concern little, are done on the host as it stages.
   uint64_t load(const LoadRequest& request) override {
     enter();
     const StagedRows staged(request);
-    const int64_t rows_at_once =
-        std::max<int64_t>(1, static_cast<int64_t>(kStagingBytes / staged.row_bytes()));
-    if (staged.row_bytes() > kStagingBytes) {
+    const bool quantising = staged.only_quantised();
+    const uint64_t row_bytes = quantising ? staged.stored_row_bytes() : staged.row_bytes();
+    if (row_bytes > kStagingBytes) {
       throw FluxError(code::kUnsupported,
-                      "a weight's row of " + std::to_string(staged.row_bytes()) + " bytes is too long");
+                      "a weight's row of " + std::to_string(row_bytes) + " bytes is too long");
     }
-    std::vector<float> scales(request.scale != nullptr ? static_cast<size_t>(staged.rows()) : 0);
     auto* target = static_cast<std::byte*>(request.target->data()) + request.target_offset;
+    auto* device_scales =
+        request.scale == nullptr
+            ? nullptr
+            : reinterpret_cast<float*>(static_cast<std::byte*>(request.scale->data()) + request.scale_offset);
+    std::vector<float> scales(device_scales != nullptr && !quantising ? static_cast<size_t>(staged.rows())
+                                                                      : 0);
+    const auto rows_at_once = static_cast<int64_t>(kStagingBytes / row_bytes);
     uint64_t bad = 0;
     for (int64_t row = 0; row < staged.rows(); row += rows_at_once) {
       const int64_t count = std::min(rows_at_once, staged.rows() - row);
+      const uint64_t bytes = static_cast<uint64_t>(count) * row_bytes;
+      auto* rows = target + row * static_cast<int64_t>(staged.row_bytes());
       Staging& staging = next_staging();
-      bad += staged.convert(row, count, staging.data, scales.empty() ? nullptr : scales.data() + row,
-                            pool_threads_);
-      send(staging, target + row * static_cast<int64_t>(staged.row_bytes()),
-           static_cast<uint64_t>(count) * staged.row_bytes());
+      if (quantising) {
+        bad += staged.copy(row, count, staging.data, pool_threads_);
+        quantise(staging, bytes, request.from, count, staged.width(), reinterpret_cast<uint8_t*>(rows),
+                 device_scales + row);
+      } else {
+        bad += staged.convert(row, count, staging.data, scales.empty() ? nullptr : scales.data() + row,
+                              pool_threads_);
+        send(staging, rows, bytes);
+      }
     }
-    if (!scales.empty()) {
-      upload(static_cast<std::byte*>(request.scale->data()) + request.scale_offset, scales.data(),
-             scales.size() * sizeof(float));
-    }
+    if (!scales.empty()) upload(device_scales, scales.data(), scales.size() * sizeof(float));
     return bad;
   }
 
@@ -240,6 +253,21 @@ class CudaBackend final : public Backend {
   void send(Staging& staging, void* device, uint64_t bytes) {
     guard(cudaMemcpyAsync(device, staging.data, bytes, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
     guard(cudaEventRecord(staging.free, stream_), "cudaEventRecord");
+  }
+
+  // Staged rows → codes and scales, through device memory that lives until the kernel is done.
+  void quantise(Staging& staging, uint64_t bytes, DType from, int64_t rows, int64_t width, uint8_t* codes,
+                float* scales) {
+    void* stored = nullptr;
+    const cudaError_t error = cudaMallocFromPoolAsync(&stored, bytes, pool_, stream_);
+    if (error == cudaErrorMemoryAllocation) throw out_of_memory(bytes);
+    guard(error, "cudaMallocFromPoolAsync");
+    send(staging, stored, bytes);
+    const kernels::Status status =
+        kernels::quantise_weight(stored, element_of(from), static_cast<int>(rows), static_cast<int>(width),
+                                 width, codes, scales, stream_);
+    guard(cudaFreeAsync(stored, stream_), "cudaFreeAsync");
+    check(status, "quantise_weight");
   }
 
   // Graphs hold the address, so a workspace that has become too small stays until the Device goes.

@@ -11,12 +11,28 @@ uint64_t bytes_from(const Napi::Value& value, const char* what) {
   return static_cast<uint64_t>(number);
 }
 
+std::shared_ptr<Mapping> mapping_from(const Napi::Value& value) {
+  const Environment& classes = environment(value.Env());
+  auto mapping = unwrap_checked<MappingObject>(value, classes.mapping, "Mapping")->mapping();
+  FLUX_CHECK(mapping != nullptr, "the Mapping is closed");
+  return mapping;
+}
+
+RandomValues random_from(const Napi::Object& object) {
+  bool lossless = false;
+  return {object.Get("key").As<Napi::BigInt>().Uint64Value(&lossless),
+          object.Get("mean").ToNumber().FloatValue(), object.Get("deviation").ToNumber().FloatValue()};
+}
+
 LoadRequest load_request_from(const Napi::Object& object) {
   const Environment& classes = environment(object.Env());
   LoadRequest request;
-  request.file = unwrap_checked<MappingObject>(object.Get("file"), classes.mapping, "Mapping")->mapping();
-  FLUX_CHECK(request.file != nullptr, "the Mapping is closed");
-  request.begin = bytes_from(object.Get("begin"), "begin");
+  if (object.Has("random")) {
+    request.random = random_from(object.Get("random").As<Napi::Object>());
+  } else {
+    request.file = mapping_from(object.Get("file"));
+    request.begin = bytes_from(object.Get("begin"), "begin");
+  }
   request.from = dtype_from_name(object.Get("from").ToString().Utf8Value());
   request.to = dtype_from_name(object.Get("to").ToString().Utf8Value());
   request.shape = {1, 1, 1, 1};
@@ -24,6 +40,11 @@ LoadRequest load_request_from(const Napi::Object& object) {
   FLUX_CHECK(shape.Length() <= request.shape.size(), "a weight has at most four axes");
   for (uint32_t i = 0; i < shape.Length(); ++i) request.shape[i] = shape.Get(i).ToNumber().Int64Value();
   request.convolution = object.Get("convolution").ToBoolean();
+  if (object.Has("factor")) request.factor = object.Get("factor").ToNumber().FloatValue();
+  if (object.Has("factors")) {
+    request.factors = mapping_from(object.Get("factors"));
+    request.factors_begin = bytes_from(object.Get("factorsBegin"), "factorsBegin");
+  }
   request.target = unwrap_checked<MemoryObject>(object.Get("target"), classes.memory, "Memory")->memory();
   request.target_offset = bytes_from(object.Get("targetOffset"), "targetOffset");
   if (object.Has("scale")) {

@@ -19,6 +19,10 @@ Stored stored_at(const std::byte* data, int64_t index) {
   return value;
 }
 
+FluxError cannot_read(DType from) {
+  return {code::kUnsupported, "weights of dtype " + std::string(name_of(from)) + " cannot be loaded"};
+}
+
 // Elements [0, count) as f32.
 void widen(const std::byte* data, int64_t count, DType from, float* out) {
   switch (from) {
@@ -35,29 +39,85 @@ void widen(const std::byte* data, int64_t count, DType from, float* out) {
       for (int64_t i = 0; i < count; ++i) out[i] = e4m3_to_f32(stored_at<uint8_t>(data, i));
       return;
     default:
-      throw FluxError(code::kUnsupported,
-                      "weights of dtype " + std::string(name_of(from)) + " cannot be loaded");
+      throw cannot_read(from);
+  }
+}
+
+// Elements whose exponent says NaN or infinity: all its bits set, in e4m3 with all bits of the mantissa.
+template <typename Stored>
+uint64_t count_special(const std::byte* data, int64_t count, Stored exponent) {
+  uint64_t special = 0;
+  for (int64_t i = 0; i < count; ++i) special += (stored_at<Stored>(data, i) & exponent) == exponent ? 1 : 0;
+  return special;
+}
+
+uint64_t count_not_finite(const std::byte* data, int64_t count, DType from) {
+  switch (from) {
+    case DType::kF32:
+      return count_special<uint32_t>(data, count, 0x7f800000u);
+    case DType::kBF16:
+      return count_special<uint16_t>(data, count, 0x7f80u);
+    case DType::kF16:
+      return count_special<uint16_t>(data, count, 0x7c00u);
+    case DType::kF8E4M3:
+      return count_special<uint8_t>(data, count, 0x7fu);
+    default:
+      throw cannot_read(from);
   }
 }
 
 }  // namespace
 
+// Of one chunk: a row's values as stored, widened, and reordered.
+struct StagedRows::Scratch {
+  std::vector<std::byte> bytes;
+  std::vector<float> stored, values;
+};
+
 StagedRows::StagedRows(const LoadRequest& request)
-    : request_(request),
-      width_(request.shape[0] == 0 ? 0 : request.elements() / request.shape[0]),
-      data_(request.file->bytes(request.begin,
-                                static_cast<uint64_t>(request.elements()) * size_of(request.from))) {}
+    : request_(request), width_(request.shape[0] == 0 ? 0 : request.elements() / request.shape[0]) {
+  if (request.file != nullptr) {
+    data_ =
+        request.file->bytes(request.begin, static_cast<uint64_t>(request.elements()) * size_of(request.from));
+  } else if (request.from != DType::kBF16) {
+    throw FluxError(code::kBadArgument, "random weights are bf16");
+  }
+  if (request.factors != nullptr) {
+    factors_ = request.factors->bytes(request.factors_begin,
+                                      static_cast<uint64_t>(request.shape[0]) * sizeof(float));
+  }
+}
+
+bool StagedRows::kept_as_stored() const {
+  const bool scaled = factors_ != nullptr || request_.factor != 1.0f;
+  return request_.from == request_.to && !request_.convolution && (!scaled || request_.to == DType::kF8E4M3);
+}
+
+bool StagedRows::only_quantised() const {
+  const bool scaled = factors_ != nullptr || request_.factor != 1.0f;
+  return request_.to == DType::kF8E4M3 && request_.from != DType::kF8E4M3 && !request_.convolution && !scaled;
+}
 
 uint64_t StagedRows::convert(int64_t first, int64_t count, std::byte* out, float* scales,
                              ThreadPool& pool) const {
+  if (kept_as_stored()) {
+    uint64_t bad = copy(first, count, out, pool);
+    for (int64_t row = 0; scales != nullptr && row < count; ++row) {
+      scales[row] = factor_of(first + row);
+      if (!std::isfinite(scales[row])) bad += static_cast<uint64_t>(width_);
+    }
+    return bad;
+  }
   std::atomic<uint64_t> bad{0};
-  const int64_t grain = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, width_));
-  pool.parallel_for(count, grain, [&](int64_t begin, int64_t end) {
-    std::vector<float> values(static_cast<size_t>(width_));
+  pool.parallel_for(count, grain(), [&](int64_t begin, int64_t end) {
+    Scratch scratch;
+    scratch.bytes.resize(stored_row_bytes());
+    scratch.stored.resize(static_cast<size_t>(width_));
+    scratch.values.resize(static_cast<size_t>(width_));
     uint64_t found = 0;
     for (int64_t row = begin; row < end; ++row) {
-      found += read_row(first + row, values.data());
-      store_row(values.data(), out + row * static_cast<int64_t>(row_bytes()),
+      found += read_row(first + row, scratch);
+      store_row(scratch.values.data(), out + row * static_cast<int64_t>(row_bytes()),
                 scales == nullptr ? nullptr : scales + row);
     }
     bad += found;
@@ -65,26 +125,55 @@ uint64_t StagedRows::convert(int64_t first, int64_t count, std::byte* out, float
   return bad;
 }
 
-uint64_t StagedRows::read_row(int64_t row, float* out) const {
-  const std::byte* data = data_ + row * width_ * static_cast<int64_t>(size_of(request_.from));
-  std::vector<float> stored;
-  float* target = out;
-  if (request_.convolution) {
-    stored.resize(static_cast<size_t>(width_));
-    target = stored.data();
+uint64_t StagedRows::copy(int64_t first, int64_t count, std::byte* out, ThreadPool& pool) const {
+  std::atomic<uint64_t> bad{0};
+  pool.parallel_for(count, grain(), [&](int64_t begin, int64_t end) {
+    std::byte* target = out + begin * static_cast<int64_t>(stored_row_bytes());
+    const std::byte* source = stored(first + begin, end - begin, target);
+    if (source != target) std::memcpy(target, source, static_cast<size_t>(end - begin) * stored_row_bytes());
+    // What is checked is the copy: it is in the cache, and the file may change meanwhile.
+    bad += count_not_finite(target, (end - begin) * width_, request_.from);
+  });
+  return bad;
+}
+
+// The bytes of these rows: in the file, or drawn into `space`.
+const std::byte* StagedRows::stored(int64_t first, int64_t count, std::byte* space) const {
+  if (data_ != nullptr) return data_ + first * static_cast<int64_t>(stored_row_bytes());
+  for (int64_t i = 0; i < count * width_; ++i) {
+    const uint16_t bits = request_.random.at(static_cast<uint64_t>(first * width_ + i));
+    std::memcpy(space + i * 2, &bits, sizeof(bits));
   }
-  widen(data, width_, request_.from, target);
+  return space;
+}
+
+uint64_t StagedRows::read_row(int64_t row, Scratch& scratch) const {
+  const std::byte* data = stored(row, 1, scratch.bytes.data());
+  float* values = request_.convolution ? scratch.stored.data() : scratch.values.data();
+  widen(data, width_, request_.from, values);
+  const float factor = factor_of(row);
   uint64_t bad = 0;
-  for (int64_t i = 0; i < width_; ++i) bad += std::isfinite(target[i]) ? 0 : 1;
+  for (int64_t i = 0; i < width_; ++i) {
+    values[i] *= factor;
+    bad += std::isfinite(values[i]) ? 0 : 1;
+  }
   if (request_.convolution) {  // stored [Ci, taps]: element (ci, tap) goes to [tap, ci]
     const int64_t channels = request_.shape[1];
     const int64_t taps = request_.shape[2] * request_.shape[3];
     for (int64_t channel = 0; channel < channels; ++channel) {
-      for (int64_t tap = 0; tap < taps; ++tap) out[tap * channels + channel] = stored[channel * taps + tap];
+      for (int64_t tap = 0; tap < taps; ++tap)
+        scratch.values[tap * channels + channel] = values[channel * taps + tap];
     }
   }
   return bad;
 }
+
+float StagedRows::factor_of(int64_t row) const {
+  return factors_ == nullptr ? request_.factor : stored_at<float>(factors_, row);
+}
+
+// Rows to a chunk: a quarter of a megabyte and more.
+int64_t StagedRows::grain() const { return std::max<int64_t>(1, 65536 / std::max<int64_t>(1, width_)); }
 
 void StagedRows::store_row(const float* values, std::byte* out, float* scale) const {
   switch (request_.to) {

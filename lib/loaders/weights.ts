@@ -4,20 +4,16 @@ import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { FluxError } from "../errors.js";
 import { fileError } from "./file-error.js";
-import { openSafetensors, type SafetensorsFile, type TensorEntry } from "./safetensors.js";
+import { openSafetensors, type SafetensorsFile } from "./safetensors.js";
 import { quoted } from "./safetensors-header.js";
+import type { LocatedTensor, TensorSource } from "./tensor-source.js";
 
 /** Names of weight files without their ending, as diffusers and transformers write them. */
 const BASE_NAMES = ["diffusion_pytorch_model", "model"] as const;
 const INDEX_SUFFIX = ".safetensors.index.json";
 
-/** A tensor and the file that holds it. */
-export interface LocatedTensor extends TensorEntry {
-  readonly file: SafetensorsFile;
-}
-
 /** A view of all tensors of one or several safetensors files, by name. */
-export class WeightSource {
+export class WeightSource implements TensorSource {
   /** What the caller opened, for messages. */
   readonly location: string;
   readonly files: readonly SafetensorsFile[];

@@ -2,8 +2,8 @@
 // FLUX takes its pooled output.
 
 import type { ClipTextConfig } from "../loaders/config.js";
+import { type TensorSource, withAliases } from "../loaders/tensor-source.js";
 import { Linear } from "../nn/linear.js";
-import { type TensorSource, withAliases } from "../nn/load.js";
 import { Model } from "../nn/model.js";
 import { LayerNorm } from "../nn/norm.js";
 import type { Parameter } from "../nn/parameter.js";

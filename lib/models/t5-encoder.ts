@@ -2,8 +2,8 @@
 // 2020; gated GELU after Shazeer, "GLU variants improve transformer", 2020): FLUX takes its whole output.
 
 import type { T5Config } from "../loaders/config.js";
+import { type TensorSource, withAliases } from "../loaders/tensor-source.js";
 import { Linear } from "../nn/linear.js";
-import { type TensorSource, withAliases } from "../nn/load.js";
 import { Model } from "../nn/model.js";
 import { RMSNorm } from "../nn/norm.js";
 import type { Parameter } from "../nn/parameter.js";

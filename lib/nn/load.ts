@@ -1,33 +1,25 @@
 import { FluxError } from "../errors.js";
-import type { LocatedTensor, WeightSource } from "../loaders/weights.js";
+import type { SafetensorsFile } from "../loaders/safetensors.js";
+import {
+  type LocatedTensor,
+  piecesOf,
+  type RandomTensor,
+  type StoredTensor,
+  type TensorSource,
+} from "../loaders/tensor-source.js";
 import type { Device } from "../runtime/device.js";
 import { elementsOf, sizeOf } from "../runtime/dtype.js";
-import { type NativeLoadRequest, type NativeMapping, native } from "../runtime/native.js";
+import {
+  type NativeLoadOrigin,
+  type NativeLoadRequest,
+  type NativeMapping,
+  native,
+} from "../runtime/native.js";
 import type { Parameter } from "./parameter.js";
-
-/** Where `load` finds tensors: a WeightSource, or a view of one under other names. */
-export type TensorSource = Pick<WeightSource, "location" | "find">;
-
-/** A view of `source` in which a tensor that is not there is looked up by its other names, the first that is there. */
-export function withAliases(
-  source: TensorSource,
-  aliasesOf: (name: string) => readonly string[],
-): TensorSource {
-  return {
-    location: source.location,
-    find: (name) => {
-      for (const candidate of [name, ...aliasesOf(name)]) {
-        const tensor = source.find(candidate);
-        if (tensor !== undefined) return tensor;
-      }
-      return undefined;
-    },
-  };
-}
 
 export interface LoadOptions {
   signal?: AbortSignal | undefined;
-  /** After every tensor. Bytes as they are in the file. */
+  /** After every tensor, or piece of one. Bytes as they are in the file. */
   onProgress?: ((progress: { loadedBytes: number; totalBytes: number }) => void) | undefined;
 }
 
@@ -105,12 +97,12 @@ interface Problems {
 function resolveAll(
   parameters: readonly Parameter[],
   source: TensorSource,
-): Problems & { found: Map<Parameter, LocatedTensor[]> } {
-  const found = new Map<Parameter, LocatedTensor[]>();
+): Problems & { found: Map<Parameter, StoredTensor[]> } {
+  const found = new Map<Parameter, StoredTensor[]>();
   const missing: string[] = [];
   const wrong: string[] = [];
   for (const parameter of parameters) {
-    const tensors: LocatedTensor[] = [];
+    const tensors: StoredTensor[] = [];
     parameter.spec.names.forEach((name, part) => {
       const tensor = source.find(name);
       const shape = parameter.spec.shapes[part]!;
@@ -136,7 +128,7 @@ function requireNone({ missing, wrong }: Problems, source: TensorSource): void {
   if (problems.length > 0) throw badWeights(source, problems.join("; "));
 }
 
-function allocate(device: Device, parameter: Parameter, tensors: readonly LocatedTensor[]): void {
+function allocate(device: Device, parameter: Parameter, tensors: readonly StoredTensor[]): void {
   const dtype = parameter.deviceDtype(
     tensors.map((tensor) => tensor.dtype),
     device.dtype,
@@ -147,42 +139,61 @@ function allocate(device: Device, parameter: Parameter, tensors: readonly Locate
 
 interface Load {
   readonly name: string;
-  readonly tensor: LocatedTensor;
+  readonly tensor: LocatedTensor | RandomTensor;
   readonly request: NativeLoadRequest;
 }
 
-/** One native request per tensor; the parts of a parameter lie one after another. Files are mapped when they are first met. */
+/** One native request per piece of a tensor; the parts of a parameter lie one after another. */
 function* loadsOf(
   parameters: readonly Parameter[],
-  found: ReadonlyMap<Parameter, readonly LocatedTensor[]>,
+  found: ReadonlyMap<Parameter, readonly StoredTensor[]>,
   mappings: Map<string, NativeMapping>,
 ): Generator<Load> {
   for (const parameter of parameters) {
     const { buffer, scale, spec } = parameter;
     let row = 0;
     for (const [part, tensor] of found.get(parameter)!.entries()) {
-      const { path } = tensor.file;
-      const file = mappings.get(path) ?? new (native().Mapping)(path);
-      mappings.set(path, file);
-      const rowBytes = (elementsOf(tensor.shape) / tensor.shape[0]!) * sizeOf(buffer.dtype);
-      const request = {
-        file,
-        begin: tensor.begin,
-        from: NATIVE_DTYPES[tensor.dtype]!,
-        to: buffer.dtype,
-        shape: tensor.shape,
-        convolution: spec.convolution,
-        target: buffer.native,
-        targetOffset: row * rowBytes,
-        ...(scale !== undefined && { scale: scale.native, scaleOffset: row * 4 }),
-      };
-      row += tensor.shape[0]!;
-      yield { name: spec.names[part]!, tensor, request };
+      for (const piece of piecesOf(tensor)) {
+        const rowBytes = (elementsOf(piece.shape) / piece.shape[0]!) * sizeOf(buffer.dtype);
+        const request = {
+          ...originOf(piece, mappings),
+          from: NATIVE_DTYPES[piece.dtype]!,
+          to: buffer.dtype,
+          shape: piece.shape,
+          convolution: spec.convolution,
+          target: buffer.native,
+          targetOffset: row * rowBytes,
+          ...(scale !== undefined && { scale: scale.native, scaleOffset: row * 4 }),
+        };
+        row += piece.shape[0]!;
+        yield { name: spec.names[part]!, tensor: piece, request };
+      }
     }
   }
 }
 
-function bytesOf(tensor: LocatedTensor): number {
+/** Files are mapped when they are first met. */
+function originOf(
+  piece: LocatedTensor | RandomTensor,
+  mappings: Map<string, NativeMapping>,
+): NativeLoadOrigin {
+  if ("key" in piece) {
+    const { key, mean, deviation } = piece;
+    return { random: { key, mean, deviation } };
+  }
+  const mapped = ({ path }: SafetensorsFile) => {
+    const file = mappings.get(path) ?? new (native().Mapping)(path);
+    mappings.set(path, file);
+    return file;
+  };
+  const { file, begin, scale } = piece;
+  const origin = { file: mapped(file), begin };
+  if (scale === undefined) return origin;
+  if (typeof scale === "number") return { ...origin, factor: scale };
+  return { ...origin, factors: mapped(scale.file), factorsBegin: scale.begin };
+}
+
+function bytesOf(tensor: StoredTensor): number {
   return elementsOf(tensor.shape) * sizeOf(NATIVE_DTYPES[tensor.dtype]!);
 }
 

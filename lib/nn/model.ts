@@ -1,5 +1,6 @@
+import type { TensorSource } from "../loaders/tensor-source.js";
 import type { Device } from "../runtime/device.js";
-import { checkParameters, type LoadOptions, loadParameters, type TensorSource } from "./load.js";
+import { checkParameters, type LoadOptions, loadParameters } from "./load.js";
 import { type Precision, Scope } from "./scope.js";
 
 /**
@@ -26,6 +27,14 @@ export abstract class Model {
   /** What `load` would find wrong with a checkpoint's headers: a sentence each; nothing is loaded. */
   check(source: TensorSource): string[] {
     return checkParameters(this.scope.parameters, this.named(source));
+  }
+
+  /** Names and shapes of all tensors that a checkpoint of this model has. */
+  shapes(): Map<string, readonly number[]> {
+    const { parameters } = this.scope;
+    return new Map(
+      parameters.flatMap(({ spec }) => spec.names.map((name, part) => [name, spec.shapes[part]!])),
+    );
   }
 
   /** The view of a checkpoint under the names of this model's parameters; for a model whose tensors go by several names. */

@@ -84,10 +84,19 @@ export interface NativeProgram {
   arenaBytes: number;
 }
 
-export interface NativeLoadRequest {
-  file: NativeMapping;
-  /** Absolute byte offset in the file. */
-  begin: number;
+/** Bytes of a file and what their values are to be multiplied by (a number, or an f32 a row), or bf16 numbers to be drawn. */
+export type NativeLoadOrigin =
+  | {
+      file: NativeMapping;
+      /** Absolute byte offset in the file. */
+      begin: number;
+      factor?: number;
+      factors?: NativeMapping;
+      factorsBegin?: number;
+    }
+  | { random: { key: bigint; mean: number; deviation: number } };
+
+export type NativeLoadRequest = NativeLoadOrigin & {
   from: string;
   to: string;
   /** As stored in the file. */
@@ -98,7 +107,7 @@ export interface NativeLoadRequest {
   targetOffset: number;
   scale?: NativeMemory;
   scaleOffset?: number;
-}
+};
 
 let addon: NativeAddon | undefined;
 

@@ -2,7 +2,8 @@ import { mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { readTensor } from "../../lib/loaders/safetensors.js";
-import { type LocatedTensor, WeightSource } from "../../lib/loaders/weights.js";
+import type { LocatedTensor } from "../../lib/loaders/tensor-source.js";
+import { WeightSource } from "../../lib/loaders/weights.js";
 import { safetensorsBytes, temporaryFolder } from "../support/fixture-folder.js";
 import { goldenJson, goldenPath, hasGolden } from "../support/golden.js";
 

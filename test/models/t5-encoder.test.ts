@@ -1,9 +1,9 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { readT5Config, type T5Config } from "../../lib/loaders/config.js";
+import type { TensorSource } from "../../lib/loaders/tensor-source.js";
 import { WeightSource } from "../../lib/loaders/weights.js";
 import { T5Encoder } from "../../lib/models/t5-encoder.js";
-import type { TensorSource } from "../../lib/nn/load.js";
 import type { Device } from "../../lib/runtime/device.js";
 import { bufferOf, compute, cpuDevice } from "../support/device.js";
 import { temporaryFolder, writeWeights } from "../support/fixture-folder.js";

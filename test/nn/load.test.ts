@@ -1,10 +1,10 @@
 import { truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { withAliases } from "../../lib/loaders/tensor-source.js";
 import { WeightSource } from "../../lib/loaders/weights.js";
 import { Conv2d } from "../../lib/nn/conv.js";
 import { Linear } from "../../lib/nn/linear.js";
-import { withAliases } from "../../lib/nn/load.js";
 import { Model } from "../../lib/nn/model.js";
 import { LayerNorm } from "../../lib/nn/norm.js";
 import type { Precision } from "../../lib/nn/scope.js";
@@ -170,6 +170,90 @@ describe("Model.load", () => {
         expect(Math.abs(decoded - value)).toBeLessThanOrEqual(Math.abs(value) / 16 + 1e-9);
       });
     });
+  });
+
+  describe("of fp8 tensors with scales", () => {
+    const SCALES = [0.5, 3, 0.0625, 7, 1e-3, 11];
+
+    /** A file of e4m3 with one scale for to_q, and one for each row of to_k in a tensor of its own. */
+    async function scaled() {
+      const tensors = sketchTensors("F8_E4M3");
+      tensors.rows = { dtype: "F32", shape: [2], values: Float32Array.from(SCALES.slice(4)) };
+      const { source } = await sourceOf(tensors);
+      const scaleOf = (name: string) => {
+        if (name === "attn.to_q.weight") return { scale: SCALES[0] };
+        return name === "attn.to_k.weight" ? { scale: source.find("rows")! } : {};
+      };
+      const view = {
+        location: source.location,
+        find: (name: string) => ({ ...source.find(name)!, ...scaleOf(name) }),
+      };
+      return { tensors, view };
+    }
+    const rowScales = [...new Array(4).fill(SCALES[0]), SCALES[4], SCALES[5]].map(Math.fround);
+
+    it("multiplies them where the model computes in f32", async () => {
+      const { tensors, view } = await scaled();
+      const model = new Sketch(cpuDevice());
+      await model.load(view);
+      const values = [...tensors["attn.to_q.weight"].values, ...tensors["attn.to_k.weight"].values];
+      const expected = values.map((value, at) => Math.fround(value * rowScales[Math.floor(at / 8)]));
+      expect([...(await model.projections.weight.read())]).toEqual(expected);
+    });
+
+    it("keeps the codes, and the scales as the rows', where it computes in fp8", async () => {
+      const { tensors, view } = await scaled();
+      const model = new Sketch(cpuDevice(), "fp8");
+      await model.load(view);
+      const codes = await model.projections.weight.read();
+      const stored = [tensors["attn.to_q.weight"], tensors["attn.to_k.weight"]];
+      expect([...codes]).toEqual(stored.flatMap(({ values }) => [...encode("F8_E4M3", values)]));
+      expect([...(await model.projections.scale!.read())]).toEqual(rowScales);
+    });
+
+    it("names the tensor whose scale is not finite", async () => {
+      const { view } = await scaled();
+      const broken = {
+        location: view.location,
+        find: (name: string) => ({
+          ...view.find(name),
+          ...(name === "attn.to_q.weight" && { scale: Infinity }),
+        }),
+      };
+      for (const precision of ["f32", "fp8"] as const) {
+        await expect(new Sketch(cpuDevice(), precision).load(broken)).rejects.toMatchObject({
+          code: "ERR_FLUX_BAD_WEIGHTS",
+          message: expect.stringContaining("attn.to_q.weight (32 of 32 values)"),
+        });
+      }
+    });
+  });
+
+  it("stacks the parts of a tensor, whatever their order in the file", async () => {
+    const tensors = sketchTensors();
+    const { source } = await sourceOf(tensors);
+    const rows = (name: string, first: number, count: number) => {
+      const tensor = source.find(name)!;
+      return { ...tensor, shape: [count, 8], begin: tensor.begin + first * 32 };
+    };
+    const find = (name: string) =>
+      name === "attn.to_q.weight"
+        ? {
+            name,
+            dtype: "F32" as const,
+            shape: [4, 8],
+            parts: [rows(name, 2, 2), rows(name, 0, 2)],
+          }
+        : source.find(name);
+    const model = new Sketch(cpuDevice());
+    await model.load({ location: source.location, find });
+    const { values } = tensors["attn.to_q.weight"];
+    const expected = [
+      ...values.subarray(16),
+      ...values.subarray(0, 16),
+      ...tensors["attn.to_k.weight"].values,
+    ];
+    expect([...(await model.projections.weight.read())]).toEqual(expected);
   });
 
   it("reports progress up to the size of the tensors", async () => {
