@@ -73,8 +73,8 @@ describe("RandomWeights", () => {
       const sum = quarters.reduce((a, b) => a + b) / 65536 - 2 + 2 / 65536;
       return sum / Math.sqrt(1 / 3) / Math.sqrt(512);
     });
-    // Half a bf16 ulp at 3.46/√512.
-    expect(maxAbsDifference(actual, expected)).toBeLessThanOrEqual(2 ** -12);
+    // Half a bf16 ulp of values up to 3.46/√512 = 0.153.
+    expect(maxAbsDifference(actual, expected)).toBeLessThanOrEqual(2 ** -11);
   });
 
   it("is the same on any number of threads, and differs by seed and by name", async () => {
