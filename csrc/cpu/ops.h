@@ -59,6 +59,8 @@
 //   fromImage     x u8 → y f32 = x/255·2 − 1
 //   greater       a, b [1] f32 → y [1] i32 = a > b
 //   quantizeRows  x [.., K] f32 → codes [.., K] f8e4m3, scale [rows] f32, as in linear
+// Beside these, two kinds with a body that the runtime itself runs (runtime/program.h): "if", and "together", whose ops may run
+// at the same time since none touches what another writes; the CPU runs them one after another.
 #pragma once
 
 #include <string_view>

@@ -69,12 +69,22 @@ void record_condition(const BoundOp& op, const Launch& launch) {
   check(cudaStreamEndCapture(stream, &body), "cudaStreamEndCapture (if)");
 }
 
+void launch_together(const BoundOp& op, const Launch& launch) {
+  std::vector<const OpCall*> calls;
+  for (const BoundOp& member : op.body) calls.push_back(&member.call);
+  const auto together = op.body.front().kernel->launch_together;
+  if (together != nullptr && together(calls, launch)) return;
+  for (const BoundOp& member : op.body) member.kernel->launch(member.call, launch);
+}
+
 void record(const std::vector<BoundOp>& ops, const Launch& launch) {
   for (const BoundOp& op : ops) {
-    if (op.kernel == nullptr) {
-      record_condition(op, launch);
-    } else {
+    if (op.kernel != nullptr) {
       op.kernel->launch(op.call, launch);
+    } else if (op.call.kind == "together") {
+      launch_together(op, launch);
+    } else {
+      record_condition(op, launch);
     }
   }
 }
@@ -89,6 +99,12 @@ std::vector<BoundOp> bind_ops(const std::vector<OpSpec>& specs, const Program& p
     op.call = bind_op(spec, program, arena);
     if (spec.kind == "if") {
       op.body = bind_ops(spec.body, program, arena);
+    } else if (spec.kind == "together") {
+      op.body = bind_ops(spec.body, program, arena);
+      for (const BoundOp& member : op.body)
+        FLUX_CHECK(member.kernel != nullptr && member.kernel == op.body.front().kernel,
+                   "ops that run together must be of one kind");
+      FLUX_CHECK(!op.body.empty(), "\"together\" holds no ops");
     } else {
       op.kernel = find_kernel(spec.kind);
       if (op.kernel == nullptr) {
@@ -134,6 +150,10 @@ cudaGraphExec_t capture(const std::vector<BoundOp>& ops, const Launch& launch) {
 void run_directly(const BoundOp& op, const Launch& launch) {
   if (op.kernel != nullptr) {
     op.kernel->launch(op.call, launch);
+    return;
+  }
+  if (op.call.kind == "together") {
+    launch_together(op, launch);
     return;
   }
   int32_t flag = 0;

@@ -12,7 +12,7 @@
 namespace flux::cuda {
 
 struct BoundOp {
-  const Kernel* kernel = nullptr;  // null for "if"
+  const Kernel* kernel = nullptr;  // null for "if" and "together"
   OpCall call;
   std::vector<BoundOp> body;
 };

@@ -7,7 +7,9 @@ namespace flux::cuda {
 
 // linear.cc
 void linear(const OpCall& call, const Launch& launch);
+bool linear_together(const std::vector<const OpCall*>& calls, const Launch& launch);
 void qkv_linear(const OpCall& call, const Launch& launch);
+bool qkv_linear_together(const std::vector<const OpCall*>& calls, const Launch& launch);
 void quantize_rows(const OpCall& call, const Launch& launch);
 // norm.cc
 void layer_norm(const OpCall& call, const Launch& launch);

@@ -1,4 +1,7 @@
 // linear, qkvLinear and quantizeRows: few rows go to the kernel that is limited by reading the weight, others to the GEMM.
+// Linears of one shape that run together are groups of one GEMM.
+#include <algorithm>
+
 #include "cuda/check.h"
 #include "cuda/launchers.h"
 #include "cuda/views.h"
@@ -16,9 +19,13 @@ const float* f32_or_null(const TensorView* view) {
 }
 
 // Operands that every GEMM here shares.
-kernels::GemmGroup group_of(const OpCall& call, const char* op) {
+kernels::GemmGroup group_of(const OpCall& call) {
   const TensorView& x = call.tensor("x");
-  const Matrix a = matrix_of(x, op);
+  const TensorView& weight = call.tensor("weight");
+  FLUX_CHECK(x.dtype == weight.dtype, call.kind + ": x is " + std::string(name_of(x.dtype)) +
+                                          " and the weight " + std::string(name_of(weight.dtype)) +
+                                          "; the GPU multiplies like with like");
+  const Matrix a = matrix_of(x, call.kind.c_str());
   kernels::GemmGroup group;
   group.batches = a.batches;
   group.rows = a.rows;
@@ -27,7 +34,7 @@ kernels::GemmGroup group_of(const OpCall& call, const char* op) {
     group.a_scale = scale->as<const float>();
     group.a_scale_batch_stride = a.rows;
   }
-  group.w = call.tensor("weight").data;
+  group.w = weight.data;
   group.w_row_stride = a.width;
   group.w_scale = f32_or_null(call.optional("weightScale"));
   group.bias = f32_or_null(call.optional("bias"));
@@ -39,32 +46,85 @@ kernels::GemmRows<void> output_rows(const TensorView& y, const char* op) {
   return {y.data, c.row_stride, c.batch_stride};
 }
 
-void run_gemm(kernels::Gemm& gemm, const kernels::GemmGroup& group, const OpCall& call,
-              const Launch& launch) {
-  const TensorView& x = call.tensor("x");
+kernels::GemmGroup linear_group(const OpCall& call) {
+  kernels::GemmGroup group = group_of(call);
+  group.c = output_rows(call.tensor("y"), "linear");
+  if (const TensorView* residual = call.optional("residual")) {
+    const Matrix rows = matrix_of(*residual, "linear");
+    group.residual = {residual->data, rows.row_stride, rows.batch_stride};
+    if (const TensorView* gate = call.optional("gate")) {
+      group.gate = gate->as<const float>();
+      group.gate_batch_stride = gate->stride[0];
+    }
+  }
+  return group;
+}
+
+kernels::GemmGroup qkv_group(const OpCall& call) {
+  const TensorView& qkv = call.tensor("qkv");  // [B, T, 3, H, 128]
+  kernels::GemmGroup group = group_of(call);
+  group.c = {qkv.data, qkv.stride[1], qkv.stride[0]};
+  group.norm_q = call.tensor("normQ").as<const float>();
+  group.norm_k = call.tensor("normK").as<const float>();
+  group.rope = call.tensor("rope").as<const float>();
+  if (const TensorView* mlp = call.optional("mlp")) group.mlp = output_rows(*mlp, "qkvLinear");
+  return group;
+}
+
+// What a GEMM's groups have in common.
+kernels::Gemm gemm_of(const OpCall& call) {
   const TensorView& weight = call.tensor("weight");
-  FLUX_CHECK(x.dtype == weight.dtype, call.kind + ": x is " + std::string(name_of(x.dtype)) +
-                                          " and the weight " + std::string(name_of(weight.dtype)) +
-                                          "; the GPU multiplies like with like");
-  gemm.operand = element_of(x.dtype);
+  kernels::Gemm gemm;
+  gemm.operand = element_of(weight.dtype);
   gemm.n = weight.shape[0];
   gemm.k = weight.shape[1];
-  gemm.groups = &group;
-  gemm.group_count = 1;
-  check(kernels::gemm(gemm, launch.stream), call.kind);
+  gemm.activation = activation_of(call.integer("activation"));
+  if (call.kind == "qkvLinear") {
+    gemm.epilogue = kernels::GemmEpilogue::kQkv;
+    gemm.heads = call.tensor("qkv").shape[3];
+    gemm.eps = static_cast<float>(call.number("eps"));
+    return gemm;
+  }
+  gemm.output = element_of(call.tensor("y").dtype);
+  if (call.optional("residual") != nullptr) gemm.epilogue = kernels::GemmEpilogue::kGateResidual;
+  return gemm;
+}
+
+bool alike(const kernels::Gemm& a, const kernels::Gemm& b) {
+  return a.operand == b.operand && a.output == b.output && a.epilogue == b.epilogue &&
+         a.activation == b.activation && a.n == b.n && a.k == b.k && a.heads == b.heads && a.eps == b.eps;
+}
+
+void run_gemm(kernels::Gemm gemm, const kernels::GemmGroup* groups, size_t count, const Launch& launch,
+              const std::string& op) {
+  gemm.groups = groups;
+  gemm.group_count = static_cast<int>(count);
+  check(kernels::gemm(gemm, launch.stream), op);
+}
+
+template <kernels::GemmGroup (*kGroup)(const OpCall&)>
+bool run_together(const std::vector<const OpCall*>& calls, const Launch& launch) {
+  if (calls.size() > kernels::kGemmMaxGroups) return false;
+  const kernels::Gemm gemm = gemm_of(*calls.front());
+  std::vector<kernels::GemmGroup> groups;
+  for (const OpCall* call : calls) {
+    if (!alike(gemm_of(*call), gemm)) return false;
+    groups.push_back(kGroup(*call));
+  }
+  run_gemm(gemm, groups.data(), groups.size(), launch, calls.front()->kind);
+  return true;
 }
 
 bool small(const OpCall& call) {
   const TensorView& x = call.tensor("x");
   return x.dtype == DType::kBF16 && x.rows() <= kSmallRows && call.optional("residual") == nullptr &&
-         x.rank <= 3 && (x.rank < 3 || x.shape[0] == 1 || x.contiguous());
+         x.rank <= 3 && (x.rank < 3 || x.shape[0] == 1 || x.contiguous()) && call.tensor("y").contiguous();
 }
 
 void small_linear(const OpCall& call, const Launch& launch) {
   const TensorView& x = call.tensor("x");
   const TensorView& weight = call.tensor("weight");
   const TensorView& y = call.tensor("y");
-  require_contiguous(y, "linear");
   kernels::SmallLinear linear;
   linear.x = x.data;
   linear.x_row_stride = x.rank > 1 && x.rows() > 1 && !x.contiguous() ? x.stride[x.rank - 2] : x.inner();
@@ -85,42 +145,26 @@ void small_linear(const OpCall& call, const Launch& launch) {
 }  // namespace
 
 void linear(const OpCall& call, const Launch& launch) {
-  if (small(call) && call.tensor("y").contiguous()) {
+  if (small(call)) {
     small_linear(call, launch);
     return;
   }
-  const TensorView& y = call.tensor("y");
-  kernels::GemmGroup group = group_of(call, "linear");
-  group.c = output_rows(y, "linear");
-  kernels::Gemm gemm;
-  gemm.output = element_of(y.dtype);
-  gemm.activation = activation_of(call.integer("activation"));
-  if (const TensorView* residual = call.optional("residual")) {
-    const Matrix rows = matrix_of(*residual, "linear");
-    gemm.epilogue = kernels::GemmEpilogue::kGateResidual;
-    group.residual = {residual->data, rows.row_stride, rows.batch_stride};
-    if (const TensorView* gate = call.optional("gate")) {
-      group.gate = gate->as<const float>();
-      group.gate_batch_stride = gate->stride[0];
-    }
-  }
-  run_gemm(gemm, group, call, launch);
+  const kernels::GemmGroup group = linear_group(call);
+  run_gemm(gemm_of(call), &group, 1, launch, "linear");
+}
+
+bool linear_together(const std::vector<const OpCall*>& calls, const Launch& launch) {
+  if (std::any_of(calls.begin(), calls.end(), [](const OpCall* call) { return small(*call); })) return false;
+  return run_together<linear_group>(calls, launch);
 }
 
 void qkv_linear(const OpCall& call, const Launch& launch) {
-  const TensorView& qkv = call.tensor("qkv");  // [B, T, 3, H, 128]
-  kernels::GemmGroup group = group_of(call, "qkvLinear");
-  group.c = {qkv.data, qkv.stride[1], qkv.stride[0]};
-  group.norm_q = call.tensor("normQ").as<const float>();
-  group.norm_k = call.tensor("normK").as<const float>();
-  group.rope = call.tensor("rope").as<const float>();
-  kernels::Gemm gemm;
-  gemm.epilogue = kernels::GemmEpilogue::kQkv;
-  gemm.heads = qkv.shape[3];
-  gemm.eps = static_cast<float>(call.number("eps"));
-  gemm.activation = activation_of(call.integer("activation"));
-  if (const TensorView* mlp = call.optional("mlp")) group.mlp = output_rows(*mlp, "qkvLinear");
-  run_gemm(gemm, group, call, launch);
+  const kernels::GemmGroup group = qkv_group(call);
+  run_gemm(gemm_of(call), &group, 1, launch, "qkvLinear");
+}
+
+bool qkv_linear_together(const std::vector<const OpCall*>& calls, const Launch& launch) {
+  return run_together<qkv_group>(calls, launch);
 }
 
 void quantize_rows(const OpCall& call, const Launch& launch) {

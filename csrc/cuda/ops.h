@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "runtime/op.h"
 
@@ -21,6 +22,9 @@ struct Launch {
 struct Kernel {
   void (*launch)(const OpCall& call, const Launch& launch) = nullptr;
   uint64_t (*workspace_bytes)(const OpCall& call) = nullptr;  // null: needs none
+  // Runs calls that touch nothing of each other's as one launch, or returns false when their operands do not allow it and
+  // has launched nothing. Null: they are launched one after another.
+  bool (*launch_together)(const std::vector<const OpCall*>& calls, const Launch& launch) = nullptr;
 };
 
 // nullptr when the backend has no such op.

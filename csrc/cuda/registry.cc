@@ -7,8 +7,8 @@ namespace flux::cuda {
 
 const Kernel* find_kernel(std::string_view kind) {
   static const std::unordered_map<std::string_view, Kernel> kernels = {
-      {"linear", {linear}},
-      {"qkvLinear", {qkv_linear}},
+      {"linear", {linear, nullptr, linear_together}},
+      {"qkvLinear", {qkv_linear, nullptr, qkv_linear_together}},
       {"quantizeRows", {quantize_rows}},
       {"layerNorm", {layer_norm}},
       {"rmsNorm", {rms_norm}},

@@ -17,7 +17,7 @@ namespace {
 constexpr std::align_val_t kAlignment{64};
 
 struct BoundOp {
-  cpu::Kernel kernel = nullptr;  // null for "if"
+  cpu::Kernel kernel = nullptr;  // null for "if" and "together"
   OpCall call;
   std::vector<BoundOp> body;
 };
@@ -28,7 +28,7 @@ std::vector<BoundOp> bind_ops(const std::vector<OpSpec>& specs, const Program& p
   for (const OpSpec& spec : specs) {
     BoundOp op;
     op.call = bind_op(spec, program, arena);
-    if (spec.kind == "if") {
+    if (spec.kind == "if" || spec.kind == "together") {
       op.body = bind_ops(spec.body, program, arena);
     } else {
       op.kernel = cpu::find_kernel(spec.kind);
@@ -62,7 +62,7 @@ class CpuExecutable final : public Executable {
       op.kernel(op.call, pool_);
       return;
     }
-    if (*op.call.tensor("flag").as<int32_t>() == 0) return;
+    if (op.call.kind == "if" && *op.call.tensor("flag").as<int32_t>() == 0) return;
     for (const BoundOp& inner : op.body) {
       if (stop) return;
       run_op(inner, stop);

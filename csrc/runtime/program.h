@@ -25,7 +25,9 @@ struct OpSpec {
   std::string kind;
   std::vector<OperandSpec> operands;
   std::vector<std::pair<std::string, double>> attributes;
-  std::vector<OpSpec> body;  // of kind "if": runs when operand "flag" [1] i32 is not 0
+  // Of kind "if": runs when operand "flag" [1] i32 is not 0. Of kind "together": ops that may run at the same time, in any
+  // order; it has no operands of its own.
+  std::vector<OpSpec> body;
 };
 
 struct Program {

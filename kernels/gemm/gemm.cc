@@ -112,10 +112,8 @@ Status check_group(const Gemm& call, int index) {
   if (call.output == Element::kE4M3 && group.c_scale == nullptr)
     return bad(index, "output e4m3 needs c_scale");
   if (call.epilogue == GemmEpilogue::kQkv) return check_heads(call, index);
-  if (call.epilogue == GemmEpilogue::kGateResidual) {
-    if (group.gate == nullptr) return bad(index, "gate is null");
+  if (call.epilogue == GemmEpilogue::kGateResidual)
     return check_matrix(index, "residual", group.residual, Element::kBF16, call.n, group.batches);
-  }
   return {};
 }
 

@@ -57,7 +57,7 @@ struct GemmGroup {
   GemmRows<void> c;                // [batches, rows, N] of `output`; kQkv: bf16 [batches, rows, 3·heads·128]
 
   GemmRows<const void> residual;  // kGateResidual: bf16 [batches, rows, N]
-  const float* gate = nullptr;    // kGateResidual: [batches, N]
+  const float* gate = nullptr;    // kGateResidual: [batches, N], or none, which stands for ones
   int64_t gate_batch_stride = 0;  // 0: one gate for all batches
 
   const float* norm_q = nullptr;  // kQkv: [128]

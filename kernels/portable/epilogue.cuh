@@ -67,7 +67,10 @@ struct GateResidual {
               place.row * group.residual.row_stride + place.column,
           residual);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) gate[i] = group.gate[tile.batch * group.gate_batch_stride + place.column + i];
+    for (int i = 0; i < 8; ++i) {
+      gate[i] =
+          group.gate == nullptr ? 1.0f : group.gate[tile.batch * group.gate_batch_stride + place.column + i];
+    }
 #pragma unroll
     for (int i = 0; i < 8; ++i) x[i] = fmaf(gate[i], x[i], residual[i]);
     store_output(group.c, Element::kBF16, tile.batch, place, place.column, x, 1.0f);

@@ -33,7 +33,7 @@ Status check_group(const Gemm& call, const GemmGroup& group) {
     return refuse("e4m3 operands need a_scale and w_scale");
   if (call.output == Element::kE4M3 && group.c_scale == nullptr) return refuse("output e4m3 needs c_scale");
   if (call.epilogue == GemmEpilogue::kGateResidual) {
-    if (group.gate == nullptr || group.residual.data == nullptr) return refuse("gate or residual is null");
+    if (group.residual.data == nullptr) return refuse("residual is null");
     if (!aligned(group.residual.data, group.residual.row_stride, group.residual.batch_stride, 2)) {
       return refuse("the residual and its strides must be multiples of 16 bytes");
     }

@@ -11,7 +11,10 @@ export interface Op {
   readonly inPlace: readonly (readonly [string, string])[];
   /** Floating-point operations, a multiply-add counted as two. */
   readonly flops: number;
-  /** Of kind "if": what runs when input `flag` is not 0. */
+  /**
+   * Of kind "if": what runs when input `flag` is not 0. Of kind "together": ops that run side by side; their operands are
+   * the op's own too, those of the first under the names "0.x", "0.y" and so on.
+   */
   readonly body?: readonly Op[];
 }
 
@@ -23,10 +26,10 @@ export function bytesOf(op: Op): number {
   return bytes;
 }
 
-/** Visits ops in the order in which they run, an `if` before its body. */
+/** Visits ops in the order in which they run, an `if` before its body. Ops that run together are one. */
 export function* flatten(ops: readonly Op[]): Generator<Op> {
   for (const op of ops) {
     yield op;
-    if (op.body !== undefined) yield* flatten(op.body);
+    if (op.kind === "if") yield* flatten(op.body ?? []);
   }
 }

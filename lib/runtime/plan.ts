@@ -10,7 +10,7 @@ import { show, type Value } from "./value.js";
 /** What `plan.describe()` tells of one op. */
 export interface OpDescription {
   kind: string;
-  /** Nesting inside conditions. */
+  /** Nesting inside conditions and ops that run together. */
   depth: number;
   inputs: Record<string, string>;
   outputs: Record<string, string>;
@@ -179,9 +179,10 @@ function lower(ops: readonly Op[], placement: Placement, buffers: readonly Buffe
   };
   const lowerOp = (op: Op): NativeOp => ({
     kind: op.kind,
-    operands: [...Object.entries(op.inputs), ...Object.entries(op.outputs)].map(([name, value]) =>
-      operand(name, value),
-    ),
+    operands: (op.kind === "together" // its members bring theirs
+      ? []
+      : [...Object.entries(op.inputs), ...Object.entries(op.outputs)]
+    ).map(([name, value]) => operand(name, value)),
     attributes: op.attributes,
     ...(op.body !== undefined && { body: op.body.map(lowerOp) }),
   });

@@ -1,6 +1,7 @@
 import { Buffer } from "./buffer.js";
 import { type DType, elementsOf, sizeOf } from "./dtype.js";
 import type { Op } from "./op.js";
+import { joinChains } from "./together.js";
 import { contiguousStride, misuse, Storage, show, Value } from "./value.js";
 
 /** What an op takes: a Value of this recording, or a Buffer. */
@@ -40,6 +41,8 @@ interface OpParts {
  */
 export class Recorder {
   readonly #ops: Op[][] = [[]];
+  /** While `together` records one of its chains. */
+  #chain: Op[] | undefined;
   /** The nesting of conditions in which each storage was first written. */
   readonly #scopes = new Map<Storage, readonly Op[]>();
 
@@ -66,13 +69,36 @@ export class Recorder {
    */
   if(flag: Tensor, body: () => void): void {
     const ops: Op[] = [];
+    const chain = this.#chain;
     this.#ops.push(ops);
+    this.#chain = undefined;
     try {
       body();
     } finally {
       this.#ops.pop();
+      this.#chain = chain;
     }
     this.#emit("if", { inputs: { flag }, outputs: {}, body: ops });
+  }
+
+  /**
+   * Records `body` once for each of `parts`, which must not touch what another part writes: a double block's text and image,
+   * say. Ops at the same place become one op that runs them side by side, on a GPU in one launch where it has a kernel for
+   * that, so that a small part does not leave most of the chip idle. Order within a part is kept.
+   */
+  together<Part>(parts: readonly Part[], body: (part: Part, index: number) => void): void {
+    const outer = this.#chain;
+    const chains = parts.map((part, index) => {
+      const chain: Op[] = [];
+      this.#chain = chain;
+      try {
+        body(part, index);
+      } finally {
+        this.#chain = outer;
+      }
+      return chain;
+    });
+    this.#list.push(...joinChains(chains));
   }
 
   /**
@@ -434,6 +460,11 @@ export class Recorder {
     return this.#emit(kind, { inputs, outputs: { y }, attributes, inPlace: [["y", first]], flops });
   }
 
+  /** Where the next op goes. */
+  get #list(): Op[] {
+    return this.#chain ?? this.#ops.at(-1)!;
+  }
+
   #emit(kind: string, parts: OpParts): Value {
     const inputs = presentValues(parts.inputs);
     const outputs = presentValues(parts.outputs);
@@ -442,7 +473,7 @@ export class Recorder {
       if (!this.#scopes.has(value.storage)) this.#scopes.set(value.storage, this.#ops.at(-1)!);
     }
     const { attributes = {}, inPlace = [], flops = 0, body } = parts;
-    this.#ops.at(-1)!.push({ kind, inputs, outputs, attributes, inPlace, flops, ...(body && { body }) });
+    this.#list.push({ kind, inputs, outputs, attributes, inPlace, flops, ...(body && { body }) });
     return Object.values(outputs)[0]!;
   }
 

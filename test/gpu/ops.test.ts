@@ -60,6 +60,43 @@ test("linear with fp8 weights quantises a slice of two batches by rows", () => {
   );
 });
 
+for (const [text, image] of [
+  [16, 100],
+  [70, 333],
+] as const) {
+  test(`linears of ${text} and ${image} rows side by side, each with its own weights`, () =>
+    agree(
+      {
+        h: activation([2, text + image, 256]),
+        w0: weight([384, 256], 0.1),
+        w1: weight([384, 256], 0.1),
+        b: f32([384]),
+        d0: weight([256, 384], 0.1),
+        d1: weight([256, 384], 0.1),
+        gate: f32([2, 256]),
+      },
+      (g, { h, w0, w1, b, d0, d1, gate }) => {
+        const hidden = g.empty([2, text + image, 256]);
+        g.copy(h, hidden);
+        const parts = [
+          { up: w0, down: d0, rows: hidden.slice(1, 0, text) },
+          { up: w1, down: d1, rows: hidden.slice(1, text, image) },
+        ];
+        g.together(parts, ({ up, down, rows }) => {
+          const y = g.linear(rows, { weight: up as never, bias: b as never }, { activation: "gelu" });
+          g.linear(y, { weight: down as never }, { residual: rows, gate, into: rows });
+        });
+        return hidden;
+      },
+    ));
+}
+
+test("linear adds a residual without a gate", () =>
+  agree(
+    { x: activation([100, 128]), w: weight([256, 128], 0.1), h: activation([100, 256]) },
+    (g, { x, w, h }) => g.linear(x, { weight: w as never }, { residual: h }),
+  ));
+
 for (const tokens of [16, 80, 333]) {
   test(`qkvLinear with an MLP beside it, ${tokens} tokens, then attention`, () =>
     agree(

@@ -62,11 +62,13 @@ void test_strides(Context& c, Element operand) {
 }
 
 // Image and text parts of a joint residual, two batches, in place.
-void test_gate_residual(Context& c, Element operand, const GemmShape& image, int64_t text_rows) {
+void test_gate_residual(Context& c, Element operand, const GemmShape& image, int64_t text_rows,
+                        bool gated = true) {
   constexpr int64_t kBatches = 2;
   const int64_t tokens = text_rows + image.m;
   const Matrix residual = rounded_to(normal(kBatches * tokens, image.n, 21), Element::kBF16);
-  const Matrix gate = normal(2 * kBatches, image.n, 22);
+  const Matrix gate =
+      gated ? normal(2 * kBatches, image.n, 22) : uniform(2 * kBatches, image.n, 0, 1.0f, 1.0f);
   const Input device_gate(gate, Element::kF32);
   Output y(kBatches * tokens, image.n, Element::kBF16);
   y.starts_as(residual);
@@ -81,8 +83,10 @@ void test_gate_residual(Context& c, Element operand, const GemmShape& image, int
     uint16_t* begin = y.data<uint16_t>() + first * image.n;
     group.c = {begin, image.n, tokens * image.n};
     group.residual = {begin, image.n, tokens * image.n};
-    group.gate = device_gate.data<float>() + part * kBatches * image.n;
-    group.gate_batch_stride = image.n;
+    if (gated) {
+      group.gate = device_gate.data<float>() + part * kBatches * image.n;
+      group.gate_batch_stride = image.n;
+    }
     groups.push_back(group);
     for (int64_t batch = 0; batch < kBatches; ++batch) {
       for (int64_t row = 0; row < rows; ++row) {
@@ -253,7 +257,7 @@ void test_refusals(Context& c) {
     call.epilogue = GemmEpilogue::kQkv;
     call.heads = 1;
   });
-  refused("no gate", [](Gemm& call, GemmGroup&) { call.epilogue = GemmEpilogue::kGateResidual; });
+  refused("no residual", [](Gemm& call, GemmGroup&) { call.epilogue = GemmEpilogue::kGateResidual; });
   refused(
       "f16 operands", [](Gemm& call, GemmGroup&) { call.operand = Element::kF16; },
       Status::Code::kUnsupported);
@@ -285,6 +289,8 @@ const Cases kCases([](Register& add) {
     add.test(name + "/strides", [=](Context& c) { test_strides(c, operand); });
     add.test(name + "/gate_residual/groups",
              [=](Context& c) { test_gate_residual(c, operand, {333, 768, 1040}, 70); });
+    add.test(name + "/gate_residual/no_gate",
+             [=](Context& c) { test_gate_residual(c, operand, {70, 272, 400}, 64, false); });
     add.test(name + "/gate_residual/wide",
              [=](Context& c) { test_gate_residual(c, operand, {1100, 3072, 272}, 200); });
     add.test(name + "/qkv/h2+mlp", [=](Context& c) { test_qkv(c, operand, 2, 512, 1, 200); });

@@ -77,10 +77,10 @@ void layout(Context& c, const Path& path, const GemmShape& shape) {
 }
 
 // Image and text of a joint residual, two batches, two weights, in place.
-void gate_residual(Context& c, const Path& path) {
+void gate_residual(Context& c, const Path& path, bool gated) {
   constexpr int64_t kBatches = 2, kN = 272, kK = 528, kRows[] = {150, 70}, kTokens = 220;
   const Matrix residual = rounded_to(normal(kBatches * kTokens, kN, 71), Element::kBF16),
-               gate = normal(2 * kBatches, kN, 72);
+               gate = gated ? normal(2 * kBatches, kN, 72) : uniform(2 * kBatches, kN, 0, 1.0f, 1.0f);
   const Input device_gate(gate, Element::kF32);
   Output y(kBatches * kTokens, kN, Element::kBF16);
   y.starts_as(residual);
@@ -95,8 +95,10 @@ void gate_residual(Context& c, const Path& path) {
     uint16_t* begin = y.data<uint16_t>() + first * kN;
     group.c = {begin, kN, kTokens * kN};
     group.residual = {begin, kN, kTokens * kN};
-    group.gate = device_gate.data<float>() + part * kBatches * kN;
-    group.gate_batch_stride = kN;
+    if (gated) {
+      group.gate = device_gate.data<float>() + part * kBatches * kN;
+      group.gate_batch_stride = kN;
+    }
     groups.push_back(group);
     for (int64_t r = 0; r < kBatches * kRows[part]; ++r) {
       const int64_t batch = r / kRows[part], row = batch * kTokens + first + r % kRows[part];
@@ -204,7 +206,7 @@ void refusals(Context& c) {
   refused("an odd pointer",
           [](Gemm&, GemmGroup& group) { group.w = static_cast<const uint8_t*>(group.w) + 1; });
   refused("a stride off 16 bytes", [](Gemm&, GemmGroup& group) { group.a.row_stride = 72; });
-  refused("no gate", [](Gemm& call, GemmGroup&) { call.epilogue = GemmEpilogue::kGateResidual; });
+  refused("no residual", [](Gemm& call, GemmGroup&) { call.epilogue = GemmEpilogue::kGateResidual; });
   refused("heads beyond N", [](Gemm& call, GemmGroup&) {
     call.epilogue = GemmEpilogue::kQkv;
     call.heads = 1;
@@ -241,7 +243,8 @@ const Cases kTests = [](Register& add) {
       }
     });
     add.test(name + "/layout", [=](Context& c) { layout(c, path, {259, 400, 528}); });
-    add.test(name + "/gate_residual", [=](Context& c) { gate_residual(c, path); });
+    add.test(name + "/gate_residual", [=](Context& c) { gate_residual(c, path, true); });
+    add.test(name + "/residual", [=](Context& c) { gate_residual(c, path, false); });
     add.test(name + "/qkv/h2+mlp", [=](Context& c) { qkv(c, path, 2, 528, 1, 200); });
     add.test(name + "/qkv/h3", [=](Context& c) { qkv(c, path, 3, 0, 2, 129); });
     if (path.operand == Element::kE4M3)

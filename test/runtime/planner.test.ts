@@ -180,7 +180,7 @@ function randomRecording(g: Recorder, next: () => number): void {
   const step = (visible: Value[], depth: number): void => {
     const x = pick(visible);
     const alike = visible.filter((value) => value.shape[0] === x.shape[0]);
-    switch (below(8)) {
+    switch (below(9)) {
       case 0:
         visible.push(source(g, [1 + below(8), WIDTH]));
         break;
@@ -206,6 +206,9 @@ function randomRecording(g: Recorder, next: () => number): void {
         if (target.storage !== x.storage) g.copy(x, target);
         break;
       }
+      case 7:
+        g.together([x, pick(visible)], (part) => visible.push(g.activation(part, "silu")));
+        break;
       default: {
         if (depth > 1) return;
         const inside = [...visible];
@@ -258,7 +261,7 @@ function simulate(ops: readonly Op[], placement: Placement, taken: boolean): voi
         own.get(value.storage)![at] = tag;
       }
     }
-    if (taken) for (const inner of op.body ?? []) runOp(inner);
+    if (taken && op.kind === "if") for (const inner of op.body ?? []) runOp(inner);
   };
   for (const op of ops) runOp(op);
 }

@@ -130,3 +130,136 @@ describe("Value", () => {
     expect([...sum]).toEqual([11, 22, 33, 41, 52, 63]);
   });
 });
+
+describe("Recorder.together", () => {
+  const kinds = (g: Recorder) => g.ops.map(({ kind, body }) => [kind, ...(body ?? []).map((op) => op.kind)]);
+
+  it("joins ops at the same place of every part", () => {
+    const device = cpuDevice(1);
+    const g = new Recorder();
+    const joint = g.empty([2, 12, 4]);
+    g.copy(device.buffer("f32", [2, 12, 4]), joint);
+    g.together([joint.slice(1, 0, 5), joint.slice(1, 5, 7)], (part) => {
+      const y = g.activation(part, "silu");
+      g.copy(g.add(y, y), part);
+    });
+    expect(kinds(g)).toEqual([
+      ["copy"],
+      ["together", "activation", "activation"],
+      ["together", "add", "add"],
+      ["together", "copy", "copy"],
+    ]);
+    expect(g.ops[1]).toMatchObject({
+      inputs: { "0.x": { shape: [2, 5, 4] }, "1.x": { shape: [2, 7, 4] } },
+      outputs: { "0.y": { shape: [2, 5, 4] }, "1.y": { shape: [2, 7, 4] } },
+      inPlace: [
+        ["0.y", "0.x"],
+        ["1.y", "1.x"],
+      ],
+      flops: 2 * 12 * 4,
+    });
+  });
+
+  it("lets the rest of the parts follow one another where they differ", () => {
+    const device = cpuDevice(1);
+    const g = new Recorder();
+    const x = device.buffer("f32", [3, 4]);
+    g.together([1, 2], (part) => {
+      const y = g.activation(x, "gelu");
+      if (part === 2) g.rmsNorm(y, device.buffer("f32", [4]), 1e-6);
+      g.add(y, y);
+    });
+    expect(kinds(g)).toEqual([["together", "activation", "activation"], ["add"], ["rmsNorm"], ["add"]]);
+  });
+
+  it("keeps a single part, conditions and nested calls as they are", () => {
+    const device = cpuDevice(1);
+    const g = new Recorder();
+    const x = device.buffer("f32", [3, 4]);
+    g.together([1], () => void g.activation(x, "gelu"));
+    const flag = device.buffer("i32", [1]);
+    g.together([1, 2], () => g.if(flag, () => void g.activation(x, "gelu")));
+    g.together([1, 2], () => g.together([1, 2], () => void g.activation(x, "gelu")));
+    g.together([], () => undefined);
+    expect(kinds(g)).toEqual([
+      ["activation"],
+      ["if", "activation"],
+      ["if", "activation"],
+      ["together", "activation", "activation"],
+      ["together", "activation", "activation"],
+    ]);
+  });
+
+  it("computes what the parts compute one after the other", async () => {
+    const device = cpuDevice(1);
+    const x = Float32Array.from({ length: 2 * 5 * 4 }, (_, index) => Math.sin(index));
+    const w = [0, 1].map((part) =>
+      bufferOf(
+        device,
+        "f32",
+        [6, 4],
+        Float32Array.from({ length: 24 }, (_, i) => Math.cos(i + 50 * part)),
+      ),
+    );
+    const { y } = await compute(device, (g) => {
+      const input = bufferOf(device, "f32", [2, 5, 4], x).value;
+      const y = g.empty([2, 5, 6]);
+      const parts = [
+        { weight: w[0], start: 0, length: 2 },
+        { weight: w[1], start: 2, length: 3 },
+      ];
+      g.together(parts, ({ weight, start, length }) =>
+        g.linear(input.slice(1, start, length), { weight }, { into: y.slice(1, start, length) }),
+      );
+      return { y };
+    });
+    for (let row = 0; row < 10; row++) {
+      const weight = await w[row % 5 < 2 ? 0 : 1].read();
+      for (let n = 0; n < 6; n++) {
+        let sum = 0;
+        for (let k = 0; k < 4; k++) sum += x[row * 4 + k] * weight[n * 4 + k];
+        expect(y[row * 6 + n]).toBeCloseTo(sum, 5);
+      }
+    }
+  });
+
+  it("refuses parts that write over one another", () => {
+    const device = cpuDevice(1);
+    const g = new Recorder();
+    const x = device.buffer("f32", [2, 12, 4]);
+    const joint = g.empty([2, 12, 4]);
+    const write = (starts: number[], axis: number, length: number) => () =>
+      g.together(starts, (start) =>
+        g.copy(x.value.slice(axis, start, length), joint.slice(axis, start, length)),
+      );
+    expect(write([0, 4], 1, 5)).toThrow(misuse(/together must be apart.*f32\[2, 5, 4\]/));
+    expect(write([0, 1], 2, 2)).toThrow(misuse(/together must be apart/));
+    expect(write([0, 5], 1, 5)).not.toThrow();
+    expect(write([0, 2], 2, 2)).not.toThrow();
+    expect(() =>
+      g.together([0, 1], (part) =>
+        part === 0 ? g.copy(x, joint) : void g.activation(joint.slice(1, 3, 2), "silu"),
+      ),
+    ).toThrow(misuse(/together must be apart/));
+    expect(() =>
+      g.together([0, 1], (part) =>
+        g.copy(
+          x.value.reshape([part + 1, 24 / (part + 1), 4]),
+          part === 0 ? joint.reshape([1, 24, 4]) : joint,
+        ),
+      ),
+    ).toThrow(misuse(/together must be apart/));
+  });
+
+  it("goes on in the outer list after a part whose recording threw", () => {
+    const device = cpuDevice(1);
+    const g = new Recorder();
+    expect(() =>
+      g.together([1, 2], () => {
+        throw new Error("from model code");
+      }),
+    ).toThrow("from model code");
+    g.activation(device.buffer("f32", [4]), "silu");
+    expect(kinds(g)).toEqual([["activation"]]);
+  });
+});

@@ -47,8 +47,8 @@ class Stream {
 }
 
 /**
- * A double block: text and image have their own weights and meet in attention. It works in place on the joint residual
- * stream [B, text + image, D]; each stream is a slice of it.
+ * A double block: text and image have their own weights, run side by side and meet in attention. It works in place on the
+ * joint residual stream [B, text + image, D]; each stream is a slice of it.
  */
 export class FluxDoubleBlock {
   readonly #text: Stream;
@@ -84,7 +84,7 @@ export class FluxDoubleBlock {
       { weights: this.#image, start: textTokens, length: tokens - textTokens },
     ];
     const qkv = g.empty([batch, tokens, 3, this.heads, 128]);
-    for (const { weights, start, length } of streams) {
+    g.together(streams, ({ weights, start, length }) => {
       const { shift, scale } = modulation.branch(row, weights.layer, 0);
       const x = g.layerNorm(hidden.slice(1, start, length), { shift, scale, eps: EPS, for: weights.qkv });
       g.qkvLinear(x, weights.qkv, {
@@ -94,10 +94,10 @@ export class FluxDoubleBlock {
         rope: rope.slice(0, start, length),
         eps: EPS,
       });
-    }
+    });
     const heads = g.attention(qkv.pick(2, 0), qkv.pick(2, 1), qkv.pick(2, 2), { scale: 1 / Math.sqrt(128) });
     const attended = heads.reshape([batch, tokens, width]);
-    for (const { weights, start, length } of streams) {
+    g.together(streams, ({ weights, start, length }) => {
       const residual = hidden.slice(1, start, length);
       const attention = modulation.branch(row, weights.layer, 0);
       weights.out.forward(g, attended.slice(1, start, length), {
@@ -109,6 +109,6 @@ export class FluxDoubleBlock {
       const x = g.layerNorm(residual, { shift: mlp.shift, scale: mlp.scale, eps: EPS, for: weights.up });
       const up = weights.up.forward(g, x, { activation: "gelu" });
       weights.down.forward(g, up, { gate: mlp.gate, residual, into: residual });
-    }
+    });
   }
 }
