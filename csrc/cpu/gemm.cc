@@ -56,32 +56,6 @@ Tiling choose_tiling(const GemmSize& size, int threads, int64_t row_step, int64_
   return best;
 }
 
-// Sums of one tile into sums[rows][ld], with ld a multiple of the panel width.
-void compute_tile(const GemmSize& size, const PanelSource& left, const PanelSource& right, int64_t row,
-                  int64_t rows, int64_t column, int64_t columns, float* sums, int64_t ld) {
-  thread_local Scratch left_scratch, right_scratch;
-  const SimdKernels& kernels = simd();
-  const int64_t height = kernels.tile_rows, width = kernels.tile_columns;
-  const int64_t most_depth = std::min(size.k, kDepthBlock);
-  float* left_panels = left_scratch.reserve<float>(round_up(rows, height) * most_depth + kPanelSlack);
-  float* right_panel = right_scratch.reserve<float>(width * most_depth + kPanelSlack);
-  for (int64_t k = 0; k < size.k; k += kDepthBlock) {
-    const int64_t depth = std::min(kDepthBlock, size.k - k);
-    for (int64_t i = 0; i < rows; i += height) {
-      const int count = static_cast<int>(std::min(height, rows - i));
-      left.pack(row + i, count, static_cast<int>(height), k, depth, left_panels + i * depth);
-    }
-    for (int64_t j = 0; j < columns; j += width) {
-      const int count = static_cast<int>(std::min(width, columns - j));
-      right.pack(column + j, count, static_cast<int>(width), k, depth, right_panel);
-      for (int64_t i = 0; i < rows; i += height) {
-        const int tile_rows = static_cast<int>(std::min(height, rows - i));
-        kernels.tile(left_panels + i * depth, right_panel, depth, tile_rows, k > 0, sums + i * ld + j, ld);
-      }
-    }
-  }
-}
-
 }  // namespace
 
 PackRows pack_function(DType dtype) {
@@ -106,6 +80,31 @@ void MatrixRows::pack(int64_t row, int count, int width, int64_t k, int64_t dept
   pack_(rows, count, width, depth, panel);
 }
 
+void gemm_tile(const GemmSize& size, const PanelSource& left, const PanelSource& right, int64_t row,
+               int64_t rows, int64_t column, int64_t columns, float* sums, int64_t ld) {
+  thread_local Scratch left_scratch, right_scratch;
+  const SimdKernels& kernels = simd();
+  const int64_t height = kernels.tile_rows, width = kernels.tile_columns;
+  const int64_t most_depth = std::min(size.k, kDepthBlock);
+  float* left_panels = left_scratch.reserve<float>(round_up(rows, height) * most_depth + kPanelSlack);
+  float* right_panel = right_scratch.reserve<float>(width * most_depth + kPanelSlack);
+  for (int64_t k = 0; k < size.k; k += kDepthBlock) {
+    const int64_t depth = std::min(kDepthBlock, size.k - k);
+    for (int64_t i = 0; i < rows; i += height) {
+      const int count = static_cast<int>(std::min(height, rows - i));
+      left.pack(row + i, count, static_cast<int>(height), k, depth, left_panels + i * depth);
+    }
+    for (int64_t j = 0; j < columns; j += width) {
+      const int count = static_cast<int>(std::min(width, columns - j));
+      right.pack(column + j, count, static_cast<int>(width), k, depth, right_panel);
+      for (int64_t i = 0; i < rows; i += height) {
+        const int tile_rows = static_cast<int>(std::min(height, rows - i));
+        kernels.tile(left_panels + i * depth, right_panel, depth, tile_rows, k > 0, sums + i * ld + j, ld);
+      }
+    }
+  }
+}
+
 void gemm(ThreadPool& pool, const GemmSize& size, const PanelSource& left, const PanelSource& right,
           const TileSink& sink, int64_t column_quantum) {
   if (size.m == 0 || size.n == 0) return;
@@ -122,7 +121,7 @@ void gemm(ThreadPool& pool, const GemmSize& size, const PanelSource& left, const
       const int64_t row = tile / column_tiles * tiling.rows, column = tile % column_tiles * tiling.columns;
       const int64_t rows = std::min(tiling.rows, size.m - row),
                     columns = std::min(tiling.columns, size.n - column);
-      compute_tile(size, left, right, row, rows, column, columns, sums, tiling.columns);
+      gemm_tile(size, left, right, row, rows, column, columns, sums, tiling.columns);
       sink.store(row, rows, column, columns, sums, tiling.columns);
     }
   });

@@ -51,6 +51,11 @@ struct GemmSize {
   int64_t m, n, k;
 };
 
+// Sums of one tile, by the calling thread alone, into sums[rows][ld]. Whole panels are written: ld is at least
+// `columns` rounded up to the panel width.
+void gemm_tile(const GemmSize& size, const PanelSource& left, const PanelSource& right, int64_t row,
+               int64_t rows, int64_t column, int64_t columns, float* sums, int64_t ld);
+
 // Tiles begin at multiples of `column_quantum` columns (a multiple of every variant's tile width, or 1).
 void gemm(ThreadPool& pool, const GemmSize& size, const PanelSource& left, const PanelSource& right,
           const TileSink& sink, int64_t column_quantum = 1);

@@ -1,4 +1,4 @@
-// linear and quantizeRows: y = residual + gate · act(x·Wᵀ + bias).
+// linear and quantizeRows: y = residual + gate · act(x·Wᵀ + low·lowUpᵀ + bias).
 #include "cpu/kernels.h"
 #include "cpu/linear_operands.h"
 #include "cpu/scratch.h"
@@ -15,10 +15,8 @@ LinearOperands::LinearOperands(const OpCall& call, ThreadPool& pool)
   bias_ = vector_operand(call, "bias", outputs_);
   column_scale_ = vector_operand(call, "weightScale", outputs_);
   const bool quantised = weight_.dtype == DType::kF8E4M3;
-  if (quantised != (column_scale_ != nullptr)) {
-    fail(call, describe("weight", weight_) + (quantised ? " needs weightScale" : " takes no weightScale") +
-                   "; only e4m3 weights have one scale for each row");
-  }
+  if (quantised && column_scale_ == nullptr) fail(call, describe("weight", weight_) + " needs weightScale");
+  low_rank_ = std::make_unique<LowRank>(call, x_, outputs_);
   right_ = std::make_unique<MatrixRows>(weight_);
   if (quantised) quantise(pool);
   left_ = std::make_unique<MatrixRows>(quantised ? codes_ : x_);
@@ -47,7 +45,7 @@ Epilogue LinearOperands::epilogue(int64_t row, int64_t column) const {
   if (bias_ != nullptr) epilogue.bias = bias_ + column;
   if (column_scale_ != nullptr) {
     epilogue.column_scale = column_scale_ + column;
-    epilogue.row_scale = row_scale_[row];
+    if (row_scale_ != nullptr) epilogue.row_scale = row_scale_[row];
   }
   return epilogue;
 }
@@ -76,8 +74,10 @@ class LinearSink final : public TileSink {
 
   void store(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* sums,
              int64_t ld) const override {
+    const LowTile low = operands_.low_rank().tile(row, rows, column, columns);
     for (int64_t i = 0; i < rows; ++i, ++row) {
       Epilogue epilogue = operands_.epilogue(row, column);
+      epilogue.low = low.at(i, 0);
       epilogue.activation = activation_;
       if (gate_ != nullptr)
         epilogue.gate = gate_->as<const float>() + row / rows_per_gate_ * gate_->stride[0] + column;

@@ -8,12 +8,15 @@
 // `activation` attributes: 0 none, 1 GELU tanh form, 2 SiLU, 3 quick GELU x·σ(1.702x).
 // An output may alias an input where marked [in place] (same data pointer and strides).
 //
-//   linear        x [.., K], weight [N, K] (f32 | bf16 | f8e4m3), weightScale? [N] f32 (with f8e4m3),
-//                 bias? [N] f32, residual? [.., N], gate? [B, N] (B = x.shape[0])  →  y [.., N];
-//                 attr activation
-//                 y = residual + gate · act(x·Wᵀ + bias)          [y may alias residual]
+//   linear        x [.., K], weight [N, K] (f32 | bf16 | f8e4m3), weightScale? [N] f32 (always with f8e4m3),
+//                 bias? [N] f32, low? [.., P·r], lowUp? [N, r] (f32 | bf16), residual? [.., N],
+//                 gate? [B, N] (B = x.shape[0])  →  y [.., N];  attrs activation, part1 … part{P−1}
+//                 y = residual + gate · act(x·Wᵀ · weightScale + low·lowUpᵀ + bias)   [y may alias residual]
 //                 With f8e4m3 weights each row of x is quantised first: scale = max|x| / 448 (1 for a zero
 //                 row), code = e4m3(x / scale); y uses Σ code·code in f32, times scale × weightScale[n].
+//                 low (with lowUp, or neither) is a low-rank branch, summed in f32. Columns [part_p,
+//                 part_{p+1}) of y, from part_0 = 0 to part_P = N, are its part p: they read columns
+//                 [p·r, (p + 1)·r) of low, so that projections stacked in one weight have a branch each.
 //   qkvLinear     as linear for x [B, T, K], weight [3·H·128 (+ F), K], then qkv [B, T, 3, H, 128] and
 //                 mlp? [B, T, F]: rows q, k, v (, mlp) of the weight; q and k: RMSNorm over 128 with
 //                 normQ, normK [128] f32 (attr eps), then RoPE with rope [T, 64, 2] f32 (cos, sin) on

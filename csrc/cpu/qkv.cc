@@ -40,14 +40,16 @@ class QkvSink final : public TileSink {
   void store(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* sums,
              int64_t ld) const override {
     const int64_t head_columns = 3 * heads_ * kHeadSize;
+    const LowTile low = operands_.low_rank().tile(row, rows, column, columns);
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t batch = (row + i) / tokens_, token = (row + i) % tokens_;
       int64_t done = 0;
       for (; done < columns && column + done < head_columns; done += kHeadSize) {
-        store_head(row + i, batch, token, column + done, sums + i * ld + done);
+        store_head(row + i, batch, token, column + done, sums + i * ld + done, low.at(i, done));
       }
       if (done == columns) continue;
       Epilogue epilogue = operands_.epilogue(row + i, column + done);
+      epilogue.low = low.at(i, done);
       epilogue.activation = activation_;
       float* y = mlp_->as<float>() + batch * mlp_->stride[0] + token * mlp_->stride[1] +
                  (column + done - head_columns);
@@ -56,11 +58,13 @@ class QkvSink final : public TileSink {
   }
 
  private:
-  void store_head(int64_t row, int64_t batch, int64_t token, int64_t column, const float* sums) const {
+  void store_head(int64_t row, int64_t batch, int64_t token, int64_t column, const float* sums,
+                  const float* low) const {
     const int64_t part = column / kHeadSize / heads_, head = column / kHeadSize % heads_;
     float* y = qkv_.as<float>() + batch * qkv_.stride[0] + token * qkv_.stride[1] + part * qkv_.stride[2] +
                head * qkv_.stride[3];
-    const Epilogue epilogue = operands_.epilogue(row, column);
+    Epilogue epilogue = operands_.epilogue(row, column);
+    epilogue.low = low;
     simd().epilogue(sums, epilogue, kHeadSize, y);
     if (part == 2) return;
     simd().rms_norm(y, part == 0 ? norm_q_ : norm_k_, eps_, kHeadSize, y);

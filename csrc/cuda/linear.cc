@@ -74,6 +74,10 @@ kernels::GemmGroup qkv_group(const OpCall& call) {
 // What a GEMM's groups have in common.
 kernels::Gemm gemm_of(const OpCall& call) {
   const TensorView& weight = call.tensor("weight");
+  FLUX_CHECK(weight.dtype == DType::kF8E4M3 || call.optional("weightScale") == nullptr,
+             call.kind + ": on the GPU only e4m3 weights have scales");
+  if (call.optional("low") != nullptr)
+    throw FluxError(code::kUnsupported, call.kind + ": low-rank branches have no CUDA kernels yet");
   kernels::Gemm gemm;
   gemm.operand = element_of(weight.dtype);
   gemm.n = weight.shape[0];
@@ -118,7 +122,8 @@ bool run_together(const std::vector<const OpCall*>& calls, const Launch& launch)
 bool small(const OpCall& call) {
   const TensorView& x = call.tensor("x");
   return x.dtype == DType::kBF16 && x.rows() <= kSmallRows && call.optional("residual") == nullptr &&
-         x.rank <= 3 && (x.rank < 3 || x.shape[0] == 1 || x.contiguous()) && call.tensor("y").contiguous();
+         call.optional("low") == nullptr && x.rank <= 3 &&
+         (x.rank < 3 || x.shape[0] == 1 || x.contiguous()) && call.tensor("y").contiguous();
 }
 
 void small_linear(const OpCall& call, const Launch& launch) {

@@ -1,4 +1,4 @@
-import type { LinearWeights, Recorder, Tensor } from "../runtime/recorder.js";
+import type { LinearWeights, LowRankWeights, Recorder, Tensor } from "../runtime/recorder.js";
 import type { Value } from "../runtime/value.js";
 import type { Parameter } from "./parameter.js";
 import type { Scope } from "./scope.js";
@@ -11,6 +11,12 @@ type LinearOptions = Parameters<Recorder["linear"]>[2];
 export class Linear implements LinearWeights {
   readonly #weight: Parameter;
   readonly #bias: Parameter | undefined;
+  /** Full names of the stacked layers, in order. */
+  readonly names: readonly string[];
+  /** Output width of each. */
+  readonly rows: readonly number[];
+  /** Recordings have this branch beside the weight; set by those who attach adapters. */
+  lowRank: LowRankWeights | undefined;
 
   /**
    * @param names one layer's name, or several whose rows are stacked
@@ -20,7 +26,7 @@ export class Linear implements LinearWeights {
   constructor(
     scope: Scope,
     names: string | readonly string[],
-    columns: number,
+    readonly columns: number,
     rows: number | readonly number[],
     options: { bias?: boolean; quantised?: boolean } = {},
   ) {
@@ -40,6 +46,9 @@ export class Linear implements LinearWeights {
             widths.map((width) => [width]),
             "f32",
           );
+    this.names = layers.map((name) => scope.prefix + name);
+    this.rows = widths;
+    scope.linears.push(this);
   }
 
   get weight() {

@@ -1,5 +1,6 @@
 import type { TensorSource } from "../loaders/tensor-source.js";
 import type { Device } from "../runtime/device.js";
+import type { Linear } from "./linear.js";
 import { checkParameters, type LoadOptions, loadParameters } from "./load.js";
 import { type Precision, Scope } from "./scope.js";
 
@@ -14,6 +15,11 @@ export abstract class Model {
     precision: Precision = "f32",
   ) {
     this.scope = new Scope([], precision);
+  }
+
+  /** Every linear, in the order in which they were built. */
+  get linears(): readonly Linear[] {
+    return this.scope.linears;
   }
 
   /**

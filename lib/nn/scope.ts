@@ -1,3 +1,4 @@
+import type { Linear } from "./linear.js";
 import { Parameter, type Storing } from "./parameter.js";
 
 /**
@@ -7,7 +8,8 @@ import { Parameter, type Storing } from "./parameter.js";
 export type Precision = "f32" | "bf16" | "fp8";
 
 /**
- * A place in a checkpoint's tree of names, at which modules declare their parameters. All scopes of a model share one list.
+ * A place in a checkpoint's tree of names, at which modules declare their parameters. All scopes of a model share one list of parameters and one
+ * of linears.
  *
  *     const attn = scope.at("attn");
  *     attn.stack(["to_q.weight", "to_k.weight"], [n, k])
@@ -17,10 +19,11 @@ export class Scope {
     readonly parameters: Parameter[] = [],
     readonly precision: Precision = "f32",
     readonly prefix = "",
+    readonly linears: Linear[] = [],
   ) {}
 
   at(name: string | number): Scope {
-    return new Scope(this.parameters, this.precision, `${this.prefix}${name}.`);
+    return new Scope(this.parameters, this.precision, `${this.prefix}${name}.`, this.linears);
   }
 
   /** A vector or a norm's weight, kept in f32. */

@@ -17,6 +17,22 @@ export interface LinearWeights {
   readonly weight: Buffer;
   readonly scale?: Buffer | undefined;
   readonly bias?: Buffer | undefined;
+  readonly lowRank?: LowRankWeights | undefined;
+}
+
+/**
+ * A low-rank branch beside a weight: it adds ((x·downᵀ)·scale)·upᵀ to x·Wᵀ. The projections that are stacked in the weight
+ * (q, k and v, say) have a branch each, its rank rows one after another in `down`.
+ */
+export interface LowRankWeights {
+  /** [P·r, K]. */
+  readonly down: Buffer;
+  /** Of every row of `down`: [P·r] f32. */
+  readonly scale: Tensor;
+  /** [N, r]. */
+  readonly up: Buffer;
+  /** The row of the weight with which each of the P parts begins; the first is 0. */
+  readonly starts: readonly number[];
 }
 
 /** A convolution's parameters: weight [Co, kh, kw, Ci], bias [Co] f32. */
@@ -116,19 +132,22 @@ export class Recorder {
     check(input.shape.at(-1) === k, () => `linear: ${show(input)} times a weight of [${n}, ${k}]`);
     const y = options.into ?? this.empty(input.shape.with(-1, n), options.dtype);
     check(sameShape(y.shape, input.shape.with(-1, n)), () => `linear: ${show(y)} cannot hold the result`);
+    const factor = this.#factor(input, weight);
+    const low = weights.lowRank && this.#lowRank(input, factor.x, weights.lowRank);
     return this.#emit("linear", {
       inputs: {
-        ...this.#factor(input, weight),
+        ...factor,
         weight,
         weightScale: scale,
         bias,
+        ...low?.inputs,
         residual: options.residual,
         gate: options.gate,
       },
       outputs: { y },
-      attributes: { activation: ACTIVATIONS[options.activation ?? "none"] },
+      attributes: { activation: ACTIVATIONS[options.activation ?? "none"], ...low?.attributes },
       inPlace: [["y", "residual"]],
-      flops: 2 * (input.elements / k) * n * k,
+      flops: 2 * (input.elements / k) * n * (k + (low?.rank ?? 0)),
     });
   }
 
@@ -163,11 +182,14 @@ export class Recorder {
       valueOf(rope).shape[0] === input.shape[1],
       () => `qkvLinear: rope ${show(valueOf(rope))} for ${show(input)}`,
     );
+    const factor = this.#factor(input, weight);
+    const low = weights.lowRank && this.#lowRank(input, factor.x, weights.lowRank);
+    const activation = ACTIVATIONS[options.activation ?? "none"];
     this.#emit("qkvLinear", {
-      inputs: { ...this.#factor(input, weight), weight, weightScale: scale, bias, normQ, normK, rope },
+      inputs: { ...factor, weight, weightScale: scale, bias, ...low?.inputs, normQ, normK, rope },
       outputs: { qkv, mlp },
-      attributes: { eps: options.eps, activation: ACTIVATIONS[options.activation ?? "none"] },
-      flops: 2 * (input.elements / k) * n * k,
+      attributes: { eps: options.eps, activation, ...low?.attributes },
+      flops: 2 * (input.elements / k) * n * (k + (low?.rank ?? 0)),
     });
   }
 
@@ -197,7 +219,8 @@ export class Recorder {
 
   /**
    * x̂·weight + bias, or with modulation x̂·(1 + scale) + shift (shift, scale [B, D]). x [.., D]. With `for`, the result is
-   * quantised on the way out if those weights want it so.
+   * quantised on the way out if those weights want it so; a low-rank branch of theirs reads a second output, the result as it
+   * was.
    */
   layerNorm(
     x: Tensor,
@@ -214,8 +237,9 @@ export class Recorder {
     if (!this.#quantises(weights?.weight)) return this.#pointwise("layerNorm", { x, ...inputs }, { eps }, 8);
     const { shape, elements } = valueOf(x);
     const scale = this.empty([elementsOf(shape.slice(0, -1))], "f32");
-    const y = this.#quantised(shape, scale);
-    const outputs = { y, yScale: scale };
+    const exact = weights?.lowRank && this.empty(shape);
+    const y = this.#quantised(shape, scale, exact);
+    const outputs = { y, yScale: scale, exact };
     return this.#emit("layerNorm", {
       inputs: { x, ...inputs },
       outputs,
@@ -442,9 +466,30 @@ export class Recorder {
     return { x: converted };
   }
 
-  #quantised(shape: readonly number[], scale: Value): Value {
+  #quantised(shape: readonly number[], scale: Value, exact?: Value): Value {
     const { storage, dtype, stride, offset } = this.empty(shape, "f8e4m3");
-    return new Value(storage, dtype, shape, stride, offset, scale);
+    return new Value(storage, dtype, shape, stride, offset, scale, exact);
+  }
+
+  /** Records x·downᵀ·scale and gives what the linear takes of the branch. `factor` is x as the weight is multiplied with it. */
+  #lowRank(x: Value, factor: Value, { down, scale, up, starts }: LowRankWeights) {
+    const rank = up.shape[1]!;
+    check(
+      down.shape[0] === starts.length * rank,
+      () => `low rank: ${show(down.value)} and ${show(up.value)}`,
+    );
+    const exact = factor.rowScale === undefined ? factor : x.rowScale === undefined ? x : x.exact;
+    if (exact === undefined) throw misuse("low rank: x is quantised, and what it was before is not kept");
+    const input = this.#factor(exact, down);
+    const low = this.empty(x.shape.with(-1, down.shape[0]!));
+    this.#emit("linear", {
+      inputs: { ...input, weight: down, weightScale: scale },
+      outputs: { y: low },
+      attributes: { activation: ACTIVATIONS.none },
+      flops: 2 * x.elements * down.shape[0]!,
+    });
+    const attributes = Object.fromEntries(starts.slice(1).map((start, i) => [`part${i + 1}`, start]));
+    return { rank, inputs: { low, lowUp: up }, attributes };
   }
 
   /** An op whose result has the shape of its first input and may take that input's memory. */

@@ -123,6 +123,93 @@ FLUX_TEST(linear_with_e4m3_weights_quantises_rows) {
   }
 }
 
+// Columns of y by the part that they belong to; the last part ends at N.
+struct Branch {
+  int64_t rank;
+  Shape starts;
+
+  int64_t parts() const { return static_cast<int64_t>(starts.size()) + 1; }
+  int64_t part_of(int64_t column) const {
+    int64_t part = 0;
+    for (const int64_t start : starts) part += column >= start ? 1 : 0;
+    return part;
+  }
+  void add_to(Case& test, int64_t batch, int64_t tokens, int64_t n, DType dtype) const {
+    test.tensors["low"] = Array::random({batch, tokens, parts() * rank}, 1, DType::kF32, 2);
+    test.tensors["lowUp"] = Array::random({n, rank}, 1 / std::sqrt(rank), dtype, 1);
+    for (size_t p = 0; p < starts.size(); ++p)
+      test.attributes.push_back({"part" + std::to_string(p + 1), static_cast<double>(starts[p])});
+  }
+  double sum(const Case& test, int64_t row, int64_t column) const {
+    double total = 0;
+    for (int64_t j = 0; j < rank; ++j) {
+      total += test["low"].get(row * parts() * rank + part_of(column) * rank + j) *
+               test["lowUp"].get(column * rank + j);
+    }
+    return total;
+  }
+};
+
+FLUX_TEST(linear_adds_the_branch_of_each_part_before_bias_and_activation) {
+  // One part; parts that begin inside a panel and inside a tile; empty ones; more of them than panels.
+  for (const Branch& branch : {Branch{1, {}}, Branch{16, {}}, Branch{300, {5}}, Branch{4, {1, 2, 3}},
+                               Branch{8, {33, 33, 70}}, Branch{3, {0, 17, 64, 65, 80}}}) {
+    for (const LinearSize& s :
+         {LinearSize{1, 1, 100, 3}, LinearSize{2, 31, 129, 257}, LinearSize{1, 350, 530, 48}}) {
+      for (const DType dtype : {DType::kF32, DType::kBF16}) {
+        Case test{.kind = "linear", .attributes = {{"activation", 1}}};
+        test.tensors["x"] = Array::random({s.batch, s.tokens, s.k}, 1, DType::kF32, 3);
+        test.tensors["weight"] = Array::random({s.n, s.k}, 1 / std::sqrt(s.k), dtype);
+        test.tensors["weightScale"] = Array::random({s.n});
+        test.tensors["bias"] = Array::random({s.n});
+        test.tensors["y"] = Array({s.batch, s.tokens, s.n}, DType::kF32, 1);
+        branch.add_to(test, s.batch, s.tokens, s.n, dtype);
+        test.run();
+        const auto expected = [&](int64_t index) {
+          const int64_t row = index / s.n, n = index % s.n;
+          const double product = dot(test["x"], row, test["weight"], n, s.k) * test["weightScale"].get(n);
+          return activate(product + branch.sum(test, row, n) + test["bias"].get(n), 1);
+        };
+        EXPECT_CLOSE(test["y"], expected, 1e-6,
+                     label("branch", {branch.rank, branch.parts(), s.tokens, s.n}));
+      }
+    }
+  }
+}
+
+FLUX_TEST(linear_with_a_branch_of_zeros_is_the_linear_without) {
+  Case without{.kind = "linear", .attributes = {{"activation", 0}}};
+  without.tensors["x"] = Array::random({2, 50, 257});
+  without.tensors["weight"] = Array::random({129, 257}, 0.1, DType::kBF16);
+  without.tensors["bias"] = Array::random({129});
+  without.tensors["y"] = Array({2, 50, 129});
+  Case with = without;
+  with.tensors["low"] = Array({2, 50, 16});
+  with.tensors["lowUp"] = Array::random({129, 16});
+  for (int64_t i = 0; i < with["low"].size(); ++i) with.tensors["low"].set(i, 0);
+  without.run();
+  with.run();
+  EXPECT(with["y"].same_bytes(without["y"]), "bytes");
+}
+
+FLUX_TEST(linear_with_e4m3_weights_adds_the_branch_unquantised) {
+  const LinearSize s{2, 29, 130, 48};
+  const Branch branch{8, {64}};
+  Case test{.kind = "linear", .attributes = {{"activation", 0}}};
+  test.tensors["x"] = Array::random({s.batch, s.tokens, s.k}, 3);
+  test.tensors["weight"] = Array::random({s.n, s.k}, 1, DType::kF8E4M3);
+  test.tensors["weightScale"] = Array::random({s.n}, 0.01);
+  test.tensors["y"] = Array({s.batch, s.tokens, s.n});
+  test.run();
+  Case with = test;
+  branch.add_to(with, s.batch, s.tokens, s.n, DType::kBF16);
+  with.run();
+  const auto expected = [&](int64_t index) {
+    return test["y"].get(index) + branch.sum(with, index / s.n, index % s.n);
+  };
+  EXPECT_CLOSE(with["y"], expected, 1e-6, "fp8 branch");
+}
+
 FLUX_TEST(quantizeRows_rounds_to_even_and_saturates) {
   // The first element fixes the scale at 1: every other one is then rounded as it is.
   std::vector<double> values = {448};
@@ -206,6 +293,33 @@ FLUX_TEST(qkvLinear_normalises_and_rotates_heads) {
   }
 }
 
+// The branch enters before the norm: the same op with the whole of x·Wᵀ + low·lowUpᵀ as its bias says so.
+FLUX_TEST(qkvLinear_adds_the_branch_before_it_normalises) {
+  constexpr int64_t kHead = 128, kHeads = 2, kMlp = 96, kDepth = 40, kTokens = 1,
+                    kN = 3 * kHeads * kHead + kMlp;
+  const Branch branch{6, {256, 512, 768}};
+  Case test{.kind = "qkvLinear", .outputs = {"qkv", "mlp"}, .attributes = {{"activation", 1}, {"eps", 1e-6}}};
+  test.tensors["x"] = Array::random({1, kTokens, kDepth});
+  test.tensors["weight"] = Array::random({kN, kDepth}, 0.2, DType::kBF16);
+  test.tensors["bias"] = Array::random({kN});
+  test.tensors["normQ"] = Array::random({kHead});
+  test.tensors["normK"] = Array::random({kHead});
+  test.tensors["rope"] = Array::random({kTokens, kHead / 2, 2});
+  test.tensors["qkv"] = Array({1, kTokens, 3, kHeads, kHead});
+  test.tensors["mlp"] = Array({1, kTokens, kMlp});
+  Case whole = test;
+  branch.add_to(test, 1, kTokens, kN, DType::kF32);
+  test.run();
+  for (int64_t n = 0; n < kN; ++n) {
+    whole.tensors["bias"].set(
+        n, dot(test["x"], 0, test["weight"], n, kDepth) + branch.sum(test, 0, n) + test["bias"].get(n));
+  }
+  for (int64_t i = 0; i < kDepth; ++i) whole.tensors["x"].set(i, 0);
+  whole.run();
+  EXPECT_CLOSE(test["qkv"], [&](int64_t i) { return whole["qkv"].get(i); }, 1e-6, "qkv with a branch");
+  EXPECT_CLOSE(test["mlp"], [&](int64_t i) { return whole["mlp"].get(i); }, 1e-6, "mlp with a branch");
+}
+
 FLUX_TEST(linear_names_what_does_not_fit) {
   Case good{.kind = "linear", .attributes = {{"activation", 0}}};
   good.tensors["x"] = Array::random({2, 3, 8});
@@ -223,7 +337,20 @@ FLUX_TEST(linear_names_what_does_not_fit) {
   EXPECT_ERROR(with("bias", Array({5})), "bias [5] f32 must have shape [4]");
   EXPECT_ERROR(with("gate", Array({1, 4})), "gate [1, 4] f32 must have shape [2, 4]");
   EXPECT_ERROR(with("residual", Array({2, 3, 3})), "residual [2, 3, 3] f32 must have the shape of y");
-  EXPECT_ERROR(with("weightScale", Array({4})), "takes no weightScale");
+  EXPECT_ERROR(with("low", Array({2, 3, 2})), "low and lowUp go together");
+  EXPECT_ERROR(with("lowUp", Array({4, 2})), "low and lowUp go together");
+  const auto with_branch = [&](Array low, Array up) {
+    Case test = with("low", std::move(low));
+    test.tensors["lowUp"] = std::move(up);
+    return test;
+  };
+  EXPECT_ERROR(with_branch(Array({2, 2, 2}), Array({4, 2})), "low [2, 2, 2] f32 must have the rows of x");
+  EXPECT_ERROR(with_branch(Array({2, 3, 2}), Array({5, 2})), "lowUp [5, 2] f32 must have shape [4, *]");
+  EXPECT_ERROR(with_branch(Array({2, 3, 3}), Array({4, 2})), "low [2, 3, 3] f32 must have a multiple");
+  EXPECT_ERROR(with_branch(Array({2, 3, 4}), Array({4, 2})), "attribute 'part1' is missing");
+  Case beyond = with_branch(Array({2, 3, 4}), Array({4, 2}));
+  beyond.attributes.push_back({"part1", 5});
+  EXPECT_ERROR(beyond, "'part1' must be between 0 and 4, not 5");
   EXPECT_ERROR(with("weight", Array({4, 8}, DType::kF8E4M3)), "needs weightScale");
   EXPECT_ERROR(with("weight", Array({4, 8}, DType::kI8)), "must be f32 or bf16 or f8e4m3");
   Case unknown = good;

@@ -79,6 +79,71 @@ describe("Recorder", () => {
   });
 });
 
+describe("a low-rank branch", () => {
+  /** q, k, v and the MLP of heads·128 = 128 columns, rank 4 each, beside a weight of the given dtype. */
+  const weights = (dtype: "bf16" | "f8e4m3") => {
+    const device = cpuDevice(1);
+    return {
+      weight: device.buffer(dtype, [896, 32]),
+      ...(dtype === "f8e4m3" && { scale: device.buffer("f32", [896]) }),
+      lowRank: {
+        down: device.buffer("bf16", [16, 32]),
+        scale: device.buffer("f32", [16]),
+        up: device.buffer("bf16", [896, 4]),
+        starts: [0, 128, 256, 384],
+      },
+    };
+  };
+  const record = (g: Recorder, dtype: "bf16" | "f8e4m3") => {
+    const device = cpuDevice(1);
+    const [w, x] = [weights(dtype), device.buffer("bf16", [1, 2, 32])];
+    const norm = device.buffer("f32", [128]);
+    g.qkvLinear(g.layerNorm(x, { eps: 1e-6, for: w }), w, {
+      qkv: g.empty([1, 2, 3, 1, 128]),
+      mlp: g.empty([1, 2, 512]),
+      normQ: norm,
+      normK: norm,
+      rope: device.buffer("f32", [2, 64, 2]),
+      eps: 1e-6,
+    });
+    return Object.fromEntries(g.ops.map((op, i) => [`${i} ${op.kind}`, op]));
+  };
+
+  it("is one thin linear before the fused one, which knows the columns of each part", () => {
+    const ops = record(new Recorder("bf16"), "bf16");
+    expect(Object.keys(ops)).toEqual(["0 layerNorm", "1 linear", "2 qkvLinear"]);
+    const { x, weightScale, y } = { ...ops["1 linear"]!.inputs, ...ops["1 linear"]!.outputs };
+    expect(x).toBe(ops["0 layerNorm"]!.outputs.y);
+    expect(weightScale!.shape).toEqual([16]);
+    expect(y!.shape).toEqual([1, 2, 16]);
+    expect(ops["2 qkvLinear"]!.inputs).toMatchObject({ low: y, lowUp: { shape: [896, 4] } });
+    expect(ops["2 qkvLinear"]!.attributes).toMatchObject({ part1: 128, part2: 256, part3: 384 });
+  });
+
+  it("reads what the norm gave before it was quantised", () => {
+    const ops = record(new Recorder("bf16"), "f8e4m3");
+    expect(Object.keys(ops)).toEqual(["0 layerNorm", "1 linear", "2 qkvLinear"]);
+    const { y, exact } = ops["0 layerNorm"]!.outputs;
+    expect(exact).toMatchObject({ dtype: "bf16", shape: [1, 2, 32] });
+    expect(ops["1 linear"]!.inputs.x).toBe(exact);
+    expect(ops["2 qkvLinear"]!.inputs.x).toBe(y);
+  });
+
+  it("reads what a linear quantises by itself", () => {
+    const g = new Recorder("bf16");
+    const x = cpuDevice(1).buffer("bf16", [2, 32]);
+    g.linear(x, weights("f8e4m3"));
+    expect(g.ops.map((op) => op.kind)).toEqual(["quantizeRows", "linear", "linear"]);
+    expect(g.ops[1]!.inputs.x).toBe(x.value);
+  });
+
+  it("cannot be recorded where the value before is lost", () => {
+    const g = new Recorder("bf16");
+    const codes = g.quantizeRows(cpuDevice(1).buffer("bf16", [2, 32]));
+    expect(() => g.linear(codes, weights("f8e4m3"))).toThrow(misuse(/what it was before is not kept/));
+  });
+});
+
 describe("Value", () => {
   const value = () => new Recorder().empty([2, 3, 8]);
 

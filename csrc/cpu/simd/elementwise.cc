@@ -10,6 +10,7 @@ void epilogue(const float* sum, const Epilogue& e, int64_t n, float* y) {
     for_each_vector(n, [&](int64_t i, auto access) {
       Vec v = access.load(sum + i);
       if (e.column_scale != nullptr) v = v * (access.load(e.column_scale + i) * e.row_scale);
+      if (e.low != nullptr) v = v + access.load(e.low + i);
       if (e.bias != nullptr) v = v + access.load(e.bias + i);
       v = act(v);
       if (e.gate != nullptr) v = v * access.load(e.gate + i);

@@ -18,8 +18,9 @@ namespace flux::cpu {
 enum class Activation { kNone = 0, kGeluTanh = 1, kSilu = 2, kQuickGelu = 3 };
 
 // What follows the sum of a linear or a convolution on a run of columns; null pointers are left out.
-//   y = residual + gate · act(sum · row_scale · column_scale + bias)
+//   y = residual + gate · act(sum · row_scale · column_scale + low + bias)
 struct Epilogue {
+  const float* low = nullptr;  // the low-rank branch
   const float* bias = nullptr;
   const float* gate = nullptr;
   const float* residual = nullptr;
