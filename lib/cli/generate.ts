@@ -78,7 +78,9 @@ export function addShapeOptions(command: Command): void {
 export function addLoadOptions(command: Command): void {
   command
     .option("--device <name>", "auto, cpu or cuda:0", "auto")
-    .addOption(new Option("--precision <name>", "what the linears compute in").choices(["f32", "fp8"]))
+    .addOption(
+      new Option("--precision <name>", "what the linears compute in").choices(["f32", "bf16", "fp8"]),
+    )
     .option("--threads <number>", "CPU threads (default: all cores)", wholeNumber(1));
 }
 

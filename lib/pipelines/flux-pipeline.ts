@@ -17,9 +17,9 @@ import { type Capabilities, type Conditions, checkNames, checkRequest, type Requ
 import { Turns } from "./turns.js";
 
 export interface FromPretrainedOptions {
-  /** `"auto"` (the default) or `"cpu"`: the CPU in this version. Or a Device of one's own, which the pipeline does not dispose. */
+  /** `"auto"` (the default: a GPU where there is one), `"cpu"`, `"cuda:0"`. Or a Device of one's own, which the pipeline does not dispose. */
   device?: DeviceName | Device;
-  /** What the linears compute in: `"f32"` (the CPU's default) or `"fp8"`. */
+  /** What the linears compute in: `"bf16"` (a GPU's default), `"f32"` (the CPU's default) or `"fp8"` (both). */
   precision?: Precision;
   /** CPU threads; all cores by default. Images do not depend on it. */
   threads?: number;
@@ -78,24 +78,13 @@ export class FluxPipeline {
    * @throws FluxError `ERR_FLUX_BAD_WEIGHTS`, `ERR_FLUX_UNSUPPORTED`, `ERR_FLUX_NO_DEVICE`, `ERR_FLUX_OUT_OF_MEMORY`.
    */
   static async fromPretrained(folder: string, options: FromPretrainedOptions = {}): Promise<FluxPipeline> {
-    const { precision = "f32", signal, onProgress, threads } = options;
-    if (precision !== "f32" && precision !== "fp8") {
-      throw new FluxError(
-        "ERR_FLUX_UNSUPPORTED",
-        `precision "${precision}" is not there on the CPU; use "f32" or "fp8"`,
-      );
-    }
+    const { signal, onProgress, threads } = options;
     signal?.throwIfAborted();
     const ownsDevice = !(options.device instanceof Device);
     const device =
       options.device instanceof Device ? options.device : Device.open(options.device, { threads });
     try {
-      if (device.kind === "cuda") {
-        throw new FluxError(
-          "ERR_FLUX_UNSUPPORTED",
-          'whole images cannot be made on a GPU in this version (the VAE has no CUDA kernels); use device "cpu"',
-        );
-      }
+      const precision = precisionOn(device, options.precision);
       const checkpoint = await loadCheckpoint(folder, device, precision, { signal, onProgress });
       return new FluxPipeline(device, checkpoint, ownsDevice);
     } catch (error) {
@@ -306,6 +295,16 @@ export class FluxPipeline {
   #alive(): void {
     if (this.#disposed) throw new FluxError("ERR_FLUX_DISPOSED", "this pipeline is disposed; load it again");
   }
+}
+
+/** What the linears compute in on this device, by default what a checkpoint's bf16 weights need. */
+function precisionOn(device: Device, wanted: Precision | undefined): Precision {
+  const exact = device.dtype;
+  if (wanted === undefined || wanted === exact || wanted === "fp8") return wanted ?? exact;
+  throw new FluxError(
+    "ERR_FLUX_UNSUPPORTED",
+    `precision "${wanted}" is not there on ${device.name}; use "${exact}" or "fp8"`,
+  );
 }
 
 /** With empty texts where neither texts nor embeddings are given: the ops of a step do not depend on them. */

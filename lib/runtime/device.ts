@@ -13,7 +13,7 @@ import {
 import { Plan } from "./plan.js";
 import { Recorder } from "./recorder.js";
 
-/** `"auto"` is the best device for whole images: the CPU in this version, with a warning that names the reason. */
+/** `"auto"` is the first GPU that can be used; without one the CPU, with a warning that names the reason. */
 export type DeviceName = "auto" | "cpu" | "cuda" | `cuda:${number}`;
 
 export interface DeviceOptions {
@@ -37,9 +37,13 @@ export function deviceInfo(): DeviceInfo {
   };
 }
 
-/** Why "auto" does not choose a GPU that is there. */
-const UNFINISHED =
-  "the VAE's convolutions have no CUDA kernels in this version, so whole images are made on the CPU";
+let warned = false;
+
+/** Says, once a process, why "auto" runs on the CPU. */
+function warnOnce(reason: string): void {
+  if (!warned) process.emitWarning(`running on the CPU: ${reason}`, { code: "FLUX_CPU_FALLBACK" });
+  warned = true;
+}
 
 /**
  * A CUDA GPU or the CPU: one native thread that runs jobs in the order in which they were submitted, and one arena. Node's event loop never
@@ -77,23 +81,31 @@ export class Device {
       );
     }
     const { Device: Native } = native();
+    const cpu = () => new Device("cpu", "cpu", new Native({ backend: "cpu", threads, index: 0 }));
+    if (name === "cpu") return cpu();
+    const { cuda } = deviceInfo();
     if (name === "auto") {
-      const reason = deviceInfo().cuda.reason ?? UNFINISHED;
-      process.emitWarning(`running on the CPU: ${reason}`, { code: "FLUX_CPU_FALLBACK" });
-    } else if (name !== "cpu") {
-      const index = Number(name.split(":")[1] ?? 0);
-      const { cuda } = deviceInfo();
-      if (!cuda.devices.some((device) => device.index === index)) {
-        const reason =
-          cuda.reason ?? `its GPUs are ${cuda.devices.map((device) => `cuda:${device.index}`).join(", ")}`;
-        throw new FluxError(
-          "ERR_FLUX_NO_DEVICE",
-          `no ${name} on this machine: ${reason}; use device "cpu" or "auto"`,
-        );
+      const [first] = cuda.devices;
+      if (first === undefined) {
+        warnOnce(cuda.reason ?? "there is no GPU");
+        return cpu();
       }
-      return new Device("cuda", `cuda:${index}`, new Native({ backend: "cuda", threads, index }));
+      return new Device(
+        "cuda",
+        `cuda:${first.index}`,
+        new Native({ backend: "cuda", threads, index: first.index }),
+      );
     }
-    return new Device("cpu", "cpu", new Native({ backend: "cpu", threads, index: 0 }));
+    const index = Number(name.split(":")[1] ?? 0);
+    if (!cuda.devices.some((device) => device.index === index)) {
+      const reason =
+        cuda.reason ?? `its GPUs are ${cuda.devices.map((device) => `cuda:${device.index}`).join(", ")}`;
+      throw new FluxError(
+        "ERR_FLUX_NO_DEVICE",
+        `no ${name} on this machine: ${reason}; use device "cpu" or "auto"`,
+      );
+    }
+    return new Device("cuda", `cuda:${index}`, new Native({ backend: "cuda", threads, index }));
   }
 
   /** Of activations: f32 on the CPU, bf16 on a GPU. */
