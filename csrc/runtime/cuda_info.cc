@@ -57,7 +57,8 @@ CudaInfo query_cuda() {
 
 CudaInfo query_cuda() {
   CudaInfo info;
-  info.reason = "this build of fluxwarp has no CUDA kernels (it was built without nvcc, or with FLUX_CUDA=OFF)";
+  info.reason =
+      "this build of fluxwarp has no CUDA kernels (it was built without nvcc, or with FLUX_CUDA=OFF)";
   return info;
 }
 

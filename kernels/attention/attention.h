@@ -24,7 +24,7 @@ struct AttentionBias {
 
 struct AttentionBf16 {
   AttentionTensor query, key, value, output;
-  int batch = 1, heads = 1, queries = 0, keys = 0, head_dim = 128;  // head_dim 64, 128 or 512
+  int batch = 1, heads = 1, queries = 0, keys = 0, head_dim = 128;  // head_dim 8, 16, … 128, or 512
   float scale = 1.0f;                                               // positive
   bool causal = false;           // key ≤ query; wants queries == keys, no bias
   AttentionBias bias;            // optional

@@ -7,9 +7,10 @@
 //   64        bias    128 × 64          4       the bias's addresses take the registers that a longer tile would need
 //   512       –       64 × 128          –       attention_wide.cu
 //
-// What these do not take, and every device but sm_90, gets the portable kernel.
+// Narrower heads go to attention_narrow.cu. What these do not take, and every device but sm_90, gets the portable kernel.
 #include "attention/check.h"
 #include "attention/launch_hopper.cuh"
+#include "attention/narrow.h"
 #include "attention/wide.h"
 
 namespace flux::kernels {
@@ -55,6 +56,7 @@ Status attention_bf16(const AttentionBf16& call, cudaStream_t stream) {
   if (Status s = check(call); !s.ok()) return s;
   const bool biased = call.bias.data != nullptr;
   if (device_architecture() / 10 != 9) return attention_bf16_portable(call, stream);
+  if (is_narrow(call.head_dim)) return run_narrow(call, stream);
   if (call.head_dim == 64) {
     if (biased) return run_bf16<Config<Bf16, 64, 2, 64, 4, Extra::kBias>>(call, stream);
     if (call.causal) return run_bf16<Config<Bf16, 64, 2, 128, 2, Extra::kCausal>>(call, stream);

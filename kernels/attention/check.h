@@ -23,12 +23,15 @@ inline bool rows_aligned(const AttentionTensor& t) {
          t.token_stride % 8 == 0 && t.head_stride % 8 == 0;
 }
 
+// Such heads have no tensor-core kernel.
+inline bool is_narrow(int head_dim) { return head_dim < 128 && head_dim != 64; }
+
 inline Status check(const AttentionBf16& call) {
   if (Status s = check_shape("attention_bf16", call.batch, call.heads, call.queries, call.keys, call.scale);
       !s.ok())
     return s;
-  if (call.head_dim != 64 && call.head_dim != 128 && call.head_dim != 512) {
-    return Status::unsupported("attention_bf16: head_dim must be 64, 128 or 512, not " +
+  if (call.head_dim != 512 && (call.head_dim < 8 || call.head_dim > 128 || call.head_dim % 8 != 0)) {
+    return Status::unsupported("attention_bf16: head_dim must be a multiple of 8 up to 128, or 512, not " +
                                std::to_string(call.head_dim));
   }
   if (call.causal && (call.queries != call.keys || call.bias.data != nullptr)) {

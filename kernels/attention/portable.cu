@@ -10,6 +10,7 @@
 
 #include "attention/attention.h"
 #include "attention/check.h"
+#include "attention/narrow.h"
 #include "attention/softmax.cuh"
 #include "launch.cuh"
 #include "ptx/matrix.cuh"
@@ -245,6 +246,7 @@ __global__ void __launch_bounds__(128, 2) portable_kernel(const __grid_constant_
 
 Status attention_bf16_portable(const AttentionBf16& call, cudaStream_t stream) {
   if (Status status = attention::check(call); !status.ok()) return status;
+  if (attention::is_narrow(call.head_dim)) return attention::run_narrow(call, stream);
   const PortableParameters p{call, call.scale * 1.4426950408889634f};
   const int slice = call.head_dim == 64 ? 64 : 128;
   const dim3 grid((call.queries + kQueries - 1) / kQueries, call.batch * call.heads, call.head_dim / slice);

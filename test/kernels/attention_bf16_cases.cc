@@ -140,8 +140,8 @@ void refusals(Context& c) {
   call.keys = 0;
   c.expect_refused("no keys", attention_bf16(call, c.stream()), Status::Code::kBadArgument);
   call = problem.bf16();
-  call.head_dim = 96;
-  c.expect_refused("head_dim 96", attention_bf16(call, c.stream()), Status::Code::kUnsupported);
+  call.head_dim = 100;
+  c.expect_refused("head_dim 100", attention_bf16(call, c.stream()), Status::Code::kUnsupported);
   call = problem.bf16();
   call.key.token_stride = 127;
   c.expect_refused("an odd stride", attention_bf16(call, c.stream()), Status::Code::kBadArgument);
@@ -168,6 +168,11 @@ const Cases kTests = [](Register& add) {
                                     {1, 1, 191, 512},
                                     {1, 1, 1000, 512}}) {
       add.test(path + s.name(), [s, launch](Context& c) { plain(c, s, false, launch); });
+    }
+    for (const AttentionShape& s : {AttentionShape{2, 2, 77, 16}, {1, 1, 1024, 48}, {1, 3, 33, 120}}) {
+      add.test(path + s.name() + "/narrow", [s, launch](Context& c) { plain(c, s, false, launch); });
+      add.test(path + s.name() + "/narrow-causal", [s, launch](Context& c) { causal(c, s, launch); });
+      add.test(path + s.name() + "/narrow-bias", [s, launch](Context& c) { biased(c, s, false, launch); });
     }
     for (const AttentionShape& s : {AttentionShape{1, 12, 77, 64}, {2, 2, 300, 64}, {1, 2, 150, 128}}) {
       add.test(path + s.name() + "/causal", [s, launch](Context& c) { causal(c, s, launch); });
