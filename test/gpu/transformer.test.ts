@@ -1,22 +1,14 @@
 // The whole transformer in bf16 and fp8 on the GPU, against diffusers in float32.
 
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { test } from "node:test";
 import { readFluxTransformerConfig } from "../../dist/loaders/config.js";
-import { openSafetensors, readTensor } from "../../dist/loaders/safetensors.js";
 import { WeightSource } from "../../dist/loaders/weights.js";
 import { FluxTransformer } from "../../dist/models/flux/transformer.js";
 import type { Precision } from "../../dist/nn/scope.js";
 import type { Device } from "../../dist/runtime/device.js";
 import { cpu, gpu, relativeL2 } from "./both.js";
-
-/** test/golden, or a folder with all of the golden data. */
-const GOLDEN = [process.env.FLUX_GOLDEN ?? "", "../shared/golden", "test/golden"].find((path) =>
-  existsSync(join(path, "cases")),
-)!;
-const index = JSON.parse(readFileSync(join(GOLDEN, "cases/cases.json"), "utf8"));
+import { Golden, goldenPath, needs } from "./golden.js";
 
 async function forward(
   device: Device,
@@ -24,14 +16,14 @@ async function forward(
   name: string,
   precision: Precision,
 ): Promise<Float32Array> {
-  const path = join(GOLDEN, folder, "transformer");
+  const path = goldenPath(`${folder}/transformer`);
   using transformer = new FluxTransformer(device, await readFluxTransformerConfig(path), precision);
   await transformer.load(await WeightSource.open(path));
-  const file = await openSafetensors(join(GOLDEN, `cases/${name}.safetensors`));
+  const file = await Golden.open(name);
   const upload = async (tensor: string, shape?: readonly number[]) => {
-    const host = await readTensor(file, tensor);
+    const host = await file.f32(tensor);
     const buffer = device.buffer("f32", shape ?? host.shape);
-    await buffer.write(host.data as Float32Array);
+    await buffer.write(host.data);
     return buffer;
   };
   const latents = await upload("in.hidden_states");
@@ -39,14 +31,12 @@ async function forward(
   const pooled = await upload("in.pooled_projections");
   const [batch, imageTokens] = latents.shape as [number, number];
   const timesteps = await upload("in.timestep", [1, batch]);
-  const guidance = file.tensors.has("in.guidance")
-    ? await upload("in.guidance")
-    : device.buffer("f32", [batch]);
-  const textIds = await readTensor(file, "in.txt_ids");
-  const imageIds = await readTensor(file, "in.img_ids");
+  const guidance = file.has("in.guidance") ? await upload("in.guidance") : device.buffer("f32", [batch]);
+  const textIds = await file.f32("in.txt_ids");
+  const imageIds = await file.f32("in.img_ids");
   const ids = device.buffer("f32", [embeds.shape[1]! + imageTokens, 3]);
-  await ids.write(textIds.data as Float32Array);
-  await ids.write(imageIds.data as Float32Array, textIds.data.length);
+  await ids.write(textIds.data);
+  await ids.write(imageIds.data, textIds.data.length);
   const out = device.buffer("f32", [batch, imageTokens, transformer.config.outChannels]);
   using plan = device.record("forward", (g) => {
     const table = g.empty([1, batch, transformer.modulationColumns], "f32");
@@ -71,22 +61,19 @@ for (const [folder, name] of [
   ["tiny-flux", "transformer_dev_d"],
   ["tiny-flux", "transformer_dev_kontext"],
 ] as const) {
-  const present =
-    existsSync(join(GOLDEN, folder, "transformer")) && existsSync(join(GOLDEN, `cases/${name}.safetensors`));
-  const skip = present ? false : "needs the golden data of ../shared";
+  const skip = needs(`${folder}/transformer`, `cases/${name}.safetensors`);
 
   test(`${name} in bf16 is within bf16_impl`, { skip }, async () => {
-    const { tolerance } = index.files[`cases/${name}.safetensors`].tensors.out;
-    const file = await openSafetensors(join(GOLDEN, `cases/${name}.safetensors`));
-    const expected = (await readTensor(file, "out")).data as Float32Array;
+    const file = await Golden.open(name);
+    const expected = (await file.f32("out")).data;
     const error = relativeL2(await forward(gpu, folder, name, "bf16"), expected);
-    console.log(`${name}: bf16 relative L2 ${error.toExponential(2)}, allowed ${tolerance.bf16_impl}`);
-    assert.ok(error <= tolerance.bf16_impl);
+    console.log(`${name}: bf16 relative L2 ${error.toExponential(2)}, allowed ${file.allowed("out")}`);
+    assert.ok(error <= file.allowed("out"));
   });
 
   test(`${name} in fp8 errs no more than fp8 emulated on the CPU`, { skip }, async () => {
-    const file = await openSafetensors(join(GOLDEN, `cases/${name}.safetensors`));
-    const expected = (await readTensor(file, "out")).data as Float32Array;
+    const file = await Golden.open(name);
+    const expected = (await file.f32("out")).data;
     const emulated = relativeL2(await forward(cpu, folder, name, "fp8"), expected);
     const error = relativeL2(await forward(gpu, folder, name, "fp8"), expected);
     console.log(`${name}: fp8 relative L2 ${error.toExponential(2)}, emulated ${emulated.toExponential(2)}`);
