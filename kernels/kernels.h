@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/attention.h"
+#include "conv/conv.h"
 #include "elementwise/elementwise.h"
 #include "gemm/gemm.h"
 #include "gemv/gemv.h"

@@ -32,6 +32,8 @@
 //   conv2d        x [B, H, W, Ci], weight [Co, kh, kw, Ci] (f32 | bf16), bias? [Co] f32, residual? like y
 //                 → y [B, Ho, Wo, Co];  attrs stride, padTop, padLeft, padBottom, padRight, upsample (1 | 2)
 //                 upsample 2: nearest-neighbour 2× of x first, never materialised. [y may alias residual]
+//                 On a GPU also attr phases (1): upsample 2 and a 3 × 3 kernel as four 2 × 2 ones, weight
+//                 [Co, 4 phases, 4 taps, Ci] as WeightLayout::kUpsamplePhases has it.
 //   embedding     ids [B, T] i32, table [V, D] (f32 | bf16), positions? [P, D] (f32 | bf16; row t is added)
 //                 → y [B, T, D]; an id outside the table throws.
 //   timestepEmbedding  t [N] f32 → y [N, D];  attrs scale (1000), maxPeriod (10000)

@@ -16,6 +16,8 @@ void layer_norm(const OpCall& call, const Launch& launch);
 void rms_norm(const OpCall& call, const Launch& launch);
 void group_norm(const OpCall& call, const Launch& launch);
 uint64_t group_norm_workspace(const OpCall& call);
+// conv.cc
+void conv2d(const OpCall& call, const Launch& launch);
 // attention.cc
 void attention(const OpCall& call, const Launch& launch);
 // elementwise.cc

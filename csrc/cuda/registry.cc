@@ -13,6 +13,7 @@ const Kernel* find_kernel(std::string_view kind) {
       {"layerNorm", {layer_norm}},
       {"rmsNorm", {rms_norm}},
       {"groupNorm", {group_norm, group_norm_workspace}},
+      {"conv2d", {conv2d}},
       {"attention", {attention}},
       {"embedding", {embedding}},
       {"timestepEmbedding", {timestep_embedding}},

@@ -24,6 +24,13 @@ RandomValues random_from(const Napi::Object& object) {
           object.Get("mean").ToNumber().FloatValue(), object.Get("deviation").ToNumber().FloatValue()};
 }
 
+WeightLayout layout_from_name(const std::string& name) {
+  if (name == "stored") return WeightLayout::kAsStored;
+  if (name == "channelsLast") return WeightLayout::kChannelsLast;
+  FLUX_CHECK(name == "upsamplePhases", "there is no weight layout \"" + name + "\"");
+  return WeightLayout::kUpsamplePhases;
+}
+
 LoadRequest load_request_from(const Napi::Object& object) {
   const Environment& classes = environment(object.Env());
   LoadRequest request;
@@ -39,7 +46,10 @@ LoadRequest load_request_from(const Napi::Object& object) {
   const auto shape = object.Get("shape").As<Napi::Array>();
   FLUX_CHECK(shape.Length() <= request.shape.size(), "a weight has at most four axes");
   for (uint32_t i = 0; i < shape.Length(); ++i) request.shape[i] = shape.Get(i).ToNumber().Int64Value();
-  request.convolution = object.Get("convolution").ToBoolean();
+  request.layout = layout_from_name(object.Get("layout").ToString().Utf8Value());
+  FLUX_CHECK(
+      request.layout != WeightLayout::kUpsamplePhases || (request.shape[2] == 3 && request.shape[3] == 3),
+      "only 3 x 3 kernels have upsampling phases");
   if (object.Has("factor")) request.factor = object.Get("factor").ToNumber().FloatValue();
   if (object.Has("factors")) {
     request.factors = mapping_from(object.Get("factors"));
@@ -54,7 +64,7 @@ LoadRequest load_request_from(const Napi::Object& object) {
                "scale is too small");
   }
   FLUX_CHECK(request.to != DType::kF8E4M3 || request.scale != nullptr, "f8e4m3 weights need a scale Memory");
-  const uint64_t bytes = static_cast<uint64_t>(request.elements()) * size_of(request.to);
+  const uint64_t bytes = static_cast<uint64_t>(request.kept_elements()) * size_of(request.to);
   FLUX_CHECK(request.target_offset + bytes <= request.target->bytes(),
              "the target Memory is too small for this weight");
   return request;

@@ -12,13 +12,23 @@
 
 namespace flux {
 
+// How a weight is kept, beside its dtype.
+enum class WeightLayout {
+  kAsStored,
+  kChannelsLast,  // stored [Co, Ci, kh, kw], kept [Co, kh, kw, Ci]
+  // A 3 × 3 kernel behind nearest-neighbour doubling, as four 2 × 2 kernels on the image before it: stored [Co, Ci, 3, 3],
+  // kept [Co, 4 phases, 4 taps, Ci]. An even row of the doubled image sees kernel rows {0} and {1, 2} of two neighbouring
+  // rows, an odd one {0, 1} and {2}; columns alike; what falls together is summed in f32.
+  kUpsamplePhases,
+};
+
 struct LoadRequest {
   std::shared_ptr<Mapping> file;   // null: the values are `random`, in bf16
   uint64_t begin = 0;              // absolute offset of the tensor's first byte
   RandomValues random;             // its index is the element's, as stored
   DType from = DType::kF32;        // as stored
   std::array<int64_t, 4> shape{};  // outermost first, padded with ones at the end
-  bool convolution = false;        // stored [Co, Ci, kh, kw], wanted [Co, kh, kw, Ci]
+  WeightLayout layout = WeightLayout::kAsStored;
 
   // What the stored values are to be multiplied by: one number, or an f32 for each row.
   float factor = 1.0f;
@@ -32,6 +42,9 @@ struct LoadRequest {
   uint64_t scale_offset = 0;      // bytes
 
   int64_t elements() const { return shape[0] * shape[1] * shape[2] * shape[3]; }
+  int64_t kept_elements() const {
+    return layout == WeightLayout::kUpsamplePhases ? shape[0] * shape[1] * 16 : elements();
+  }
 };
 
 }  // namespace flux

@@ -66,6 +66,24 @@ uint64_t count_not_finite(const std::byte* data, int64_t count, DType from) {
   }
 }
 
+// A 3 × 3 kernel as the four 2 × 2 kernels of WeightLayout::kUpsamplePhases; element (phase, tap) goes to
+// out[(4·phase + tap)·step].
+void sum_phases(const float* kernel, float* out, int64_t step) {
+  // Of phase and tap along one axis: the first kernel row and one past the last.
+  constexpr int kRows[2][2][2] = {{{0, 1}, {1, 3}}, {{0, 2}, {2, 3}}};
+  for (int phase = 0; phase < 4; ++phase) {
+    for (int tap = 0; tap < 4; ++tap) {
+      const auto& rows = kRows[phase / 2][tap / 2];
+      const auto& columns = kRows[phase % 2][tap % 2];
+      float sum = 0.0f;
+      for (int y = rows[0]; y < rows[1]; ++y) {
+        for (int x = columns[0]; x < columns[1]; ++x) sum += kernel[3 * y + x];
+      }
+      out[(4 * phase + tap) * step] = sum;
+    }
+  }
+}
+
 }  // namespace
 
 // Of one chunk: a row's values as stored, widened, and reordered.
@@ -75,7 +93,9 @@ struct StagedRows::Scratch {
 };
 
 StagedRows::StagedRows(const LoadRequest& request)
-    : request_(request), width_(request.shape[0] == 0 ? 0 : request.elements() / request.shape[0]) {
+    : request_(request),
+      width_(request.shape[0] == 0 ? 0 : request.elements() / request.shape[0]),
+      kept_width_(request.shape[0] == 0 ? 0 : request.kept_elements() / request.shape[0]) {
   if (request.file != nullptr) {
     data_ =
         request.file->bytes(request.begin, static_cast<uint64_t>(request.elements()) * size_of(request.from));
@@ -90,12 +110,14 @@ StagedRows::StagedRows(const LoadRequest& request)
 
 bool StagedRows::kept_as_stored() const {
   const bool scaled = factors_ != nullptr || request_.factor != 1.0f;
-  return request_.from == request_.to && !request_.convolution && (!scaled || request_.to == DType::kF8E4M3);
+  return request_.from == request_.to && request_.layout == WeightLayout::kAsStored &&
+         (!scaled || request_.to == DType::kF8E4M3);
 }
 
 bool StagedRows::only_quantised() const {
   const bool scaled = factors_ != nullptr || request_.factor != 1.0f;
-  return request_.to == DType::kF8E4M3 && request_.from != DType::kF8E4M3 && !request_.convolution && !scaled;
+  return request_.to == DType::kF8E4M3 && request_.from != DType::kF8E4M3 &&
+         request_.layout == WeightLayout::kAsStored && !scaled;
 }
 
 uint64_t StagedRows::convert(int64_t first, int64_t count, std::byte* out, float* scales,
@@ -113,7 +135,7 @@ uint64_t StagedRows::convert(int64_t first, int64_t count, std::byte* out, float
     Scratch scratch;
     scratch.bytes.resize(stored_row_bytes());
     scratch.stored.resize(static_cast<size_t>(width_));
-    scratch.values.resize(static_cast<size_t>(width_));
+    scratch.values.resize(static_cast<size_t>(kept_width_));
     uint64_t found = 0;
     for (int64_t row = begin; row < end; ++row) {
       found += read_row(first + row, scratch);
@@ -149,7 +171,8 @@ const std::byte* StagedRows::stored(int64_t first, int64_t count, std::byte* spa
 
 uint64_t StagedRows::read_row(int64_t row, Scratch& scratch) const {
   const std::byte* data = stored(row, 1, scratch.bytes.data());
-  float* values = request_.convolution ? scratch.stored.data() : scratch.values.data();
+  const bool reordered = request_.layout != WeightLayout::kAsStored;
+  float* values = reordered ? scratch.stored.data() : scratch.values.data();
   widen(data, width_, request_.from, values);
   const float factor = factor_of(row);
   uint64_t bad = 0;
@@ -157,12 +180,16 @@ uint64_t StagedRows::read_row(int64_t row, Scratch& scratch) const {
     values[i] *= factor;
     bad += std::isfinite(values[i]) ? 0 : 1;
   }
-  if (request_.convolution) {  // stored [Ci, taps]: element (ci, tap) goes to [tap, ci]
-    const int64_t channels = request_.shape[1];
-    const int64_t taps = request_.shape[2] * request_.shape[3];
+  const int64_t channels = request_.shape[1];
+  const int64_t taps = request_.shape[2] * request_.shape[3];
+  if (request_.layout == WeightLayout::kChannelsLast) {  // stored [Ci, taps]
     for (int64_t channel = 0; channel < channels; ++channel) {
       for (int64_t tap = 0; tap < taps; ++tap)
         scratch.values[tap * channels + channel] = values[channel * taps + tap];
+    }
+  } else if (request_.layout == WeightLayout::kUpsamplePhases) {
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      sum_phases(values + channel * taps, scratch.values.data() + channel, channels);
     }
   }
   return bad;
@@ -178,19 +205,19 @@ int64_t StagedRows::grain() const { return std::max<int64_t>(1, 65536 / std::max
 void StagedRows::store_row(const float* values, std::byte* out, float* scale) const {
   switch (request_.to) {
     case DType::kF32:
-      std::memcpy(out, values, static_cast<size_t>(width_) * sizeof(float));
+      std::memcpy(out, values, static_cast<size_t>(kept_width_) * sizeof(float));
       return;
     case DType::kBF16: {
       auto* bits = reinterpret_cast<uint16_t*>(out);
-      for (int64_t i = 0; i < width_; ++i) bits[i] = f32_to_bf16(values[i]);
+      for (int64_t i = 0; i < kept_width_; ++i) bits[i] = f32_to_bf16(values[i]);
       return;
     }
     case DType::kF8E4M3: {
       float largest = 0.0f;
-      for (int64_t i = 0; i < width_; ++i) largest = std::max(largest, std::fabs(values[i]));
+      for (int64_t i = 0; i < kept_width_; ++i) largest = std::max(largest, std::fabs(values[i]));
       *scale = largest > 0.0f ? largest / 448.0f : 1.0f;
       auto* codes = reinterpret_cast<uint8_t*>(out);
-      for (int64_t i = 0; i < width_; ++i) codes[i] = f32_to_e4m3(values[i] / *scale);
+      for (int64_t i = 0; i < kept_width_; ++i) codes[i] = f32_to_e4m3(values[i] / *scale);
       return;
     }
     default:

@@ -18,7 +18,7 @@ class StagedRows {
   int64_t width() const { return width_; }
   // Of one row as it is stored, and as it is kept.
   uint64_t stored_row_bytes() const { return static_cast<uint64_t>(width_) * size_of(request_.from); }
-  uint64_t row_bytes() const { return static_cast<uint64_t>(width_) * size_of(request_.to); }
+  uint64_t row_bytes() const { return static_cast<uint64_t>(kept_width_) * size_of(request_.to); }
   // The rows' bytes are kept as they are stored; f8e4m3's factors become its scales.
   bool kept_as_stored() const;
   // The rows are stored as floats that are wanted as f8e4m3 with nothing else to be done.
@@ -39,7 +39,7 @@ class StagedRows {
   int64_t grain() const;
 
   const LoadRequest& request_;
-  int64_t width_;
+  int64_t width_, kept_width_;          // elements of a row as stored and as kept
   const std::byte* data_ = nullptr;     // null: random
   const std::byte* factors_ = nullptr;  // null: one factor
 };

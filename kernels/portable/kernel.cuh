@@ -76,17 +76,18 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const uint32_t (&a)[4]
   }
 }
 
-// A k step of a warp's 64 × 32 part of the stage. Rows of A from `a` on, of W from `w` on, as row numbers in the tile.
-template <Products kProducts>
-__device__ __forceinline__ void multiply_step(float (&sums)[4][4][4], uint32_t stage, int a, int w,
+// A k step of a warp's 16·kBlocks × 32 part of the stage. Rows of A from `a` on, of W from `w` on, as row numbers in the
+// tile.
+template <Products kProducts, int kBlocks>
+__device__ __forceinline__ void multiply_step(float (&sums)[kBlocks][4][4], uint32_t stage, int a, int w,
                                               int step) {
   const int lane = threadIdx.x % 32;
   const auto address = [&](uint32_t operand, int row, int chunk) {
     return operand + row * kRowBytes + ((chunk ^ (row % 8)) * 16);
   };
-  uint32_t rows[4][4], columns[2][4];
+  uint32_t rows[kBlocks][4], columns[2][4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
+  for (int i = 0; i < kBlocks; ++i)
     ptx::ldmatrix_x4(rows[i], address(stage, a + i * 16 + lane % 16, step * 2 + lane / 16));
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
@@ -95,7 +96,7 @@ __device__ __forceinline__ void multiply_step(float (&sums)[4][4][4], uint32_t s
   }
   if constexpr (kProducts != Products::kExpanded) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
       for (int j = 0; j < 4; ++j)
         multiply<kProducts>(sums[i][j], rows[i], columns[j / 2][j % 2 * 2], columns[j / 2][j % 2 * 2 + 1]);
@@ -108,7 +109,7 @@ __device__ __forceinline__ void multiply_step(float (&sums)[4][4][4], uint32_t s
 #pragma unroll
       for (int j = 0; j < 4; ++j) expand_e4m3(columns[j / 2][j % 2 * 2 + half], b[j][0], b[j][1]);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < kBlocks; ++i) {
         uint32_t expanded[4];
         expand_e4m3(rows[i][half * 2], expanded[0], expanded[2]);
         expand_e4m3(rows[i][half * 2 + 1], expanded[1], expanded[3]);

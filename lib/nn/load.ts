@@ -53,7 +53,7 @@ export async function loadParameters(
   const damaged: string[] = [];
   let loadedBytes = 0;
   // One generator feeds all lanes: a lane that throws closes it, so the others end after the tensor that they are at.
-  const loads = loadsOf(parameters, found, mappings);
+  const loads = loadsOf(device, parameters, found, mappings);
   const lane = async () => {
     for (const { name, tensor, request } of loads) {
       const bad = await device.load(request);
@@ -133,8 +133,8 @@ function allocate(device: Device, parameter: Parameter, tensors: readonly Stored
     tensors.map((tensor) => tensor.dtype),
     device.dtype,
   );
-  parameter.fill(device.buffer(dtype, parameter.shape));
-  if (dtype === "f8e4m3") parameter.fillScale(device.buffer("f32", [parameter.shape[0]!]));
+  parameter.fill(device.buffer(dtype, parameter.shapeOn(device.dtype)));
+  if (dtype === "f8e4m3") parameter.fillScale(device.buffer("f32", [parameter.buffer.shape[0]!]));
 }
 
 interface Load {
@@ -145,22 +145,23 @@ interface Load {
 
 /** One native request per piece of a tensor; the parts of a parameter lie one after another. */
 function* loadsOf(
+  device: Device,
   parameters: readonly Parameter[],
   found: ReadonlyMap<Parameter, readonly StoredTensor[]>,
   mappings: Map<string, NativeMapping>,
 ): Generator<Load> {
   for (const parameter of parameters) {
     const { buffer, scale, spec } = parameter;
+    const rowBytes = buffer.bytes / buffer.shape[0]!;
     let row = 0;
     for (const [part, tensor] of found.get(parameter)!.entries()) {
       for (const piece of piecesOf(tensor)) {
-        const rowBytes = (elementsOf(piece.shape) / piece.shape[0]!) * sizeOf(buffer.dtype);
         const request = {
           ...originOf(piece, mappings),
           from: NATIVE_DTYPES[piece.dtype]!,
           to: buffer.dtype,
           shape: piece.shape,
-          convolution: spec.convolution,
+          layout: parameter.layoutOn(device.dtype),
           target: buffer.native,
           targetOffset: row * rowBytes,
           ...(scale !== undefined && { scale: scale.native, scaleOffset: row * 4 }),

@@ -1,6 +1,7 @@
 import { FluxError } from "../errors.js";
 import type { Buffer } from "../runtime/buffer.js";
 import type { DType } from "../runtime/dtype.js";
+import type { WeightLayout } from "../runtime/native.js";
 
 /**
  * How a parameter is kept on the device.
@@ -17,8 +18,11 @@ export interface ParameterSpec {
   /** Of each of them, as the checkpoint has it. */
   readonly shapes: readonly (readonly number[])[];
   readonly storing: Storing;
-  /** [Co, Ci, kh, kw] in the checkpoint, [Co, kh, kw, Ci] on the device. */
-  readonly convolution: boolean;
+  /**
+   * `"convolution"`: [Co, Ci, kh, kw] in the checkpoint, [Co, kh, kw, Ci] on the device. `"upsampling"`: a 3×3 one behind
+   * nearest-neighbour doubling; a GPU keeps it as four 2×2 kernels, [Co, 4, 4, Ci] (see `WeightLayout`).
+   */
+  readonly kind: "matrix" | "convolution" | "upsampling";
 }
 
 /** One weight of a module: declared when the module is built, filled when the model loads. */
@@ -28,13 +32,26 @@ export class Parameter {
 
   constructor(readonly spec: ParameterSpec) {}
 
-  /** On the device: the parts stacked, convolutions channels-last. */
-  get shape(): readonly number[] {
+  /** How it lies on a device with such activations. */
+  layoutOn(activations: "f32" | "bf16"): WeightLayout {
+    if (this.spec.kind === "matrix") return "stored";
+    return this.spec.kind === "upsampling" && activations === "bf16" ? "upsamplePhases" : "channelsLast";
+  }
+
+  /** Its shape there: the parts stacked, convolutions channels-last. */
+  shapeOn(activations: "f32" | "bf16"): readonly number[] {
     const [first] = this.spec.shapes;
     const rows = this.spec.shapes.reduce((sum, shape) => sum + shape[0]!, 0);
     const [, ...rest] = first!;
     const [channels, height, width] = rest;
-    return this.spec.convolution ? [rows, height!, width!, channels!] : [rows, ...rest];
+    switch (this.layoutOn(activations)) {
+      case "stored":
+        return [rows, ...rest];
+      case "channelsLast":
+        return [rows, height!, width!, channels!];
+      case "upsamplePhases":
+        return [rows, 4, 4, channels!];
+    }
   }
 
   /** Its Buffer. @throws FluxError before the model has loaded. */

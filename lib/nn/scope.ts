@@ -1,5 +1,5 @@
 import type { Linear } from "./linear.js";
-import { Parameter, type Storing } from "./parameter.js";
+import { Parameter, type ParameterSpec, type Storing } from "./parameter.js";
 
 /**
  * What a model's linears compute in: `"f32"` (CPU; weights as stored), `"bf16"` (GPU), or `"fp8"` (both: e4m3 weights per channel,
@@ -28,35 +28,41 @@ export class Scope {
 
   /** A vector or a norm's weight, kept in f32. */
   vector(name: string, length: number): Parameter {
-    return this.#declare([name], [[length]], "f32", false);
+    return this.#declare([name], [[length]], "f32");
   }
 
   /** A table or matrix, kept as the checkpoint has it. */
   matrix(name: string, rows: number, columns: number): Parameter {
-    return this.#declare([name], [[rows, columns]], "stored", false);
+    return this.#declare([name], [[rows, columns]], "stored");
   }
 
-  /** A convolution's kernel. */
-  kernel(name: string, out: number, channels: number, size: number): Parameter {
-    return this.#declare([name], [[out, channels, size, size]], "stored", true);
+  /** A convolution's kernel; `kind` as in `ParameterSpec`. */
+  kernel(
+    name: string,
+    out: number,
+    channels: number,
+    size: number,
+    kind: "convolution" | "upsampling" = "convolution",
+  ): Parameter {
+    return this.#declare([name], [[out, channels, size, size]], "stored", kind);
   }
 
   /** Matrices (or vectors) of several names, stacked along the first axis. */
   stack(names: readonly string[], shapes: readonly (readonly number[])[], storing: Storing): Parameter {
-    return this.#declare(names, shapes, storing, false);
+    return this.#declare(names, shapes, storing);
   }
 
   #declare(
     names: readonly string[],
     shapes: readonly (readonly number[])[],
     storing: Storing,
-    convolution: boolean,
+    kind: ParameterSpec["kind"] = "matrix",
   ): Parameter {
     const parameter = new Parameter({
       names: names.map((name) => this.prefix + name),
       shapes,
       storing,
-      convolution,
+      kind,
     });
     this.parameters.push(parameter);
     return parameter;

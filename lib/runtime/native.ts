@@ -84,6 +84,9 @@ export interface NativeProgram {
   arenaBytes: number;
 }
 
+/** How a weight is kept: see csrc/runtime/load.h. */
+export type WeightLayout = "stored" | "channelsLast" | "upsamplePhases";
+
 /** Bytes of a file and what their values are to be multiplied by (a number, or an f32 a row), or bf16 numbers to be drawn. */
 export type NativeLoadOrigin =
   | {
@@ -101,8 +104,7 @@ export type NativeLoadRequest = NativeLoadOrigin & {
   to: string;
   /** As stored in the file. */
   shape: readonly number[];
-  /** Stored [Co, Ci, kh, kw], wanted [Co, kh, kw, Ci]. */
-  convolution: boolean;
+  layout: WeightLayout;
   target: NativeMemory;
   targetOffset: number;
   scale?: NativeMemory;

@@ -39,6 +39,8 @@ export interface LowRankWeights {
 export interface ConvWeights {
   readonly weight: Buffer;
   readonly bias?: Buffer | undefined;
+  /** The weight is a 3×3 kernel for a doubled image, kept as four 2×2 ones: [Co, 4, 4, Ci], see `WeightLayout`. */
+  readonly phases?: boolean;
 }
 
 interface OpParts {
@@ -279,7 +281,8 @@ export class Recorder {
     } = {},
   ): Value {
     const input = valueOf(x);
-    const [out, kh, kw, channels] = weights.weight.shape as [number, number, number, number];
+    const { weight, bias, phases = false } = weights;
+    const [out, kh, kw, channels] = weight.shape as [number, number, number, number];
     const [batch, height, width, last] = input.shape as [number, number, number, number];
     check(
       input.shape.length === 4 && last === channels,
@@ -287,15 +290,20 @@ export class Recorder {
     );
     const { stride = 1, upsample = 1, padding = [0, 0, 0, 0] } = options;
     const [padTop, padLeft, padBottom, padRight] = padding;
-    const outHeight = Math.floor((height * upsample + padTop + padBottom - kh) / stride) + 1;
-    const outWidth = Math.floor((width * upsample + padLeft + padRight - kw) / stride) + 1;
+    check(
+      !phases || (upsample === 2 && stride === 1 && padding.every((edge) => edge === 1)),
+      () => "conv2d: weights by phases are for upsample 2, stride 1 and padding 1",
+    );
+    const size = phases ? [3, 3] : [kh, kw];
+    const outHeight = Math.floor((height * upsample + padTop + padBottom - size[0]!) / stride) + 1;
+    const outWidth = Math.floor((width * upsample + padLeft + padRight - size[1]!) / stride) + 1;
     const y = this.empty([batch, outHeight, outWidth, out]);
     return this.#emit("conv2d", {
-      inputs: { x, weight: weights.weight, bias: weights.bias, residual: options.residual },
+      inputs: { x: this.#activation(input), weight, bias, residual: options.residual },
       outputs: { y },
-      attributes: { stride, upsample, padTop, padLeft, padBottom, padRight },
+      attributes: { stride, upsample, padTop, padLeft, padBottom, padRight, phases: phases ? 1 : 0 },
       inPlace: [["y", "residual"]],
-      flops: 2 * y.elements * kh * kw * channels,
+      flops: 2 * y.elements * (phases ? 4 : kh * kw) * channels,
     });
   }
 
@@ -460,10 +468,15 @@ export class Recorder {
       const quantised = x.rowScale === undefined ? this.quantizeRows(x) : x;
       return { x: quantised, xScale: quantised.rowScale! };
     }
-    if (x.dtype === this.dtype) return { x };
+    return { x: this.#activation(x) };
+  }
+
+  /** x in the activations' dtype. */
+  #activation(x: Value): Value {
+    if (x.dtype === this.dtype) return x;
     const converted = this.empty(x.shape);
     this.copy(x, converted);
-    return { x: converted };
+    return converted;
   }
 
   #quantised(shape: readonly number[], scale: Value, exact?: Value): Value {

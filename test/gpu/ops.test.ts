@@ -39,6 +39,12 @@ test("linear adds gate × y to a residual of two batches, in place", () =>
     },
   ));
 
+test("linear adds a residual without a gate", () =>
+  agree(
+    { x: activation([1, 70, 128]), w: weight([256, 128], 0.1), b: f32([256]), h: activation([1, 70, 256]) },
+    (g, { x, w, b, h }) => g.linear(x, { weight: w as never, bias: b as never }, { residual: h }),
+  ));
+
 test("linear with fp8 weights quantises a slice of two batches by rows", () => {
   const codes = { shape: [256, 128], data: e4m3Codes(256 * 128), dtype: "f8e4m3" as const };
   return agree(
@@ -169,6 +175,36 @@ test("rmsNorm and groupNorm with SiLU", async () => {
     g.groupNorm(x, { weight: w, bias: b, groups: 8, eps: 1e-6, activation: "silu" }),
   );
 });
+
+for (const [name, shape, out, size, options] of [
+  ["3×3", [2, 19, 34, 64], 96, 3, { padding: [1, 1, 1, 1] }],
+  ["3×3 of an image", [1, 20, 36, 3], 128, 3, { padding: [1, 1, 1, 1] }],
+  ["3×3 to an image", [1, 20, 36, 128], 3, 3, { padding: [1, 1, 1, 1] }],
+  ["1×1", [2, 9, 14, 48], 64, 1, {}],
+  [
+    "stride 2, padded on the right and at the bottom",
+    [2, 18, 34, 64],
+    64,
+    3,
+    { stride: 2, padding: [0, 0, 1, 1] },
+  ],
+  ["doubled", [2, 9, 14, 48], 64, 3, { upsample: 2, padding: [1, 1, 1, 1] }],
+] as const) {
+  test(`conv2d ${name}`, () =>
+    agree(
+      { x: activation(shape), w: weight([out, size, size, shape[3]], 0.1), b: f32([out]) },
+      (g, { x, w, b }) => g.conv2d(x, { weight: w as never, bias: b as never }, options),
+    ));
+}
+
+test("conv2d adds a residual, in place", () =>
+  agree(
+    { x: activation([1, 12, 20, 64]), w: weight([64, 3, 3, 64], 0.1), h: activation([1, 12, 20, 64]) },
+    (g, { x, w, h }) => {
+      const residual = g.add(h, h);
+      return g.conv2d(x, { weight: w as never }, { padding: [1, 1, 1, 1], residual });
+    },
+  ));
 
 test("pointwise ops", async () => {
   const inputs = { a: activation([3, 70, 48]), b: activation([3, 70, 48]) };

@@ -9,8 +9,9 @@ import { Model } from "../../lib/nn/model.js";
 import { LayerNorm } from "../../lib/nn/norm.js";
 import type { Precision } from "../../lib/nn/scope.js";
 import type { Device } from "../../lib/runtime/device.js";
+import { native } from "../../lib/runtime/native.js";
 import { bufferOf, compute, cpuDevice } from "../support/device.js";
-import { safetensorsBytes, temporaryFolder } from "../support/fixture-folder.js";
+import { safetensorsBytes, temporaryFolder, writeWeights } from "../support/fixture-folder.js";
 import { maxAbsDifference } from "../support/golden.js";
 import { randomValues } from "../support/random.js";
 
@@ -124,6 +125,58 @@ describe("Model.load", () => {
       for (let channel = 0; channel < 3; channel++) {
         for (let pixel = 0; pixel < 9; pixel++) {
           expect(kernel[(out * 9 + pixel) * 3 + channel]).toBe(stored[(out * 3 + channel) * 9 + pixel]);
+        }
+      }
+    }
+  });
+
+  it("keeps an upsampling kernel as four 2×2 ones that give what doubling and 3×3 gives", async () => {
+    const device = cpuDevice();
+    const [outs, channels] = [3, 2];
+    const values = randomValues(outs * channels * 9, 60);
+    const path = join(await temporaryFolder(), "up.safetensors");
+    const shape = [outs, channels, 3, 3];
+    await writeWeights(path, { kernel: { shape, data: values } });
+    const source = await WeightSource.open(path);
+    const target = device.buffer("f32", [outs, 4, 4, channels]);
+    const file = new (native().Mapping)(path);
+    const { begin } = source.find("kernel")!;
+    const layout = "upsamplePhases";
+    await device.load({
+      file,
+      begin,
+      from: "f32",
+      to: "f32",
+      shape,
+      layout,
+      target: target.native,
+      targetOffset: 0,
+    });
+    file.close();
+    const phases = await target.read();
+    const [height, width] = [3, 4];
+    const image = randomValues(height * width * channels, 61);
+    const pixel = (y: number, x: number, c: number) =>
+      y < 0 || x < 0 || y >= height || x >= width ? 0 : image[(y * width + x) * channels + c];
+    for (let y = 0; y < 2 * height; y++) {
+      for (let x = 0; x < 2 * width; x++) {
+        for (let out = 0; out < outs; out++) {
+          let expected = 0;
+          let actual = 0;
+          for (let c = 0; c < channels; c++) {
+            for (let tap = 0; tap < 9; tap++) {
+              const [down, right] = [y + Math.floor(tap / 3) - 1, x + (tap % 3) - 1];
+              expected +=
+                values[(out * channels + c) * 9 + tap] *
+                pixel(Math.floor(down / 2), Math.floor(right / 2), c);
+            }
+            for (let tap = 0; tap < 4; tap++) {
+              const [down, right] = [(y >> 1) + (y % 2) - 1 + (tap >> 1), (x >> 1) + (x % 2) - 1 + (tap % 2)];
+              const phase = 2 * (y % 2) + (x % 2);
+              actual += phases[((out * 4 + phase) * 4 + tap) * channels + c] * pixel(down, right, c);
+            }
+          }
+          expect(actual).toBeCloseTo(expected, 5);
         }
       }
     }

@@ -56,13 +56,15 @@ class UpBlock {
       { length: count },
       (_, index) => new ResnetBlock(scope.at("resnets").at(index), index === 0 ? channels : out, out, groups),
     );
-    this.#upsample = upsampling ? new Conv2d(scope.at("upsamplers.0"), "conv", out, out, 3) : undefined;
+    this.#upsample = upsampling
+      ? new Conv2d(scope.at("upsamplers.0"), "conv", out, out, 3, { upsampling })
+      : undefined;
   }
 
   /** [B, H, W, channels] → [B, 2H, 2W, out], or [B, H, W, out] without upsampling. */
   forward(g: Recorder, x: Value): Value {
     let y = x;
     for (const resnet of this.#resnets) y = resnet.forward(g, y);
-    return this.#upsample?.forward(g, y, { upsample: 2 }) ?? y;
+    return this.#upsample?.forward(g, y) ?? y;
   }
 }
