@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/attention.h"
+#include "cache/cache.h"
 #include "conv/conv.h"
 #include "elementwise/elementwise.h"
 #include "gemm/gemm.h"

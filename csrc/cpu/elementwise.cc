@@ -1,4 +1,6 @@
-// Ops on elements at equal places: add, multiply, activation, guide.
+// Ops on elements at equal places: add, subtract, addScaled, multiply, activation, guide.
+#include <algorithm>
+
 #include "cpu/checks.h"
 #include "cpu/kernels.h"
 #include "cpu/rows.h"
@@ -26,6 +28,24 @@ void binary(const OpCall& call, ThreadPool& pool, std::string_view a_name, std::
 void add(const OpCall& call, ThreadPool& pool) {
   binary(call, pool, "a", "b",
          [](const float* a, const float* b, int64_t n, float* y) { simd().add_scaled(a, b, 1.0f, n, y); });
+}
+
+void subtract(const OpCall& call, ThreadPool& pool) {
+  binary(call, pool, "a", "b",
+         [](const float* a, const float* b, int64_t n, float* y) { simd().add_scaled(a, b, -1.0f, n, y); });
+}
+
+void add_scaled(const OpCall& call, ThreadPool& pool) {
+  const TensorView& scale = operand(call, "factor");
+  expect_shape(call, "factor", scale, {1});
+  const float factor = *scale.as<const float>();
+  binary(call, pool, "x", "a", [factor](const float* x, const float* a, int64_t n, float* y) {
+    if (factor != 0.0f) {
+      simd().add_scaled(x, a, factor, n, y);
+    } else if (y != x) {
+      std::copy_n(x, n, y);
+    }
+  });
 }
 
 void multiply(const OpCall& call, ThreadPool& pool) {

@@ -26,6 +26,8 @@ void rope_table(const OpCall& call, ThreadPool& pool);
 void t5_bias(const OpCall& call, ThreadPool& pool);
 // elementwise.cc
 void add(const OpCall& call, ThreadPool& pool);
+void subtract(const OpCall& call, ThreadPool& pool);
+void add_scaled(const OpCall& call, ThreadPool& pool);
 void multiply(const OpCall& call, ThreadPool& pool);
 void activation(const OpCall& call, ThreadPool& pool);
 void guide(const OpCall& call, ThreadPool& pool);
@@ -38,6 +40,9 @@ void increment(const OpCall& call, ThreadPool& pool);
 void euler_step(const OpCall& call, ThreadPool& pool);
 void scale_noise(const OpCall& call, ThreadPool& pool);
 void greater(const OpCall& call, ThreadPool& pool);
+// cache.cc
+void relative_difference(const OpCall& call, ThreadPool& pool);
+void cache_decision(const OpCall& call, ThreadPool& pool);
 // latents.cc
 void pack_latents(const OpCall& call, ThreadPool& pool);
 void unpack_latents(const OpCall& call, ThreadPool& pool);

@@ -44,6 +44,8 @@
 //   t5Bias        table [buckets, H] (f32 | bf16) → y [H, T, T] f32;  attr maxDistance
 //                 (bidirectional T5 buckets)
 //   add           a, b → y   same shape; outer axes may have stride 0 (broadcast)  [in place]
+//   subtract      a, b → y = a − b   [in place]
+//   addScaled     x, a like x, factor [1] f32 → y = x + factor·a   [in place];  with factor 0 a is not looked at
 //   multiply      a, b → y = act(a)·b;  attr activation   [in place]
 //   activation    x → y = act(x);  attr activation         [in place]
 //   copy          x → y   any strides, same shape; converts between f32 and bf16
@@ -63,6 +65,14 @@
 //                 as f32: u (NaN stays)
 //   fromImage     x u8 → y f32 = x/255·2 − 1
 //   greater       a, b [1] f32 → y [1] i32 = a > b
+//   relativeDifference  x, base, previous of one shape → y [1] f32 = Σ|x − base − previous| / Σ|previous|, summed in f64
+//   cacheDecision difference, threshold [1] f32, limits [2] i32 (w, m), state [4] i32 (steps so far, skips in a row,
+//                 the last computed step, its distance to the computed step before it)
+//                 → compute, skip [1] i32, factor [1] f32, differences [S] f32, decisions [S] i32, the next state
+//                 Step i = steps so far is skipped when 0 < i, w ≤ i, skips in a row < m and difference < threshold (which
+//                 no NaN is). skip = 1 − compute; decisions[i] = compute; differences[i] = difference, 0 at step 0.
+//                 factor = (i − last computed) / distance when the step is skipped and two were computed, else 0:
+//                 first-order extrapolation in steps (Liu et al. 2025, TaylorSeer, order 1). Throws when i ≥ S.
 //   quantizeRows  x [.., K] f32 → codes [.., K] f8e4m3, scale [rows] f32, as in linear
 // Beside these, two kinds with a body that the runtime itself runs (runtime/program.h): "if", and "together", whose ops may run
 // at the same time since none touches what another writes; the CPU runs them one after another.

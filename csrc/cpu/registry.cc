@@ -13,7 +13,7 @@ struct Entry {
   Kernel kernel;
 };
 
-constexpr std::array<Entry, 28> kOps{{
+constexpr std::array<Entry, 32> kOps{{
     {"linear", linear},
     {"qkvLinear", qkv_linear},
     {"attention", attention},
@@ -26,6 +26,8 @@ constexpr std::array<Entry, 28> kOps{{
     {"ropeTable", rope_table},
     {"t5Bias", t5_bias},
     {"add", add},
+    {"subtract", subtract},
+    {"addScaled", add_scaled},
     {"multiply", multiply},
     {"activation", activation},
     {"copy", copy},
@@ -41,6 +43,8 @@ constexpr std::array<Entry, 28> kOps{{
     {"toImage", to_image},
     {"fromImage", from_image},
     {"greater", greater},
+    {"relativeDifference", relative_difference},
+    {"cacheDecision", cache_decision},
     {"quantizeRows", quantize_rows},
 }};
 

@@ -39,6 +39,12 @@ void copy(const OpCall& call, const Launch& launch) { unary(call, launch, kernel
 
 void add(const OpCall& call, const Launch& launch) { binary(call, launch, kernels::add, "a", "b"); }
 
+void subtract(const OpCall& call, const Launch& launch) { binary(call, launch, kernels::subtract, "a", "b"); }
+
+void add_scaled(const OpCall& call, const Launch& launch) {
+  binary(call, launch, kernels::add_scaled, "x", "a", call.tensor("factor").as<const float>());
+}
+
 void multiply(const OpCall& call, const Launch& launch) {
   binary(call, launch, kernels::multiply, "a", "b", activation_attribute(call));
 }

@@ -23,6 +23,8 @@ void attention(const OpCall& call, const Launch& launch);
 // elementwise.cc
 void copy(const OpCall& call, const Launch& launch);
 void add(const OpCall& call, const Launch& launch);
+void subtract(const OpCall& call, const Launch& launch);
+void add_scaled(const OpCall& call, const Launch& launch);
 void multiply(const OpCall& call, const Launch& launch);
 void activation(const OpCall& call, const Launch& launch);
 void guide(const OpCall& call, const Launch& launch);
@@ -34,6 +36,10 @@ void take_row(const OpCall& call, const Launch& launch);
 void gather_rows(const OpCall& call, const Launch& launch);
 void increment(const OpCall& call, const Launch& launch);
 void greater(const OpCall& call, const Launch& launch);
+// cache.cc
+void relative_difference(const OpCall& call, const Launch& launch);
+uint64_t relative_difference_workspace(const OpCall& call);
+void cache_decision(const OpCall& call, const Launch& launch);
 // tables.cc
 void embedding(const OpCall& call, const Launch& launch);
 void timestep_embedding(const OpCall& call, const Launch& launch);

@@ -57,6 +57,20 @@ struct Add {
   __device__ float operator()(float a, float b) const { return a + b; }
 };
 
+struct Subtract {
+  static constexpr int kInputs = 2;
+  __device__ void prepare() {}
+  __device__ float operator()(float a, float b) const { return a - b; }
+};
+
+struct AddScaled {
+  static constexpr int kInputs = 2;
+  const float* scale;
+  float factor;
+  __device__ void prepare() { factor = *scale; }
+  __device__ float operator()(float x, float a) const { return factor == 0.0f ? x : fmaf(factor, a, x); }
+};
+
 struct Multiply {
   static constexpr int kInputs = 2;
   Activation activation;
@@ -188,6 +202,16 @@ Status activation(const ConstView& x, const View& y, const Extent& extent, Activ
 
 Status add(const ConstView& a, const ConstView& b, const View& y, const Extent& extent, cudaStream_t stream) {
   return run("add", Add{}, a, b, y, extent, stream);
+}
+
+Status subtract(const ConstView& a, const ConstView& b, const View& y, const Extent& extent,
+                cudaStream_t stream) {
+  return run("subtract", Subtract{}, a, b, y, extent, stream);
+}
+
+Status add_scaled(const ConstView& x, const ConstView& a, const View& y, const Extent& extent,
+                  const float* factor, cudaStream_t stream) {
+  return run("add_scaled", AddScaled{factor, 0.0f}, x, a, y, extent, stream);
 }
 
 Status multiply(const ConstView& a, const ConstView& b, const View& y, const Extent& extent,

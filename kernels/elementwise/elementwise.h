@@ -30,6 +30,12 @@ Status copy(const ConstView& x, const View& y, const Extent& extent, cudaStream_
 Status activation(const ConstView& x, const View& y, const Extent& extent, Activation activation,
                   cudaStream_t stream);
 Status add(const ConstView& a, const ConstView& b, const View& y, const Extent& extent, cudaStream_t stream);
+// y = a − b
+Status subtract(const ConstView& a, const ConstView& b, const View& y, const Extent& extent,
+                cudaStream_t stream);
+// y = x + *factor · a, the factor on the device; with factor 0 y = x whatever a holds.
+Status add_scaled(const ConstView& x, const ConstView& a, const View& y, const Extent& extent,
+                  const float* factor, cudaStream_t stream);
 // y = activation(a) · b
 Status multiply(const ConstView& a, const ConstView& b, const View& y, const Extent& extent,
                 Activation activation, cudaStream_t stream);

@@ -43,6 +43,28 @@ export interface ConvWeights {
   readonly phases?: boolean;
 }
 
+/** What `cacheDecision` reads and keeps from step to step. csrc/cpu/ops.h has the rule. */
+export interface CacheDecisionMemory {
+  /** Below it a step is skipped: [1]. */
+  readonly threshold: Buffer<"f32">;
+  /** Steps that are computed before any may be skipped, and how many may be skipped in a row: [2]. */
+  readonly limits: Buffer<"i32">;
+  /** Zeros before the first step: [4]. */
+  readonly state: Buffer<"i32">;
+  /** Of each step so far, 0 for the first: [S]. */
+  readonly differences: Buffer<"f32">;
+  /** Of each step so far, 1 where it was computed: [S]. */
+  readonly decisions: Buffer<"i32">;
+}
+
+export interface CacheDecision {
+  /** [1] i32; one of the two is 1. */
+  readonly compute: Value;
+  readonly skip: Value;
+  /** [1] f32: the skipped step's distance from the last computed one in units of that one's distance from the one before. */
+  readonly factor: Value;
+}
+
 interface OpParts {
   readonly inputs: Readonly<Record<string, Tensor | undefined>>;
   readonly outputs: Readonly<Record<string, Value | undefined>>;
@@ -340,12 +362,18 @@ export class Recorder {
     return this.#emit("t5Bias", { inputs: { table }, outputs: { y }, attributes: { maxDistance } });
   }
 
-  add(a: Tensor, b: Tensor): Value {
-    check(
-      sameShape(valueOf(a).shape, valueOf(b).shape),
-      () => `add: ${show(valueOf(a))} and ${show(valueOf(b))}`,
-    );
-    return this.#pointwise("add", { a, b }, {}, 1);
+  add(a: Tensor, b: Tensor, into?: Tensor): Value {
+    return this.#sum("add", { a, b }, into);
+  }
+
+  /** a − b. */
+  subtract(a: Tensor, b: Tensor, into?: Tensor): Value {
+    return this.#sum("subtract", { a, b }, into);
+  }
+
+  /** x += factor·a, in place; factor [1] f32. With factor 0 a may hold anything. */
+  addScaled(x: Tensor, a: Tensor, factor: Tensor): void {
+    this.#sum("addScaled", { x, a, factor }, x);
   }
 
   /** act(a)·b. */
@@ -449,6 +477,35 @@ export class Recorder {
     return this.#emit("greater", { inputs: { a, b }, outputs: { y: this.empty([1], "i32") } });
   }
 
+  /** How far a residual moved: Σ|x − base − previous| / Σ|previous| as [1] f32; the three have one shape. */
+  relativeDifference(x: Tensor, base: Tensor, previous: Tensor): Value {
+    const { shape, elements } = valueOf(x);
+    check(
+      sameShape(shape, valueOf(base).shape) && sameShape(shape, valueOf(previous).shape),
+      () => `relativeDifference: ${show(valueOf(x))}, ${show(valueOf(base))} and ${show(valueOf(previous))}`,
+    );
+    return this.#emit("relativeDifference", {
+      inputs: { x, base, previous },
+      outputs: { y: this.empty([1], "f32") },
+      flops: 5 * elements,
+    });
+  }
+
+  /**
+   * Whether a step that moved by `difference` is computed or skipped, as two flags for `if`, and by how much of the last
+   * change a skipped one extrapolates. Reads and advances `state`, and writes down what it saw and said.
+   */
+  cacheDecision(difference: Tensor, memory: CacheDecisionMemory): CacheDecision {
+    const { threshold, limits, state, differences, decisions } = memory;
+    const flags = { compute: this.empty([1], "i32"), skip: this.empty([1], "i32") };
+    const outputs = { ...flags, factor: this.empty([1], "f32") };
+    this.#emit("cacheDecision", {
+      inputs: { difference, threshold, limits },
+      outputs: { ...outputs, state: state.value, differences: differences.value, decisions: decisions.value },
+    });
+    return outputs;
+  }
+
   /** Per-row e4m3: codes like x, carrying their scale [rows] f32 = max|x|/448. */
   quantizeRows(x: Tensor): Value {
     const { shape } = valueOf(x);
@@ -503,6 +560,16 @@ export class Recorder {
     });
     const attributes = Object.fromEntries(starts.slice(1).map((start, i) => [`part${i + 1}`, start]));
     return { rank, inputs: { low, lowUp: up }, attributes };
+  }
+
+  /** A pointwise op of two values of one shape, written into `into` where that is given. */
+  #sum(kind: string, inputs: Readonly<Record<string, Tensor>>, into: Tensor | undefined): Value {
+    const [a, b] = Object.values(inputs).map(valueOf) as [Value, Value];
+    check(sameShape(a.shape, b.shape), () => `${kind}: ${show(a)} and ${show(b)}`);
+    if (into === undefined) return this.#pointwise(kind, inputs, {}, 1);
+    const y = valueOf(into);
+    check(sameShape(y.shape, a.shape), () => `${kind}: ${show(y)} cannot hold the result`);
+    return this.#emit(kind, { inputs, outputs: { y }, flops: y.elements });
   }
 
   /** An op whose result has the shape of its first input and may take that input's memory. */
