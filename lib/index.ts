@@ -2,6 +2,7 @@
 export { FLUX_ERROR_CODES, FluxError, type FluxErrorCode } from "./errors.js";
 export type { ComponentName } from "./loaders/config.js";
 export type { Precision } from "./nn/scope.js";
+export type { CacheCount, CacheOptions, CacheReport, CacheStep } from "./pipelines/cache.js";
 export type { LoadProgress } from "./pipelines/checkpoint.js";
 export { FluxPipeline, type FromPretrainedOptions, type GenerateResult } from "./pipelines/flux-pipeline.js";
 export type { HostTensor } from "./pipelines/host-tensor.js";

@@ -1,9 +1,11 @@
+import { type CacheLimits, type CacheShape, FirstBlockCache } from "../models/flux/first-block-cache.js";
 import type { FluxTransformer } from "../models/flux/transformer.js";
 import type { Buffer } from "../runtime/buffer.js";
 import type { Plan } from "../runtime/plan.js";
 import type { Recorder } from "../runtime/recorder.js";
 import type { Value } from "../runtime/value.js";
 import { Allocation } from "./allocation.js";
+import { type CacheReport, countOf } from "./cache.js";
 
 /** What a recorded denoising loop depends on. Anything else is contents of its Buffers. */
 export interface DenoiserShape {
@@ -15,6 +17,7 @@ export interface DenoiserShape {
   readonly steps: number;
   /** True classifier-free guidance's scale; 1 without. */
   readonly trueCfgScale: number;
+  readonly cache?: CacheShape | undefined;
 }
 
 /** One side of true classifier-free guidance: the text that it is conditioned on, and what follows from it before the loop. */
@@ -27,6 +30,7 @@ interface Branch {
   readonly text: Buffer<"f32">;
   /** Modulation of every step, [S, B, columns]. */
   readonly table: Buffer<"f32">;
+  readonly cache: FirstBlockCache | undefined;
 }
 
 /**
@@ -87,6 +91,21 @@ export class Denoiser {
     this.step = allocation.record("step", (g) => this.#recordStep(g));
   }
 
+  /** Makes the caches forget the image before, if there are any. */
+  async resetCache(limits: CacheLimits | undefined): Promise<void> {
+    if (limits !== undefined) await Promise.all(this.#branches().map(({ cache }) => cache?.reset(limits)));
+  }
+
+  /** What the caches did since `resetCache`. */
+  async cacheReport(): Promise<CacheReport | undefined> {
+    const { transformer } = this;
+    const counts = this.#branches().map(
+      async ({ cache }) => cache && countOf(await cache.history(), cache.shape, transformer.blockCount),
+    );
+    const [positive, negative] = await Promise.all(counts);
+    return positive && { ...positive, ...(negative && { negative }) };
+  }
+
   dispose(): void {
     this.#allocation.dispose();
   }
@@ -110,9 +129,9 @@ export class Denoiser {
     g.increment(counter);
   }
 
-  #velocity(g: Recorder, { text, table }: Branch): Value {
+  #velocity(g: Recorder, { text, table, cache }: Branch): Value {
     const modulation = g.takeRow(table, this.counter);
-    return this.transformer.forward(g, { latents: this.latents, text, modulation, rope: this.#rope });
+    return this.transformer.forward(g, { latents: this.latents, text, modulation, rope: this.#rope, cache });
   }
 
   #branches(): Branch[] {
@@ -120,7 +139,8 @@ export class Denoiser {
   }
 
   #branch(): Branch {
-    const { batch, textTokens, steps } = this.shape;
+    const { batch, textTokens, rows, columns, steps, cache } = this.shape;
+    const stream = { batch, textTokens, imageTokens: rows * columns, width: this.transformer.width, steps };
     const { config, width, modulationColumns } = this.transformer;
     const allocation = this.#allocation;
     return {
@@ -128,6 +148,7 @@ export class Denoiser {
       pooled: allocation.buffer("f32", [batch, config.pooledProjectionDim]),
       text: allocation.buffer("f32", [batch, textTokens, width]),
       table: allocation.buffer("f32", [steps, batch, modulationColumns]),
+      cache: cache && new FirstBlockCache(allocation, allocation.device.dtype, cache, stream),
     };
   }
 }

@@ -5,6 +5,7 @@ import type { Precision } from "../nn/scope.js";
 import { Device, type DeviceName } from "../runtime/device.js";
 import { Generator } from "../runtime/generator.js";
 import type { Plan } from "../runtime/plan.js";
+import { type CacheOptions, type CacheReport, checkCache } from "./cache.js";
 import { type Checkpoint, type LoadProgress, loadCheckpoint } from "./checkpoint.js";
 import { runSteps } from "./denoise-loop.js";
 import { Denoiser } from "./denoiser.js";
@@ -37,6 +38,8 @@ export interface GenerateResult {
   latents?: HostTensor;
   /** The seed that was used: pass it again for the same images. */
   seed: number | bigint;
+  /** With a cache: which steps were skipped, and why. */
+  cache?: CacheReport;
 }
 
 /** Recorded shapes that are kept; the least recently used goes first. */
@@ -58,6 +61,8 @@ export class FluxPipeline {
   readonly #decoders = new Map<string, ImageDecoder>();
   /** What the generate or profile whose turn it is uses: it must outlive plans that are asked for meanwhile. */
   #running: Denoiser | undefined;
+  /** Of every call that does not say otherwise. */
+  #cache: CacheOptions | undefined;
   readonly #turns = new Turns();
   #disposed = false;
 
@@ -102,7 +107,7 @@ export class FluxPipeline {
     this.#alive();
     checkNames(options);
     options.signal?.throwIfAborted();
-    const request = checkRequest(options, this.#capabilities());
+    const request = this.#request(options);
     const generator = new Generator(request.seed);
     return this.#turns.take(options.signal, async () => {
       this.#alive();
@@ -110,9 +115,28 @@ export class FluxPipeline {
       await runSteps(denoiser, options);
       const latents = { data: await denoiser.latents.read(), shape: denoiser.latents.shape };
       requireFinite(latents);
+      const cache = await denoiser.cacheReport();
       options.signal?.throwIfAborted();
-      return { ...(await this.#finish(request, latents, options.signal)), seed: request.seed };
+      const pictures = await this.#finish(request, latents, options.signal);
+      return { ...pictures, seed: request.seed, ...(cache && { cache }) };
     });
+  }
+
+  /**
+   * Lets later `generate` calls skip what changes little from step to step; a call's own `cache` takes precedence. Calls that
+   * were made before are not affected.
+   * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a wrong option; what was enabled before then stays.
+   */
+  enableCache(options: CacheOptions = {}): void {
+    this.#alive();
+    checkCache(options, this.#capabilities().blocks);
+    this.#cache = { ...options };
+  }
+
+  /** Later `generate` calls compute every step again. */
+  disableCache(): void {
+    this.#alive();
+    this.#cache = undefined;
   }
 
   /**
@@ -122,7 +146,7 @@ export class FluxPipeline {
    */
   plan(options: GenerateOptions = {}): Plan {
     this.#alive();
-    const request = checkRequest(withTexts(options), this.#capabilities());
+    const request = this.#request(withTexts(options));
     const { positive, maxSequenceLength } = request;
     const textTokens = "texts" in positive ? maxSequenceLength : positive.embeds.shape[1]!;
     return this.#denoiser(request, textTokens).step;
@@ -134,7 +158,7 @@ export class FluxPipeline {
    */
   async profile(options: GenerateOptions = {}): Promise<Plan> {
     this.#alive();
-    const request = checkRequest(withTexts(options), this.#capabilities());
+    const request = this.#request(withTexts(options));
     const generator = new Generator(request.seed);
     return this.#turns.take(options.signal, async () => {
       const { prepare, step } = await this.#prepare(request, generator);
@@ -199,6 +223,7 @@ export class FluxPipeline {
       denoiser.timesteps.write(repeatRows({ data: perStep, shape: [perStep.length] }, batch).data),
       denoiser.guidance.write(new Float32Array(batch).fill(guidanceScale)),
       denoiser.counter.write(Int32Array.of(0)),
+      denoiser.resetCache(request.cache?.limits),
       denoiser.positive.promptEmbeds.write(positive.embeds.data),
       denoiser.positive.pooled.write(positive.pooled.data),
     ];
@@ -232,7 +257,7 @@ export class FluxPipeline {
     request: Request,
     latents: HostTensor,
     signal?: AbortSignal,
-  ): Promise<Omit<GenerateResult, "seed">> {
+  ): Promise<Pick<GenerateResult, "images" | "raw" | "latents">> {
     const { size, batch, outputType } = request;
     if (outputType === "latents") return { images: [], latents };
     const { height, width } = size;
@@ -251,6 +276,10 @@ export class FluxPipeline {
     return { images: [], raw: stack(pictures.map((data) => ({ data: data as Float32Array, shape }))) };
   }
 
+  #request(options: GenerateOptions): Request {
+    return checkRequest({ ...options, cache: options.cache ?? this.#cache ?? false }, this.#capabilities());
+  }
+
   #schedule({ numInferenceSteps, sigmas, size }: Request) {
     const steps = sigmas === undefined ? { numInferenceSteps } : { sigmas };
     return this.#checkpoint.scheduler.schedule({ ...steps, imageSeqLen: size.tokens });
@@ -262,7 +291,10 @@ export class FluxPipeline {
     const { rows, columns } = size;
     const steps = sigmas?.length ?? request.numInferenceSteps;
     const trueCfgScale = negative === undefined ? 1 : request.trueCfgScale;
-    const shape = { batch, textTokens, rows, columns, steps, trueCfgScale };
+    const shape = {
+      ...{ batch, textTokens, rows, columns, steps, trueCfgScale },
+      ...(request.cache && { cache: request.cache.shape }),
+    };
     return kept(
       this.#denoisers,
       JSON.stringify(shape),
@@ -289,6 +321,7 @@ export class FluxPipeline {
       embedWidth: jointAttentionDim,
       pooledWidth: pooledProjectionDim,
       packedChannels: inChannels,
+      blocks: transformer.blockCount,
     };
   }
 

@@ -1,3 +1,4 @@
+import type { CacheOptions } from "./cache.js";
 import type { HostTensor } from "./host-tensor.js";
 
 /** One step of a run, as `onStep` sees it. */
@@ -42,6 +43,8 @@ export interface GenerateOptions {
   pooledPromptEmbeds?: HostTensor;
   negativePromptEmbeds?: HostTensor;
   negativePooledPromptEmbeds?: HostTensor;
+  /** Caching for this call instead of what `enableCache` said; `false`: none. */
+  cache?: CacheOptions | false;
   /** `"image"` (default): FluxImages; `"raw"`: f32 in [0, 1], [B, H, W, 3]; `"latents"`: packed, undecoded. */
   outputType?: "image" | "raw" | "latents";
   /** Ends the run between two steps; the promise rejects with the signal's reason. */

@@ -1,6 +1,7 @@
 import { badArgument } from "../errors.js";
 import { MAX_PROMPT_LENGTH, MAX_T5_LENGTH } from "../loaders/tokenizers.js";
 import { type LatentSize, latentSize } from "../models/latents.js";
+import { type CacheSettings, checkCache } from "./cache.js";
 import { checkTensor, type HostTensor } from "./host-tensor.js";
 import type { GenerateOptions } from "./options.js";
 
@@ -16,6 +17,8 @@ export interface Capabilities {
   readonly pooledWidth: number;
   /** Channels of a packed token. */
   readonly packedChannels: number;
+  /** Of the transformer. */
+  readonly blocks: number;
 }
 
 /** Either texts to encode or embeddings that the caller brought. */
@@ -40,6 +43,7 @@ export interface Request {
   readonly seed: number | bigint;
   readonly latents: HostTensor | undefined;
   readonly maxSequenceLength: number;
+  readonly cache: CacheSettings | undefined;
   readonly outputType: "image" | "raw" | "latents";
 }
 
@@ -62,6 +66,7 @@ const NAMES: Readonly<Record<keyof GenerateOptions, true>> = {
   seed: true,
   latents: true,
   maxSequenceLength: true,
+  cache: true,
   promptEmbeds: true,
   pooledPromptEmbeds: true,
   negativePromptEmbeds: true,
@@ -132,6 +137,10 @@ export function checkRequest(options: GenerateOptions, can: Capabilities): Reque
     seed: options.seed ?? Math.floor(Math.random() * 2 ** 32),
     latents: options.latents,
     maxSequenceLength,
+    cache:
+      options.cache === undefined || options.cache === false
+        ? undefined
+        : checkCache(options.cache, can.blocks),
     outputType,
   };
 }

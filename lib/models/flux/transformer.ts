@@ -8,6 +8,7 @@ import { type Recorder, type Tensor, valueOf } from "../../runtime/recorder.js";
 import type { Value } from "../../runtime/value.js";
 import { EPS, FluxDoubleBlock } from "./double-block.js";
 import { type Conditioning, TimeTextEmbedding } from "./embeddings.js";
+import type { FirstBlockCache } from "./first-block-cache.js";
 import { Modulation } from "./modulation.js";
 import { FluxSingleBlock } from "./single-block.js";
 
@@ -24,6 +25,8 @@ export interface StepInputs {
   readonly modulation: Value;
   /** [Tt + Ti, 64, 2] from `rope`. */
   readonly rope: Tensor;
+  /** Lets a step skip blocks. */
+  readonly cache?: FirstBlockCache | undefined;
 }
 
 /**
@@ -73,6 +76,11 @@ export class FluxTransformer extends Model {
     return this.config.numAttentionHeads * this.config.attentionHeadDim;
   }
 
+  /** Double and single blocks. */
+  get blockCount(): number {
+    return this.doubleBlocks.length + this.singleBlocks.length;
+  }
+
   /** Columns of the modulation table. */
   get modulationColumns(): number {
     return this.#modulation.columns;
@@ -94,7 +102,7 @@ export class FluxTransformer extends Model {
   }
 
   /** The velocity at the image tokens: [B, Ti, outChannels]. */
-  forward(g: Recorder, { latents, text, modulation: row, rope }: StepInputs): Value {
+  forward(g: Recorder, { latents, text, modulation: row, rope, cache }: StepInputs): Value {
     const [batch, textTokens, width] = valueOf(text).shape as [number, number, number];
     const imageTokens = valueOf(latents).shape[1]!;
     const hidden = g.empty([batch, textTokens + imageTokens, width]);
@@ -103,8 +111,11 @@ export class FluxTransformer extends Model {
     this.#embedLatents.forward(g, latents, { into: image });
 
     const context = { modulation: this.#modulation, row, rope: valueOf(rope), textTokens };
-    for (const block of this.doubleBlocks) block.forward(g, hidden, context);
-    for (const block of this.singleBlocks) block.forward(g, hidden, context);
+    const blocks = [...this.doubleBlocks, ...this.singleBlocks].map((block) => () => {
+      block.forward(g, hidden, context);
+    });
+    if (cache !== undefined) cache.record(g, hidden, blocks);
+    else for (const block of blocks) block();
 
     const x = g.layerNorm(image, { ...this.#modulation.final(row), eps: EPS });
     return this.#out.forward(g, x, { dtype: "f32" });
