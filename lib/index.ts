@@ -1,10 +1,16 @@
 /** fluxwarp: FLUX.1 in Node.js. See README.md. */
 export { FLUX_ERROR_CODES, FluxError, type FluxErrorCode } from "./errors.js";
 export type { ComponentName } from "./loaders/config.js";
+export type { FluxConfig } from "./loaders/pipeline-configs.js";
 export type { Precision } from "./nn/scope.js";
 export type { CacheCount, CacheOptions, CacheReport, CacheStep } from "./pipelines/cache.js";
 export type { LoadProgress } from "./pipelines/checkpoint.js";
-export { FluxPipeline, type FromPretrainedOptions, type GenerateResult } from "./pipelines/flux-pipeline.js";
+export {
+  FluxPipeline,
+  type FromConfigOptions,
+  type FromPretrainedOptions,
+  type GenerateResult,
+} from "./pipelines/flux-pipeline.js";
 export type { HostTensor } from "./pipelines/host-tensor.js";
 export { type EncodeOptions, FluxImage, type ImageFormat } from "./pipelines/image.js";
 export type { GenerateOptions, StepEvent } from "./pipelines/options.js";

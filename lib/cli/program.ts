@@ -3,6 +3,7 @@ import { Command, CommanderError } from "commander";
 import { FluxError } from "../errors.js";
 import { addGenerateCommand } from "./generate.js";
 import { addInspectCommand } from "./inspect.js";
+import { addSynthCommand } from "./synth.js";
 import type { CommandContext } from "./terminal.js";
 
 /** Exit codes of the `fluxwarp` command. */
@@ -45,6 +46,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted.`,
     );
   addGenerateCommand(program, context);
   addInspectCommand(program, context);
+  addSynthCommand(program, context);
   return program;
 }
 

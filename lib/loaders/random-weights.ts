@@ -12,21 +12,23 @@ const T5_QUERY = 1 / 8;
  */
 export class RandomWeights implements TensorSource {
   readonly location = "random weights";
+  readonly #shapes: ReadonlyMap<string, readonly number[]>;
   readonly #seed: bigint;
 
   /**
-   * @param shapes of all tensors, by name
+   * @param tensors that are to be there
    * @param seed a whole number from 0, or a bigint below 2^64
    */
   constructor(
-    readonly shapes: ReadonlyMap<string, readonly number[]>,
+    tensors: Iterable<{ readonly name: string; readonly shape: readonly number[] }>,
     seed: number | bigint,
   ) {
+    this.#shapes = new Map(Array.from(tensors, ({ name, shape }) => [name, shape]));
     this.#seed = checkSeed(seed);
   }
 
   find(name: string): RandomTensor | undefined {
-    const shape = this.shapes.get(name);
+    const shape = this.#shapes.get(name);
     if (shape === undefined) return undefined;
     return { name, dtype: "BF16", shape, key: keyOf(name, this.#seed), ...distributionOf(name, shape) };
   }

@@ -145,9 +145,10 @@ export async function loadClipTokenizer(folder: string): Promise<Tokenizer> {
 /**
  * Loads T5's tokenizer (Unigram) from `tokenizer.json` and `tokenizer_config.json`.
  *
+ * @param length Ids that it gives by default, in place of what the config says.
  * @throws FluxError ERR_FLUX_BAD_WEIGHTS naming the file that is missing or damaged, ERR_FLUX_UNSUPPORTED for another model.
  */
-export async function loadT5Tokenizer(folder: string): Promise<Tokenizer> {
+export async function loadT5Tokenizer(folder: string, length?: number): Promise<Tokenizer> {
   const file = join(folder, "tokenizer.json");
   const json = await readJson(file);
   checkUnigram(json, file);
@@ -168,7 +169,7 @@ export async function loadT5Tokenizer(folder: string): Promise<Tokenizer> {
     return id;
   };
   // T5's positions are relative, so a folder's limit is a default; what FLUX.1 was trained with is the limit.
-  const modelMaxLength = config.modelMaxLength(MAX_T5_LENGTH);
+  const modelMaxLength = length ?? config.modelMaxLength(MAX_T5_LENGTH);
   return new Tokenizer({
     encodeText: (text) => pipeline.encode(text, { add_special_tokens: false }).ids,
     modelMaxLength,

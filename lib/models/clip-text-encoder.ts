@@ -62,7 +62,7 @@ export class CLIPTextEncoder extends Model {
   }
 
   /** Takes checkpoints whose names lack the prefix `text_model.`, too. */
-  protected override named(source: TensorSource): TensorSource {
+  override named(source: TensorSource): TensorSource {
     return withAliases(source, (name) => [name.replace(/^text_model\./, "")]);
   }
 

@@ -38,7 +38,7 @@ export class T5Encoder extends Model {
   }
 
   /** Takes checkpoints that name the embedding `encoder.embed_tokens.weight`, too. */
-  protected override named(source: TensorSource): TensorSource {
+  override named(source: TensorSource): TensorSource {
     return withAliases(source, (name) => (name === "shared.weight" ? ["encoder.embed_tokens.weight"] : []));
   }
 

@@ -2,7 +2,15 @@ import type { TensorSource } from "../loaders/tensor-source.js";
 import type { Device } from "../runtime/device.js";
 import type { Linear } from "./linear.js";
 import { checkParameters, type LoadOptions, loadParameters } from "./load.js";
+import type { Storing } from "./parameter.js";
 import { type Precision, Scope } from "./scope.js";
+
+/** One tensor of a model, as a checkpoint has it. */
+export interface TensorSpec {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly storing: Storing;
+}
 
 /**
  * A network of modules on one device. Subclasses build their modules from `scope` in the constructor and record with them.
@@ -35,16 +43,15 @@ export abstract class Model {
     return checkParameters(this.scope.parameters, this.named(source));
   }
 
-  /** Names and shapes of all tensors that a checkpoint of this model has. */
-  shapes(): Map<string, readonly number[]> {
-    const { parameters } = this.scope;
-    return new Map(
-      parameters.flatMap(({ spec }) => spec.names.map((name, part) => [name, spec.shapes[part]!])),
+  /** All tensors that a checkpoint of this model has. */
+  tensors(): TensorSpec[] {
+    return this.scope.parameters.flatMap(({ spec: { names, shapes, storing } }) =>
+      names.map((name, part) => ({ name, shape: shapes[part]!, storing })),
     );
   }
 
   /** The view of a checkpoint under the names of this model's parameters; for a model whose tensors go by several names. */
-  protected named(source: TensorSource): TensorSource {
+  named(source: TensorSource): TensorSource {
     return source;
   }
 

@@ -7,9 +7,10 @@ import type { WeightLayout } from "../runtime/native.js";
  * How a parameter is kept on the device.
  * - `"stored"`: bf16 when every part of it is bf16 in the file, or the device computes in bf16; else f32. For matrices.
  * - `"f32"`: for vectors: biases, norms.
+ * - `"bf16"`: for what is on its way to a file.
  * - `"f8e4m3"`: with one scale per row (output channel).
  */
-export type Storing = "stored" | "f32" | "f8e4m3";
+export type Storing = "stored" | "f32" | "bf16" | "f8e4m3";
 
 /** What a module says of one parameter when it is built. */
 export interface ParameterSpec {

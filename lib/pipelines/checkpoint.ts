@@ -1,18 +1,7 @@
-import { stat } from "node:fs/promises";
-import { join } from "node:path";
-import { badArgument, FluxError } from "../errors.js";
-import {
-  type AutoencoderKLConfig,
-  type ComponentName,
-  readAutoencoderKLConfig,
-  readClipTextConfig,
-  readFluxTransformerConfig,
-  readModelIndex,
-  readSchedulerConfig,
-  readT5Config,
-} from "../loaders/config.js";
-import { loadClipTokenizer, loadT5Tokenizer, type Tokenizer } from "../loaders/tokenizers.js";
-import { WeightSource } from "../loaders/weights.js";
+import type { AutoencoderKLConfig, ComponentName } from "../loaders/config.js";
+import type { PipelineConfigs } from "../loaders/pipeline-configs.js";
+import type { TensorSource } from "../loaders/tensor-source.js";
+import type { Tokenizer } from "../loaders/tokenizers.js";
 import { CLIPTextEncoder } from "../models/clip-text-encoder.js";
 import { FluxTransformer } from "../models/flux/transformer.js";
 import { FlowMatchEulerScheduler } from "../models/scheduler.js";
@@ -31,6 +20,18 @@ export interface LoadProgress {
   readonly totalBytes: number;
 }
 
+/** The components that have weights, in the order in which they are loaded. */
+export const WEIGHT_COMPONENTS = ["text_encoder", "text_encoder_2", "vae", "transformer"] as const;
+export type WeightComponent = (typeof WEIGHT_COMPONENTS)[number];
+
+/** What a pipeline is made of, wherever it lies: checked, and none of its weights read. */
+export interface CheckpointParts {
+  readonly configs: PipelineConfigs;
+  readonly tokenizers: { readonly clip: Tokenizer; readonly t5: Tokenizer };
+  /** The tensors of a component, whose model says what it needs. */
+  weights(component: WeightComponent, model: Model): Promise<TensorSource>;
+}
+
 /** All parts of a FLUX.1 checkpoint, loaded. */
 export interface Checkpoint {
   readonly transformer: FluxTransformer;
@@ -45,96 +46,55 @@ export interface Checkpoint {
   readonly scheduler: FlowMatchEulerScheduler;
 }
 
+/** What the linears of the parts compute in. */
+export interface Precisions {
+  readonly transformer: Precision;
+  readonly textEncoders: Precision;
+}
+
+/** The networks of a checkpoint, without their weights. */
+export type Models = ReturnType<typeof modelsOf>;
+
+export function modelsOf(configs: PipelineConfigs, device: Device, precisions: Precisions) {
+  return {
+    text_encoder: new CLIPTextEncoder(device, configs.clip),
+    text_encoder_2: new T5Encoder(device, configs.t5, precisions.textEncoders),
+    vae: new AutoencoderKL(device, configs.vae),
+    transformer: new FluxTransformer(device, configs.transformer, precisions.transformer),
+  } satisfies Record<WeightComponent, Model>;
+}
+
 /**
- * Loads a diffusers folder: configs and tokenizers first, so that a wrong folder fails before any weight is read. On a
- * failure nothing stays allocated.
+ * Loads all weights. On a failure nothing stays allocated.
  * @throws FluxError `ERR_FLUX_BAD_WEIGHTS` or `ERR_FLUX_UNSUPPORTED`, naming the file and what is wrong with it.
  */
 export async function loadCheckpoint(
-  folder: string,
+  parts: CheckpointParts,
   device: Device,
-  precision: Precision,
+  precisions: Precisions,
   options: { signal?: AbortSignal | undefined; onProgress?: ((progress: LoadProgress) => void) | undefined },
 ): Promise<Checkpoint> {
-  await requireFolder(folder);
-  await readModelIndex(folder);
-  const at = (component: ComponentName) => join(folder, component);
-  const [clipConfig, t5Config, transformerConfig, vaeConfig, schedulerConfig] = await Promise.all([
-    readClipTextConfig(at("text_encoder")),
-    readT5Config(at("text_encoder_2")),
-    readFluxTransformerConfig(at("transformer")),
-    readAutoencoderKLConfig(at("vae")),
-    readSchedulerConfig(at("scheduler")),
-  ]);
-  requireWidth(
-    folder,
-    "text_encoder hidden_size",
-    clipConfig.hiddenSize,
-    "pooled_projection_dim",
-    transformerConfig.pooledProjectionDim,
-  );
-  requireWidth(
-    folder,
-    "text_encoder_2 d_model",
-    t5Config.dModel,
-    "joint_attention_dim",
-    transformerConfig.jointAttentionDim,
-  );
-  const [clipTokenizer, t5Tokenizer] = await Promise.all([
-    loadClipTokenizer(at("tokenizer")),
-    loadT5Tokenizer(at("tokenizer_2")),
-  ]);
-
-  const checkpoint: Checkpoint = {
-    transformer: new FluxTransformer(device, transformerConfig, precision),
-    vae: new AutoencoderKL(device, vaeConfig),
-    vaeConfig,
-    clip: {
-      model: new CLIPTextEncoder(device, clipConfig),
-      tokenizer: clipTokenizer,
-      eosTokenId: clipConfig.eosTokenId,
-    },
-    t5: { model: new T5Encoder(device, t5Config, precision), tokenizer: t5Tokenizer },
-    scheduler: new FlowMatchEulerScheduler(schedulerConfig),
-  };
-  const parts: [ComponentName, Model][] = [
-    ["text_encoder", checkpoint.clip.model],
-    ["text_encoder_2", checkpoint.t5.model],
-    ["vae", checkpoint.vae],
-    ["transformer", checkpoint.transformer],
-  ];
+  const { configs, tokenizers } = parts;
+  const models = modelsOf(configs, device, precisions);
   try {
-    for (const [component, model] of parts) {
+    for (const component of WEIGHT_COMPONENTS) {
       options.signal?.throwIfAborted();
-      await model.load(await WeightSource.open(at(component)), {
+      const model: Model = models[component];
+      await model.load(await parts.weights(component, model), {
         signal: options.signal,
         onProgress: options.onProgress && ((progress) => options.onProgress!({ component, ...progress })),
       });
     }
   } catch (error) {
-    for (const [, model] of parts) model.dispose();
+    for (const model of Object.values(models)) model.dispose();
     throw error;
   }
-  return checkpoint;
-}
-
-async function requireFolder(folder: string): Promise<void> {
-  if (typeof folder !== "string" || folder === "") {
-    throw badArgument("fromPretrained() takes the path of a checkpoint folder");
-  }
-  const found = await stat(folder).catch(() => undefined);
-  if (found?.isDirectory()) return;
-  throw new FluxError(
-    "ERR_FLUX_BAD_WEIGHTS",
-    `${folder} is not a folder. Give the path of a FLUX.1 checkpoint in diffusers' layout (the folder that holds model_index.json); ` +
-      "nothing is downloaded.",
-  );
-}
-
-function requireWidth(folder: string, ours: string, width: number, theirs: string, wanted: number): void {
-  if (width === wanted) return;
-  throw new FluxError(
-    "ERR_FLUX_BAD_WEIGHTS",
-    `${folder}: ${ours} is ${width} and the transformer's ${theirs} is ${wanted}; these parts are not of one checkpoint.`,
-  );
+  return {
+    transformer: models.transformer,
+    vae: models.vae,
+    vaeConfig: configs.vae,
+    clip: { model: models.text_encoder, tokenizer: tokenizers.clip, eosTokenId: configs.clip.eosTokenId },
+    t5: { model: models.text_encoder_2, tokenizer: tokenizers.t5 },
+    scheduler: new FlowMatchEulerScheduler(configs.scheduler),
+  };
 }

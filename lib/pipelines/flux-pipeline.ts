@@ -1,4 +1,5 @@
-import { FluxError } from "../errors.js";
+import { badArgument, FluxError } from "../errors.js";
+import type { FluxConfig } from "../loaders/pipeline-configs.js";
 import { MAX_T5_LENGTH } from "../loaders/tokenizers.js";
 import { imageIds, type LatentSize, SIZE_MULTIPLE, textIds } from "../models/latents.js";
 import type { Precision } from "../nn/scope.js";
@@ -6,7 +7,8 @@ import { Device, type DeviceName } from "../runtime/device.js";
 import { Generator } from "../runtime/generator.js";
 import type { Plan } from "../runtime/plan.js";
 import { type CacheOptions, type CacheReport, checkCache } from "./cache.js";
-import { type Checkpoint, type LoadProgress, loadCheckpoint } from "./checkpoint.js";
+import { type Checkpoint, type CheckpointParts, type LoadProgress, loadCheckpoint } from "./checkpoint.js";
+import { openFolder } from "./checkpoint-folder.js";
 import { runSteps } from "./denoise-loop.js";
 import { Denoiser } from "./denoiser.js";
 import { type HostTensor, repeatRows, stack } from "./host-tensor.js";
@@ -14,6 +16,7 @@ import { FluxImage } from "./image.js";
 import { ImageDecoder } from "./image-decoder.js";
 import type { GenerateOptions } from "./options.js";
 import { PromptEncoder } from "./prompt-encoder.js";
+import { openRandom, type RandomCheckpointOptions } from "./random-checkpoint.js";
 import { type Capabilities, type Conditions, checkNames, checkRequest, type Request } from "./request.js";
 import { Turns } from "./turns.js";
 
@@ -22,10 +25,18 @@ export interface FromPretrainedOptions {
   device?: DeviceName | Device;
   /** What the linears compute in: `"bf16"` (a GPU's default), `"f32"` (the CPU's default) or `"fp8"` (both). */
   precision?: Precision;
+  /** What the text encoders' linears compute in, where it is to differ from `precision`. */
+  textEncoderPrecision?: Precision;
   /** CPU threads; all cores by default. Images do not depend on it. */
   threads?: number;
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
+}
+
+/** How a pipeline without a checkpoint is made. */
+export interface FromConfigOptions extends FromPretrainedOptions, RandomCheckpointOptions {
+  /** There is nothing else to make weights of than random numbers. */
+  weights: "random";
 }
 
 /** What `generate` gives; what `outputType` did not ask for is absent. */
@@ -82,15 +93,38 @@ export class FluxPipeline {
    * Loads a checkpoint folder in diffusers' layout.
    * @throws FluxError `ERR_FLUX_BAD_WEIGHTS`, `ERR_FLUX_UNSUPPORTED`, `ERR_FLUX_NO_DEVICE`, `ERR_FLUX_OUT_OF_MEMORY`.
    */
-  static async fromPretrained(folder: string, options: FromPretrainedOptions = {}): Promise<FluxPipeline> {
+  static fromPretrained(folder: string, options: FromPretrainedOptions = {}): Promise<FluxPipeline> {
+    return FluxPipeline.#load(() => openFolder(folder), options);
+  }
+
+  /**
+   * Makes a model of any size on the device, without a checkpoint: for benchmarks and tests. Its pictures are noise.
+   *
+   *     await FluxPipeline.fromConfig("flux1-dev", { weights: "random", seed: 0 });
+   *
+   * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a config or a seed that is none, and as `fromPretrained` does.
+   */
+  static fromConfig(config: FluxConfig, options: FromConfigOptions): Promise<FluxPipeline> {
+    return FluxPipeline.#load(async () => {
+      if (options?.weights !== "random") throw badArgument('fromConfig() takes { weights: "random" }');
+      return openRandom(config, options);
+    }, options ?? {});
+  }
+
+  static async #load(
+    open: () => Promise<CheckpointParts>,
+    options: FromPretrainedOptions,
+  ): Promise<FluxPipeline> {
     const { signal, onProgress, threads } = options;
     signal?.throwIfAborted();
     const ownsDevice = !(options.device instanceof Device);
     const device =
       options.device instanceof Device ? options.device : Device.open(options.device, { threads });
     try {
-      const precision = precisionOn(device, options.precision);
-      const checkpoint = await loadCheckpoint(folder, device, precision, { signal, onProgress });
+      const transformer = precisionOn(device, options.precision);
+      const textEncoders = precisionOn(device, options.textEncoderPrecision ?? transformer);
+      const precisions = { transformer, textEncoders };
+      const checkpoint = await loadCheckpoint(await open(), device, precisions, { signal, onProgress });
       return new FluxPipeline(device, checkpoint, ownsDevice);
     } catch (error) {
       if (ownsDevice) device.dispose();

@@ -21,7 +21,7 @@ class Sketch extends Model {
 
 async function loaded(device: Device, seed: number | bigint, precision?: Precision): Promise<Sketch> {
   const model = new Sketch(device, precision);
-  await model.load(new RandomWeights(model.shapes(), seed));
+  await model.load(new RandomWeights(model.tensors(), seed));
   return model;
 }
 
@@ -64,7 +64,7 @@ describe("RandomWeights", () => {
   it("sums the four quarters of SplitMix64's words, in bf16", async () => {
     const device = cpuDevice();
     const model = new Sketch(device);
-    const source = new RandomWeights(model.shapes(), 3);
+    const source = new RandomWeights(model.tensors(), 3);
     await model.load(source);
     const { key } = source.find("a.weight")!;
     const actual = widened((await model.linear.weight.read()) as Uint16Array).subarray(0, 96 * 512);
@@ -100,7 +100,7 @@ describe("RandomWeights", () => {
   });
 
   it.each([-1, 1.5, 2n ** 64n])("refuses the seed %s", (seed) => {
-    expect(() => new RandomWeights(new Map(), seed)).toThrow(
+    expect(() => new RandomWeights([], seed)).toThrow(
       expect.objectContaining({ code: "ERR_FLUX_BAD_ARGUMENT" }),
     );
   });

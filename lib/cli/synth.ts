@@ -1,0 +1,72 @@
+import type { Command } from "commander";
+import type { FluxConfig } from "../loaders/pipeline-configs.js";
+import { seed, wholeNumber } from "./option-values.js";
+import { type CommandContext, formatBytes, ProgressLine } from "./terminal.js";
+
+interface SynthFlags {
+  seed?: bigint;
+  doubleBlocks?: number;
+  singleBlocks?: number;
+  tokenizers?: string;
+  json?: boolean;
+}
+
+export function addSynthCommand(program: Command, context: CommandContext): void {
+  program
+    .command("synth")
+    .description("Write a checkpoint with random weights in bf16, for benchmarks and tests of loading.")
+    .argument("<config>", "flux1-dev, flux1-schnell, or a folder with configs in diffusers' layout")
+    .argument("<folder>", "where to write; must not be there yet")
+    .option("--seed <number>", "of the weights (default: 0)", seed)
+    .option("--double-blocks <number>", "instead of the config's", wholeNumber(1))
+    .option("--single-blocks <number>", "instead of the config's", wholeNumber(1))
+    .option(
+      "--tokenizers <folder>",
+      "with tokenizer/ and tokenizer_2/ (default: the config's, or a small vocabulary)",
+    )
+    .option("--json", "print the result as JSON")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  $ fluxwarp synth flux1-dev made-up-dev                   # 34 GB
+  $ fluxwarp synth flux1-dev made-up --double-blocks 2 --single-blocks 4
+  $ fluxwarp generate -m made-up -p "noise" -W 512 -H 512`,
+    )
+    .action((config: string, folder: string, flags: SynthFlags) => synth(config, folder, flags, context));
+}
+
+async function synth(
+  base: string,
+  folder: string,
+  flags: SynthFlags,
+  { stdout, stderr, signal }: CommandContext,
+): Promise<void> {
+  const { synthesise } = await import("../pipelines/synthesise.js");
+  const transformer = {
+    ...(flags.doubleBlocks !== undefined && { num_layers: flags.doubleBlocks }),
+    ...(flags.singleBlocks !== undefined && { num_single_layers: flags.singleBlocks }),
+  };
+  const config: FluxConfig = Object.keys(transformer).length === 0 ? base : { base, transformer };
+  const progress = new ProgressLine(stderr);
+  const started = performance.now();
+  try {
+    const bytes = await synthesise(config, folder, {
+      seed: flags.seed,
+      tokenizers: flags.tokenizers,
+      signal,
+      onProgress: ({ component, loadedBytes, totalBytes }) => {
+        progress.show(`writing ${component}`, loadedBytes / totalBytes);
+      },
+    });
+    progress.clear();
+    const seconds = Number(((performance.now() - started) / 1000).toFixed(3));
+    stdout.write(
+      flags.json
+        ? `${JSON.stringify({ folder, bytes, seconds }, null, 2)}\n`
+        : `${folder}  ${formatBytes(bytes)}, ${seconds.toFixed(1)} s\n`,
+    );
+  } finally {
+    progress.clear();
+  }
+}
