@@ -21,4 +21,5 @@ export {
   type DeviceOptions,
   deviceInfo,
 } from "./runtime/device.js";
+export type { AttentionType } from "./runtime/heads.js";
 export type { OpDescription, Plan, PlanDescription } from "./runtime/plan.js";

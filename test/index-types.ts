@@ -3,6 +3,7 @@
 
 import type * as fluxwarp from "../lib/index.js";
 import type {
+  AttentionType,
   ComponentName,
   DeviceInfo,
   DeviceName,
@@ -32,6 +33,7 @@ export const same: {
   onProgress: Same<Parameters<NonNullable<FromPretrainedOptions["onProgress"]>>, [progress: LoadProgress]>;
   component: Same<LoadProgress["component"], ComponentName>;
   precision: Same<FromPretrainedOptions["precision"], Precision | undefined>;
+  attention: Same<FromPretrainedOptions["attention"], AttentionType | undefined>;
   toBuffer: Same<Parameters<fluxwarp.FluxImage["toBuffer"]>, [format?: ImageFormat, options?: EncodeOptions]>;
   describe: Same<ReturnType<Plan["describe"]>, PlanDescription>;
   ops: Same<PlanDescription["ops"], OpDescription[]>;
@@ -46,6 +48,7 @@ export const same: {
   onProgress: true,
   component: true,
   precision: true,
+  attention: true,
   toBuffer: true,
   describe: true,
   ops: true,

@@ -12,6 +12,9 @@ void quantize_rows(const OpCall& call, ThreadPool& pool);
 void qkv_linear(const OpCall& call, ThreadPool& pool);
 // attention.cc
 void attention(const OpCall& call, ThreadPool& pool);
+// packed_heads.cc
+void pack_heads(const OpCall& call, ThreadPool& pool);
+void attention_packed(const OpCall& call, ThreadPool& pool);
 // norm.cc
 void layer_norm(const OpCall& call, ThreadPool& pool);
 void rms_norm(const OpCall& call, ThreadPool& pool);

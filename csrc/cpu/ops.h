@@ -24,6 +24,13 @@
 //   attention     q [B, T, H, D], k, v [B, S, H, D], bias? [H, T, S]  →  y [B, T, H, D];
 //                 attrs scale, causal (0 | 1)
 //                 softmax(scale·q·kᵀ + bias)·v; never holds a T×S matrix.
+//   packHeads     qkv [B, T, 3, H, 128]  →  q, k [B, H, T, 128] i8 | f8e4m3, v [B, H, ⌈T/16⌉, 128, 16] f8e4m3,
+//                 queryRows [B, H, 64⌈T/64⌉, 2], keyBlocks [B, H, 4⌈T/64⌉, 4] f32: q and k quantised to the type
+//                 of q, v to e4m3; every byte as kernels/attention/qkv_layout.cuh says. The GPU's qkvLinear can
+//                 have these outputs instead of qkv, for the tokens from attr firstToken on.
+//   attentionPacked  what packHeads gives  →  y [B, T, H, 128];  attr scale
+//                 softmax(scale·q·kᵀ)·v of the quantised q, k, v. The GPU rounds the softmax's numerators to
+//                 e4m3, this backend does not.
 //   layerNorm     x [.., D], weight?, bias? [D] f32, shift?, scale? [B, D] f32 (B = x.shape[0])
 //                 → y [.., D];  attr eps
 //                 y = x̂·weight + bias, or x̂·(1 + scale) + shift   [in place]

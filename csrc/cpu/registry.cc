@@ -13,10 +13,12 @@ struct Entry {
   Kernel kernel;
 };
 
-constexpr std::array<Entry, 32> kOps{{
+constexpr std::array<Entry, 34> kOps{{
     {"linear", linear},
     {"qkvLinear", qkv_linear},
     {"attention", attention},
+    {"packHeads", pack_heads},
+    {"attentionPacked", attention_packed},
     {"layerNorm", layer_norm},
     {"rmsNorm", rms_norm},
     {"groupNorm", group_norm},

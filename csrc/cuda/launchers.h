@@ -20,6 +20,8 @@ uint64_t group_norm_workspace(const OpCall& call);
 void conv2d(const OpCall& call, const Launch& launch);
 // attention.cc
 void attention(const OpCall& call, const Launch& launch);
+void pack_heads(const OpCall& call, const Launch& launch);
+void attention_packed(const OpCall& call, const Launch& launch);
 // elementwise.cc
 void copy(const OpCall& call, const Launch& launch);
 void add(const OpCall& call, const Launch& launch);

@@ -4,6 +4,7 @@
 
 #include "cuda/check.h"
 #include "cuda/launchers.h"
+#include "cuda/packed_heads.h"
 #include "cuda/views.h"
 #include "gemv/gemv.h"
 #include "portable/portable.h"
@@ -61,9 +62,15 @@ kernels::GemmGroup linear_group(const OpCall& call) {
 }
 
 kernels::GemmGroup qkv_group(const OpCall& call) {
-  const TensorView& qkv = call.tensor("qkv");  // [B, T, 3, H, 128]
   kernels::GemmGroup group = group_of(call);
-  group.c = {qkv.data, qkv.stride[1], qkv.stride[0]};
+  if (const TensorView* qkv = call.optional("qkv")) {  // [B, T, 3, H, 128]
+    group.c = {qkv->data, qkv->stride[1], qkv->stride[0]};
+  } else {
+    const TensorView& q = call.tensor("q");  // [B, H, T, 128]
+    group.first_token = call.integer("firstToken");
+    group.packed = packed_heads(call, group.first_token);
+    group.packed_tokens = q.stride[1] / q.stride[2];
+  }
   group.norm_q = call.tensor("normQ").as<const float>();
   group.norm_k = call.tensor("normK").as<const float>();
   group.rope = call.tensor("rope").as<const float>();
@@ -85,7 +92,12 @@ kernels::Gemm gemm_of(const OpCall& call) {
   gemm.activation = activation_of(call.integer("activation"));
   if (call.kind == "qkvLinear") {
     gemm.epilogue = kernels::GemmEpilogue::kQkv;
-    gemm.heads = call.tensor("qkv").shape[3];
+    if (const TensorView* qkv = call.optional("qkv")) {
+      gemm.heads = qkv->shape[3];
+    } else {
+      gemm.heads = call.tensor("q").shape[1];
+      gemm.heads_as = heads_as(call);
+    }
     gemm.eps = static_cast<float>(call.number("eps"));
     return gemm;
   }
@@ -96,7 +108,8 @@ kernels::Gemm gemm_of(const OpCall& call) {
 
 bool alike(const kernels::Gemm& a, const kernels::Gemm& b) {
   return a.operand == b.operand && a.output == b.output && a.epilogue == b.epilogue &&
-         a.activation == b.activation && a.n == b.n && a.k == b.k && a.heads == b.heads && a.eps == b.eps;
+         a.activation == b.activation && a.n == b.n && a.k == b.k && a.heads == b.heads &&
+         a.heads_as == b.heads_as && a.eps == b.eps;
 }
 
 void run_gemm(kernels::Gemm gemm, const kernels::GemmGroup* groups, size_t count, const Launch& launch,

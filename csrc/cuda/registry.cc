@@ -15,6 +15,8 @@ const Kernel* find_kernel(std::string_view kind) {
       {"groupNorm", {group_norm, group_norm_workspace}},
       {"conv2d", {conv2d}},
       {"attention", {attention}},
+      {"packHeads", {pack_heads}},
+      {"attentionPacked", {attention_packed}},
       {"embedding", {embedding}},
       {"timestepEmbedding", {timestep_embedding}},
       {"ropeTable", {rope_table}},

@@ -12,6 +12,7 @@ import { type CommandContext, ProgressLine } from "./terminal.js";
 export interface LoadFlags {
   device: NonNullable<FromPretrainedOptions["device"]>;
   precision?: NonNullable<FromPretrainedOptions["precision"]>;
+  attention?: NonNullable<FromPretrainedOptions["attention"]>;
   threads?: number;
 }
 
@@ -81,6 +82,9 @@ export function addLoadOptions(command: Command): void {
     .addOption(
       new Option("--precision <name>", "what the linears compute in").choices(["f32", "bf16", "fp8"]),
     )
+    .addOption(
+      new Option("--attention <name>", "what attention multiplies in").choices(["bf16", "fp8", "int8"]),
+    )
     .option("--threads <number>", "CPU threads (default: all cores)", wholeNumber(1));
 }
 
@@ -104,10 +108,11 @@ export async function loadPipeline(
   progress: ProgressLine,
 ): Promise<FluxPipeline> {
   const { FluxPipeline } = await import("../pipelines/flux-pipeline.js");
-  const { device, precision, threads } = flags;
+  const { device, precision, attention, threads } = flags;
   return FluxPipeline.fromPretrained(folder, {
     device,
     precision,
+    attention,
     threads,
     signal,
     onProgress: ({ component, loadedBytes, totalBytes }) => {

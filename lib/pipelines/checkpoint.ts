@@ -10,6 +10,7 @@ import { AutoencoderKL } from "../models/vae/autoencoder.js";
 import type { Model } from "../nn/model.js";
 import type { Precision } from "../nn/scope.js";
 import type { Device } from "../runtime/device.js";
+import type { AttentionType } from "../runtime/heads.js";
 
 /** How far loading has come. */
 export interface LoadProgress {
@@ -50,6 +51,8 @@ export interface Checkpoint {
 export interface Precisions {
   readonly transformer: Precision;
   readonly textEncoders: Precision;
+  /** The transformer's attention. */
+  readonly attention?: AttentionType;
 }
 
 /** The networks of a checkpoint, without their weights. */
@@ -60,7 +63,12 @@ export function modelsOf(configs: PipelineConfigs, device: Device, precisions: P
     text_encoder: new CLIPTextEncoder(device, configs.clip),
     text_encoder_2: new T5Encoder(device, configs.t5, precisions.textEncoders),
     vae: new AutoencoderKL(device, configs.vae),
-    transformer: new FluxTransformer(device, configs.transformer, precisions.transformer),
+    transformer: new FluxTransformer(
+      device,
+      configs.transformer,
+      precisions.transformer,
+      precisions.attention,
+    ),
   } satisfies Record<WeightComponent, Model>;
 }
 

@@ -5,7 +5,9 @@ import { imageIds, type LatentSize, SIZE_MULTIPLE, textIds } from "../models/lat
 import type { Precision } from "../nn/scope.js";
 import { Device, type DeviceName } from "../runtime/device.js";
 import { Generator } from "../runtime/generator.js";
+import type { AttentionType } from "../runtime/heads.js";
 import type { Plan } from "../runtime/plan.js";
+import { attentionType } from "./attention-type.js";
 import { type CacheOptions, type CacheReport, checkCache } from "./cache.js";
 import { type Checkpoint, type CheckpointParts, type LoadProgress, loadCheckpoint } from "./checkpoint.js";
 import { openFolder } from "./checkpoint-folder.js";
@@ -27,6 +29,11 @@ export interface FromPretrainedOptions {
   precision?: Precision;
   /** What the text encoders' linears compute in, where it is to differ from `precision`. */
   textEncoderPrecision?: Precision;
+  /**
+   * What attention multiplies in. 8 bits: `"int8"` (q·k in int8, P·V in e4m3; the default of `"fp8"` on a Hopper GPU) or `"fp8"` (both in
+   * e4m3, less exact). Otherwise `"bf16"`: the activations' own type, which is f32 on the CPU. The CPU emulates 8 bits.
+   */
+  attention?: AttentionType;
   /** CPU threads; all cores by default. Images do not depend on it. */
   threads?: number;
   signal?: AbortSignal;
@@ -123,7 +130,8 @@ export class FluxPipeline {
     try {
       const transformer = precisionOn(device, options.precision);
       const textEncoders = precisionOn(device, options.textEncoderPrecision ?? transformer);
-      const precisions = { transformer, textEncoders };
+      const attention = attentionType(options.attention, transformer, device);
+      const precisions = { transformer, textEncoders, attention };
       const checkpoint = await loadCheckpoint(await open(), device, precisions, { signal, onProgress });
       return new FluxPipeline(device, checkpoint, ownsDevice);
     } catch (error) {

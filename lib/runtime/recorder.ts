@@ -1,5 +1,6 @@
 import { Buffer } from "./buffer.js";
 import { type DType, elementsOf, sizeOf } from "./dtype.js";
+import { type AttentionType, HEAD_TOKENS, Heads, type PackedHeads } from "./heads.js";
 import type { Op } from "./op.js";
 import { joinChains } from "./together.js";
 import { contiguousStride, misuse, Storage, show, Value } from "./value.js";
@@ -177,13 +178,13 @@ export class Recorder {
 
   /**
    * The projections of attention in one op: rows q, k, v of `weights` (each heads·128), then, where `mlp` is given, the
-   * rows of the MLP's first layer. q and k are RMS-normalised per head and rotated. `qkv` is [B, T, 3, heads, 128].
+   * rows of the MLP's first layer. q and k are RMS-normalised per head and rotated. `qkv` is [B, T, 3, heads, 128], or what `heads` gave.
    */
   qkvLinear(
     x: Tensor,
     weights: LinearWeights,
     options: {
-      qkv: Value;
+      qkv: Value | Heads;
       normQ: Tensor;
       normK: Tensor;
       rope: Tensor;
@@ -196,7 +197,8 @@ export class Recorder {
     const { qkv, mlp, normQ, normK, rope } = options;
     const input = valueOf(x);
     const [n, k] = matrix(weight);
-    const heads = qkv.shape[3]!;
+    const form = qkv instanceof Heads ? qkv.form : qkv;
+    const heads = qkv instanceof Heads ? qkv.shape[2] : qkv.shape[3]!;
     const width = 3 * heads * 128 + (mlp?.shape.at(-1) ?? 0);
     check(
       input.shape.at(-1) === k && n === width,
@@ -211,9 +213,49 @@ export class Recorder {
     const activation = ACTIVATIONS[options.activation ?? "none"];
     this.#emit("qkvLinear", {
       inputs: { ...factor, weight, weightScale: scale, bias, ...low?.inputs, normQ, normK, rope },
-      outputs: { qkv, mlp },
-      attributes: { eps: options.eps, activation, ...low?.attributes },
+      outputs: { ...(form instanceof Value ? { qkv: form } : form), mlp },
+      attributes: {
+        eps: options.eps,
+        activation,
+        ...low?.attributes,
+        ...(qkv instanceof Heads && { firstToken: qkv.firstToken }),
+      },
       flops: 2 * (input.elements / k) * n * (k + (low?.rank ?? 0)),
+    });
+  }
+
+  /**
+   * Unwritten q, k and v of [B, T, H] for `qkvLinear` to write and `attend` to read. On a GPU `qkvLinear` packs 8-bit types on its way
+   * out, when every part that it writes begins at a multiple of 64 tokens; otherwise, and on the CPU, an op of its own does.
+   *
+   * @param starts the first tokens of the parts, where several layers write one each
+   */
+  heads(
+    shape: readonly [batch: number, tokens: number, heads: number],
+    type: AttentionType,
+    starts: readonly number[] = [],
+  ): Heads {
+    const [batch, tokens, heads] = shape;
+    const packed =
+      type !== "bf16" && this.dtype === "bf16" && starts.every((start) => start % HEAD_TOKENS === 0);
+    const form = packed ? this.#emptyHeads(shape, type) : this.empty([batch, tokens, 3, heads, 128]);
+    return new Heads(type, form, shape);
+  }
+
+  /** softmax(scale·q·kᵀ)·v of what `qkvLinear` wrote → [B, T, H, 128]. */
+  attend(heads: Heads, options: { scale: number; into?: Value }): Value {
+    const { form, type, shape } = heads;
+    if (type === "bf16") {
+      const [q, k, v] = [0, 1, 2].map((part) => (form as Value).pick(2, part)) as [Value, Value, Value];
+      return this.attention(q, k, v, options);
+    }
+    const [batch, tokens, count] = shape;
+    const packed = form instanceof Value ? this.#packHeads(form, heads) : form;
+    return this.#emit("attentionPacked", {
+      inputs: { ...packed },
+      outputs: { y: options.into ?? this.empty([batch, tokens, count, 128]) },
+      attributes: { scale: options.scale },
+      flops: 4 * batch * count * tokens * tokens * 128,
     });
   }
 
@@ -512,6 +554,24 @@ export class Recorder {
     const scale = this.empty([elementsOf(shape.slice(0, -1))], "f32");
     const codes = this.#quantised(shape, scale);
     return this.#emit("quantizeRows", { inputs: { x }, outputs: { codes, scale } });
+  }
+
+  #emptyHeads([batch, tokens, heads]: Heads["shape"], type: AttentionType): PackedHeads {
+    const codes = type === "int8" ? "i8" : "f8e4m3";
+    return {
+      q: this.empty([batch, heads, tokens, 128], codes),
+      k: this.empty([batch, heads, tokens, 128], codes),
+      v: this.empty([batch, heads, Math.ceil(tokens / 16), 128, 16], "f8e4m3"),
+      queryRows: this.empty([batch, heads, HEAD_TOKENS * Math.ceil(tokens / HEAD_TOKENS), 2], "f32"),
+      keyBlocks: this.empty([batch, heads, 4 * Math.ceil(tokens / HEAD_TOKENS), 4], "f32"),
+    };
+  }
+
+  /** q, k and v in rows → 8 bits. */
+  #packHeads(qkv: Value, { shape, type }: Heads): PackedHeads {
+    const packed = this.#emptyHeads(shape, type);
+    this.#emit("packHeads", { inputs: { qkv }, outputs: { ...packed } });
+    return packed;
   }
 
   /** Whether what is multiplied with `weight` has to be quantised by an op of its own. */

@@ -55,6 +55,7 @@ describe("fluxwarp", () => {
     [["generate", "-m", "x", "-p", "x", "--guidance-scale", ""], /--guidance-scale.*a number/],
     [["generate", "-m", "x", "-p", "x", "--seed", "18446744073709551616"], /--seed/],
     [["generate", "-m", "x", "-p", "x", "--precision", "f8"], /--precision.*f32, fp8/],
+    [["generate", "-m", "x", "-p", "x", "--attention", "f8"], /--attention.*bf16, fp8, int8/],
     [["generate", "-m", "x", "-p", "x", "-o", "a.gif"], /a\.gif.*\.png.*ERR_FLUX_BAD_ARGUMENT/],
     [["inspect", "gpu", "surplus"], /too many arguments/],
     [["inspect", "model"], /missing required argument 'path'/],

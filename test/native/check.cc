@@ -106,6 +106,7 @@ int64_t Array::offset_of(int64_t index) const {
 double Array::get(int64_t index) const {
   const uint8_t* at = memory_.data() + offset_of(index) * bytes_of(dtype_);
   if (dtype_ == DType::kU8) return *at;
+  if (dtype_ == DType::kI8) return static_cast<int8_t>(*at);
   if (dtype_ == DType::kF8E4M3) return e4m3_value(*at);
   if (dtype_ == DType::kI32) {
     int32_t value;

@@ -43,7 +43,7 @@ class Array {
 
   const Shape& shape() const { return shape_; }
   int64_t size() const;
-  // By row-major index over the shape. f32, bf16, e4m3 (value of the code; get only), i32, u8.
+  // By row-major index over the shape. f32, bf16, e4m3 (value of the code; get only), i8 (get only), i32, u8.
   double get(int64_t index) const;
   double get(std::initializer_list<int64_t> position) const;
   void set(int64_t index, double value);

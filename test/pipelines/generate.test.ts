@@ -398,12 +398,17 @@ describe("fromPretrained", () => {
     });
   });
 
-  it("refuses an aborted signal, an unknown precision and an unknown device", async () => {
+  it("refuses an aborted signal, and a precision, an attention or a device that is none", async () => {
     const signal = AbortSignal.abort();
     await expect(FluxPipeline.fromPretrained(folder, { signal })).rejects.toBe(signal.reason);
     const precision = "int4" as "fp8";
     await expect(FluxPipeline.fromPretrained(folder, { precision })).rejects.toMatchObject({
       code: "ERR_FLUX_UNSUPPORTED",
+    });
+    const attention = "int4" as "int8";
+    await expect(FluxPipeline.fromPretrained(folder, { device: "cpu", attention })).rejects.toMatchObject({
+      code: "ERR_FLUX_BAD_ARGUMENT",
+      message: 'attention is "int8", "fp8" or "bf16", not "int4"',
     });
     const device = "tpu" as "cpu";
     await expect(FluxPipeline.fromPretrained(folder, { device })).rejects.toMatchObject({

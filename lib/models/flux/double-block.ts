@@ -1,6 +1,7 @@
 import { Linear } from "../../nn/linear.js";
 import { RMSNorm } from "../../nn/norm.js";
 import type { Scope } from "../../nn/scope.js";
+import type { AttentionType } from "../../runtime/heads.js";
 import type { Recorder } from "../../runtime/recorder.js";
 import type { Value } from "../../runtime/value.js";
 import type { Modulation } from "./modulation.js";
@@ -17,6 +18,7 @@ export interface BlockContext {
   readonly rope: Value;
   /** Text tokens come first in the joint sequence. */
   readonly textTokens: number;
+  readonly attention: AttentionType;
 }
 
 /** One stream's weights: image and text have the same layers under different names. */
@@ -77,31 +79,30 @@ export class FluxDoubleBlock {
     });
   }
 
-  forward(g: Recorder, hidden: Value, { modulation, row, rope, textTokens }: BlockContext): void {
+  forward(g: Recorder, hidden: Value, { modulation, row, rope, textTokens, attention }: BlockContext): void {
     const [batch, tokens, width] = hidden.shape as [number, number, number];
     const streams = [
       { weights: this.#text, start: 0, length: textTokens },
       { weights: this.#image, start: textTokens, length: tokens - textTokens },
     ];
-    const qkv = g.empty([batch, tokens, 3, this.heads, 128]);
+    const qkv = g.heads([batch, tokens, this.heads], attention, [0, textTokens]);
     g.together(streams, ({ weights, start, length }) => {
       const { shift, scale } = modulation.branch(row, weights.layer, 0);
       const x = g.layerNorm(hidden.slice(1, start, length), { shift, scale, eps: EPS, for: weights.qkv });
       g.qkvLinear(x, weights.qkv, {
-        qkv: qkv.slice(1, start, length),
+        qkv: qkv.slice(start, length),
         normQ: weights.normQ.weight,
         normK: weights.normK.weight,
         rope: rope.slice(0, start, length),
         eps: EPS,
       });
     });
-    const heads = g.attention(qkv.pick(2, 0), qkv.pick(2, 1), qkv.pick(2, 2), { scale: 1 / Math.sqrt(128) });
-    const attended = heads.reshape([batch, tokens, width]);
+    const attended = g.attend(qkv, { scale: 1 / Math.sqrt(128) }).reshape([batch, tokens, width]);
     g.together(streams, ({ weights, start, length }) => {
       const residual = hidden.slice(1, start, length);
-      const attention = modulation.branch(row, weights.layer, 0);
+      const { gate } = modulation.branch(row, weights.layer, 0);
       weights.out.forward(g, attended.slice(1, start, length), {
-        gate: attention.gate,
+        gate,
         residual,
         into: residual,
       });

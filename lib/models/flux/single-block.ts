@@ -36,11 +36,11 @@ export class FluxSingleBlock {
     this.#out = new Linear(block, "proj_out", 5 * width, width, { quantised: true });
   }
 
-  forward(g: Recorder, hidden: Value, { modulation, row, rope }: BlockContext): void {
+  forward(g: Recorder, hidden: Value, { modulation, row, rope, attention }: BlockContext): void {
     const [batch, tokens, width] = hidden.shape as [number, number, number];
     const { shift, scale, gate } = modulation.branch(row, this.#layer);
     const x = g.layerNorm(hidden, { shift, scale, eps: EPS, for: this.#projections });
-    const qkv = g.empty([batch, tokens, 3, this.heads, 128]);
+    const qkv = g.heads([batch, tokens, this.heads], attention);
     const joined = g.empty([batch, tokens, 5 * width]);
     g.qkvLinear(x, this.#projections, {
       qkv,
@@ -51,7 +51,7 @@ export class FluxSingleBlock {
       rope,
       eps: EPS,
     });
-    g.attention(qkv.pick(2, 0), qkv.pick(2, 1), qkv.pick(2, 2), {
+    g.attend(qkv, {
       scale: 1 / Math.sqrt(128),
       into: joined.slice(2, 0, width).split(2, [this.heads, 128]),
     });

@@ -4,6 +4,7 @@ import { Linear } from "../../nn/linear.js";
 import { Model } from "../../nn/model.js";
 import type { Precision } from "../../nn/scope.js";
 import type { Device } from "../../runtime/device.js";
+import type { AttentionType } from "../../runtime/heads.js";
 import { type Recorder, type Tensor, valueOf } from "../../runtime/recorder.js";
 import type { Value } from "../../runtime/value.js";
 import { EPS, FluxDoubleBlock } from "./double-block.js";
@@ -46,6 +47,8 @@ export class FluxTransformer extends Model {
     device: Device,
     readonly config: FluxTransformerConfig,
     precision: Precision = "f32",
+    /** What attention multiplies in. */
+    readonly attention: AttentionType = "bf16",
   ) {
     super(device, precision);
     if (config.attentionHeadDim !== 128) {
@@ -110,7 +113,8 @@ export class FluxTransformer extends Model {
     g.copy(text, hidden.slice(1, 0, textTokens));
     this.#embedLatents.forward(g, latents, { into: image });
 
-    const context = { modulation: this.#modulation, row, rope: valueOf(rope), textTokens };
+    const { attention } = this;
+    const context = { modulation: this.#modulation, row, rope: valueOf(rope), textTokens, attention };
     const blocks = [...this.doubleBlocks, ...this.singleBlocks].map((block) => () => {
       block.forward(g, hidden, context);
     });

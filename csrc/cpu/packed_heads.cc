@@ -1,0 +1,207 @@
+// packHeads and attentionPacked: 8-bit attention as its layout defines it (kernels/attention/qkv_layout.cuh), to the byte. What is
+// emulated is the operands: the products of their codes, the softmax and P·V are in f32 here, where the GPU's kernel rounds P to e4m3.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <utility>
+
+#include "cpu/checks.h"
+#include "cpu/kernels.h"
+#include "cpu/scratch.h"
+
+namespace flux::cpu {
+
+namespace {
+
+constexpr int64_t kHeadSize = 128;
+constexpr int64_t kTile = 64;   // tokens that share v's exponent
+constexpr int64_t kBlock = 16;  // tokens that share k's scale
+constexpr int kTokenOrder[kBlock] = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Byte of channel c in a row of q or k.
+int64_t channel_position(int64_t c) { return c / 64 * 64 + c / 2 % 4 * 16 + c / 8 % 8 * 2 + c % 2; }
+
+struct Packed {
+  const TensorView &q, &k, &v, &rows, &blocks;
+  int64_t batches, heads, tokens;
+
+  explicit Packed(const OpCall& call)
+      : q(operand(call, "q", {DType::kI8, DType::kF8E4M3})),
+        k(operand(call, "k", {q.dtype})),
+        v(operand(call, "v", {DType::kF8E4M3})),
+        rows(operand(call, "queryRows")),
+        blocks(operand(call, "keyBlocks")) {
+    expect_shape(call, "q", q, {-1, -1, -1, kHeadSize});
+    batches = q.shape[0], heads = q.shape[1], tokens = q.shape[2];
+    const int64_t tiles = divide_up(tokens, kTile);
+    expect_same_shape(call, "k", k, "q", q);
+    expect_shape(call, "v", v, {batches, heads, divide_up(tokens, kBlock), kHeadSize, kBlock});
+    expect_shape(call, "queryRows", rows, {batches, heads, tiles * kTile, 2});
+    expect_shape(call, "keyBlocks", blocks, {batches, heads, tiles * kTile / kBlock, 4});
+    for (const auto& [name, view] : {std::pair<const char*, const TensorView&>{"q", q},
+                                     {"k", k},
+                                     {"v", v},
+                                     {"queryRows", rows},
+                                     {"keyBlocks", blocks}}) {
+      if (!view.contiguous()) fail(call, describe(name, view) + " must be contiguous");
+    }
+  }
+
+  bool integer() const { return q.dtype == DType::kI8; }
+  int64_t slices() const { return batches * heads; }
+  uint8_t* scored(const TensorView& view, int64_t slice, int64_t token) const {
+    return view.as<uint8_t>() + (slice * tokens + token) * kHeadSize;
+  }
+  float* row(int64_t slice, int64_t token) const {
+    return rows.as<float>() + (slice * rows.shape[2] + token) * 2;
+  }
+  float* block(int64_t slice, int64_t token) const {
+    return blocks.as<float>() + (slice * blocks.shape[2] + token / kBlock) * 4;
+  }
+  // The 16 codes of a channel in the block of `token`.
+  uint8_t* value(int64_t slice, int64_t token, int64_t channel) const {
+    return v.as<uint8_t>() + ((slice * v.shape[2] + token / kBlock) * kHeadSize + channel) * kBlock;
+  }
+};
+
+struct Measure {
+  float maximum = 0.0f, squares = 0.0f;
+};
+
+Measure measure(const float* x) {
+  Measure m;
+  for (int64_t c = 0; c < kHeadSize; ++c) {
+    m.maximum = std::max(m.maximum, std::fabs(x[c]));
+    m.squares += x[c] * x[c];
+  }
+  return m;
+}
+
+float row_scale(float maximum, bool integer) {
+  return std::clamp(maximum, 1e-30f, 0x1p60f) / (integer ? 127.0f : 448.0f);
+}
+
+void store_row(const float* x, float scale, bool integer, uint8_t* codes) {
+  const float inverse = 1.0f / scale;
+  for (int64_t c = 0; c < kHeadSize; ++c) {
+    uint8_t& code = codes[channel_position(c)];
+    if (integer) {
+      code = static_cast<uint8_t>(static_cast<int8_t>(std::nearbyint(double(x[c]) * inverse)));
+    } else {
+      code = f32_to_e4m3(x[c] * inverse);
+    }
+  }
+}
+
+void load_row(const uint8_t* codes, float scale, bool integer, float* x) {
+  for (int64_t c = 0; c < kHeadSize; ++c) {
+    const uint8_t code = codes[channel_position(c)];
+    x[c] = scale * (integer ? static_cast<float>(static_cast<int8_t>(code)) : e4m3_to_f32(code));
+  }
+}
+
+// The least e with maximum · 2^-e ≤ 448, within what the layout holds.
+int value_exponent(float maximum) {
+  const int32_t bits = std::bit_cast<int32_t>(maximum * (1.0f / 448.0f));
+  return std::clamp(((bits + 0x7fffff) >> 23) - 127, -64, 24);
+}
+
+// 64 tokens of one head. `x` gives a token's row of q (0), k (1) or v (2).
+template <typename RowOf>
+void pack_tile(const Packed& to, int64_t slice, int64_t first, const RowOf& x) {
+  const int64_t end = std::min(first + kTile, to.tokens);
+  for (int64_t token = first; token < end; ++token) {
+    const Measure m = measure(x(0, token));
+    float* row = to.row(slice, token);
+    row[0] = row_scale(m.maximum, to.integer());
+    row[1] = std::sqrt(m.squares);
+    store_row(x(0, token), row[0], to.integer(), to.scored(to.q, slice, token));
+  }
+  float largest = 0.0f;
+  for (int64_t token = first; token < end; ++token) largest = std::max(largest, measure(x(2, token)).maximum);
+  const int exponent = value_exponent(largest);
+  for (int64_t start = first; start < first + kTile; start += kBlock) {
+    Measure m;
+    for (int64_t token = start; token < std::min(start + kBlock, end); ++token) {
+      const Measure one = measure(x(1, token));
+      m = {std::max(m.maximum, one.maximum), std::max(m.squares, one.squares)};
+    }
+    float* block = to.block(slice, start);
+    block[0] = row_scale(m.maximum, to.integer());
+    block[1] = std::sqrt(m.squares);
+    block[2] = static_cast<float>(exponent);
+    block[3] = std::ldexp(1.0f, -exponent);
+    for (int64_t token = start; token < std::min(start + kBlock, end); ++token) {
+      store_row(x(1, token), block[0], to.integer(), to.scored(to.k, slice, token));
+    }
+    if (start >= end) continue;
+    for (int64_t c = 0; c < kHeadSize; ++c) {
+      for (int64_t slot = 0; slot < kBlock; ++slot) {
+        const int64_t token = start + kTokenOrder[slot];
+        to.value(slice, start, c)[slot] = token < end ? f32_to_e4m3(x(2, token)[c] * block[3]) : 0;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void pack_heads(const OpCall& call, ThreadPool& pool) {
+  const Packed to(call);
+  const TensorView& qkv = operand(call, "qkv");
+  expect_shape(call, "qkv", qkv, {to.batches, to.tokens, 3, to.heads, kHeadSize});
+  const int64_t tiles = divide_up(to.tokens, kTile);
+  pool.parallel_for(to.slices() * tiles, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t slice = task / tiles;
+      const float* base =
+          qkv.as<const float>() + slice / to.heads * qkv.stride[0] + slice % to.heads * qkv.stride[3];
+      pack_tile(to, slice, task % tiles * kTile, [&](int64_t part, int64_t token) {
+        return base + token * qkv.stride[1] + part * qkv.stride[2];
+      });
+    }
+  });
+}
+
+// Unpacks into rows of f32 and attends to those.
+void attention_packed(const OpCall& call, ThreadPool& pool) {
+  const Packed from(call);
+  const int64_t elements = from.slices() * from.tokens * kHeadSize;
+  thread_local Scratch scratch;
+  float* rows[3];
+  for (int64_t part = 0; part < 3; ++part)
+    rows[part] = scratch.reserve<float>(3 * elements) + part * elements;
+  const int64_t tiles = divide_up(from.tokens, kBlock);
+  pool.parallel_for(from.slices() * tiles, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t slice = task / tiles, start = task % tiles * kBlock;
+      const float* block = from.block(slice, start);
+      const float factor = std::ldexp(1.0f, static_cast<int>(block[2]));
+      for (int64_t slot = 0; slot < kBlock; ++slot) {
+        const int64_t token = start + kTokenOrder[slot];
+        if (token >= from.tokens) continue;
+        const int64_t at = (slice * from.tokens + token) * kHeadSize;
+        load_row(from.scored(from.q, slice, token), from.row(slice, token)[0], from.integer(), rows[0] + at);
+        load_row(from.scored(from.k, slice, token), block[0], from.integer(), rows[1] + at);
+        for (int64_t c = 0; c < kHeadSize; ++c) {
+          rows[2][at + c] = factor * e4m3_to_f32(from.value(slice, start, c)[slot]);
+        }
+      }
+    }
+  });
+  OpCall unpacked{call.kind, {}, {{"scale", call.number("scale")}, {"causal", 0}}};
+  for (int64_t part = 0; part < 3; ++part) {
+    TensorView view;
+    view.data = rows[part];
+    view.rank = 4;
+    view.shape = {from.batches, from.tokens, from.heads, kHeadSize};
+    view.stride = {from.heads * from.tokens * kHeadSize, kHeadSize, from.tokens * kHeadSize, 1};
+    unpacked.operands.emplace_back(std::string(1, "qkv"[part]), view);
+  }
+  unpacked.operands.emplace_back("y", call.tensor("y"));
+  attention(unpacked, pool);
+}
+
+}  // namespace flux::cpu

@@ -1,0 +1,159 @@
+// packHeads and attentionPacked against the text of kernels/attention/qkv_layout.cuh.
+#include <cmath>
+
+#include "check.h"
+
+namespace flux::test {
+namespace {
+
+constexpr int kOrder[16] = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
+
+struct Size {
+  int64_t batch, tokens, heads;
+  int64_t padded() const { return (tokens + 63) / 64 * 64; }
+};
+
+Case pack_case(const Size& s, DType codes, Array qkv) {
+  Case test{.kind = "packHeads", .outputs = {"q", "k", "v", "queryRows", "keyBlocks"}};
+  test.tensors["qkv"] = std::move(qkv);
+  test.tensors["q"] = Array({s.batch, s.heads, s.tokens, 128}, codes);
+  test.tensors["k"] = Array({s.batch, s.heads, s.tokens, 128}, codes);
+  test.tensors["v"] = Array({s.batch, s.heads, (s.tokens + 15) / 16, 128, 16}, DType::kF8E4M3);
+  test.tensors["queryRows"] = Array({s.batch, s.heads, s.padded(), 2});
+  test.tensors["keyBlocks"] = Array({s.batch, s.heads, s.padded() / 16, 4});
+  return test;
+}
+
+// As the layout's text says: a lane t of the four that share a row holds pair t of each 8 channels.
+double scored(const Case& test, const char* name, int64_t batch, int64_t head, int64_t token,
+              int64_t channel) {
+  const int64_t i = channel / 8, t = channel / 2 % 4, b = channel % 2;
+  return test[name].get({batch, head, token, 64 * (i / 8) + 16 * t + 2 * (i % 8) + b});
+}
+
+double value(const Case& test, int64_t batch, int64_t head, int64_t token, int64_t channel) {
+  int64_t slot = 0;
+  while (kOrder[slot] != token % 16) ++slot;
+  return test["v"].get({batch, head, token / 16, channel, slot});
+}
+
+FLUX_TEST(packed_heads_lie_where_the_layout_says) {
+  const Size s{2, 150, 2};
+  Array qkv({s.batch, s.tokens, 3, s.heads, 128});
+  const auto ramp = [](int64_t part, int64_t token, int64_t channel) {
+    if (part < 2) return double(channel);
+    return double(token % 16 + 1) * (channel % 2 ? -1 : 1);
+  };
+  for (int64_t at = 0; at < qkv.size(); ++at) {
+    qkv.set(at, ramp(at / 128 / s.heads % 3, at / 128 / s.heads / 3 % s.tokens, at % 128));
+  }
+  Case test = pack_case(s, DType::kI8, std::move(qkv));
+  test.run();
+  int wrong = 0;
+  const double norm = std::sqrt(127.0 * 128.0 * 255.0 / 6.0);  // of 0, 1 … 127
+  for (int64_t batch = 0; batch < s.batch; ++batch) {
+    for (int64_t head = 0; head < s.heads; ++head) {
+      for (int64_t token = 0; token < s.tokens; ++token) {
+        for (int64_t c = 0; c < 128; ++c) {
+          wrong += scored(test, "q", batch, head, token, c) != double(c);
+          wrong += scored(test, "k", batch, head, token, c) != double(c);
+          wrong += value(test, batch, head, token, c) !=
+                   16 * ramp(2, token, c);  // 16 · 2⁴ is the largest within 448
+        }
+        wrong += test["queryRows"].get({batch, head, token, 0}) != 1;
+        wrong += std::fabs(test["queryRows"].get({batch, head, token, 1}) - norm) > 0.01;
+        const double expected[4] = {1, norm, -4, 16};
+        for (int64_t i = 0; i < 4; ++i) {
+          wrong += std::fabs(test["keyBlocks"].get({batch, head, token / 16, i}) - expected[i]) > 0.01;
+        }
+      }
+      for (int64_t c = 0; c < 128; ++c) {
+        for (int64_t slot = 0; slot < 16; ++slot) {
+          if (s.tokens / 16 * 16 + kOrder[slot] < s.tokens) continue;
+          wrong += test["v"].get({batch, head, s.tokens / 16, c, slot}) != 0;
+        }
+      }
+    }
+  }
+  EXPECT(wrong == 0,
+         std::to_string(wrong) + " codes, scales, norms or exponents are not where they should be");
+}
+
+// A code is the nearest one: half a step off at most, and no scale wastes range.
+FLUX_TEST(packed_heads_are_the_nearest_codes) {
+  for (const DType codes : {DType::kI8, DType::kF8E4M3}) {
+    const Size s{1, 77, 3};
+    Case test = pack_case(s, codes, Array::random({s.batch, s.tokens, 3, s.heads, 128}, 3));
+    test.run();
+    int wrong = 0;
+    const auto off = [&](double x, double code, double scale) {
+      const double error = std::fabs(x - code * scale);
+      if (codes == DType::kI8) return error > 0.5001 * scale;
+      return error > std::fabs(x) / 15.9 && error > scale * 0x1.01p-10;
+    };
+    for (int64_t head = 0; head < s.heads; ++head) {
+      for (int64_t token = 0; token < s.tokens; ++token) {
+        double largest = 0;
+        for (int64_t c = 0; c < 128; ++c) {
+          const double q = test["qkv"].get({0, token, 0, head, c}),
+                       k = test["qkv"].get({0, token, 1, head, c});
+          const double v = test["qkv"].get({0, token, 2, head, c});
+          largest = std::fmax(largest, std::fabs(q));
+          wrong += off(q, scored(test, "q", 0, head, token, c), test["queryRows"].get({0, head, token, 0}));
+          wrong +=
+              off(k, scored(test, "k", 0, head, token, c), test["keyBlocks"].get({0, head, token / 16, 0}));
+          const double step = std::exp2(test["keyBlocks"].get({0, head, token / 16, 2}));
+          const double error = std::fabs(v - value(test, 0, head, token, c) * step);
+          wrong += error > std::fabs(v) / 15.9 && error > step * 0x1.01p-10;
+        }
+        const double scale = largest / (codes == DType::kI8 ? 127 : 448);
+        wrong += std::fabs(test["queryRows"].get({0, head, token, 0}) - scale) > 1e-6 * scale;
+      }
+    }
+    EXPECT(wrong == 0,
+           std::to_string(wrong) + " codes are not the nearest, dtype " + std::string(name_of(codes)));
+  }
+}
+
+FLUX_TEST(attention_packed_attends_to_what_was_packed) {
+  for (const DType codes : {DType::kI8, DType::kF8E4M3}) {
+    for (const Size& s : {Size{1, 1, 1}, Size{2, 77, 3}, Size{1, 128, 2}}) {
+      Case pack = pack_case(s, codes, Array::random({s.batch, s.tokens, 3, s.heads, 128}));
+      pack.run();
+      Case test{.kind = "attentionPacked", .attributes = {{"scale", 0.125}}};
+      for (const std::string& name : pack.outputs) test.tensors[name] = pack[name];
+      test.tensors["y"] = Array({s.batch, s.tokens, s.heads, 128}, DType::kF32, 3);
+      test.run();
+      const auto expected = [&](int64_t index) {
+        const int64_t c = index % 128, head = index / 128 % s.heads, query = index / 128 / s.heads % s.tokens;
+        const int64_t batch = index / 128 / s.heads / s.tokens;
+        double sum = 0, result = 0;
+        for (int64_t key = 0; key < s.tokens; ++key) {
+          double score = 0;
+          for (int64_t i = 0; i < 128; ++i) {
+            score += scored(test, "q", batch, head, query, i) * scored(test, "k", batch, head, key, i);
+          }
+          score *= test["queryRows"].get({batch, head, query, 0}) *
+                   test["keyBlocks"].get({batch, head, key / 16, 0});
+          const double weight = std::exp(0.125 * score);
+          const double step = std::exp2(test["keyBlocks"].get({batch, head, key / 16, 2}));
+          sum += weight;
+          result += weight * step * value(test, batch, head, key, c);
+        }
+        return result / sum;
+      };
+      EXPECT_CLOSE(test["y"], expected, 5e-6, label("attentionPacked", {s.batch, s.tokens, s.heads}));
+    }
+  }
+}
+
+FLUX_TEST(packed_heads_refuse_other_shapes) {
+  Case test = pack_case({1, 20, 2}, DType::kI8, Array::random({1, 21, 3, 2, 128}));
+  EXPECT_ERROR(test, "qkv [1, 21, 3, 2, 128]");
+  test = pack_case({1, 20, 2}, DType::kI8, Array::random({1, 20, 3, 2, 128}));
+  test.tensors["keyBlocks"] = Array({1, 2, 2, 4});
+  EXPECT_ERROR(test, "keyBlocks [1, 2, 2, 4]");
+}
+
+}  // namespace
+}  // namespace flux::test
