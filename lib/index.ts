@@ -5,6 +5,8 @@ export type { FluxConfig } from "./loaders/pipeline-configs.js";
 export type { Precision } from "./nn/scope.js";
 export type { CacheCount, CacheOptions, CacheReport, CacheStep } from "./pipelines/cache.js";
 export type { LoadProgress } from "./pipelines/checkpoint.js";
+export type { ImageInput, RawImage } from "./pipelines/conditioning/picture.js";
+export type { Variant } from "./pipelines/conditioning/variant.js";
 export {
   FluxPipeline,
   type FromConfigOptions,

@@ -5,7 +5,17 @@ import { join } from "node:path";
 import { JsonFields, readJson } from "./json-fields.js";
 
 /** Pipeline classes whose folders can be loaded. */
-const PIPELINE_CLASSES = ["FluxPipeline", "FluxKontextPipeline"] as const;
+const PIPELINE_CLASSES = [
+  "FluxPipeline",
+  "FluxImg2ImgPipeline",
+  "FluxInpaintPipeline",
+  "FluxKontextPipeline",
+  "FluxKontextInpaintPipeline",
+  "FluxFillPipeline",
+  "FluxControlPipeline",
+  "FluxControlImg2ImgPipeline",
+  "FluxControlInpaintPipeline",
+] as const;
 
 /** The parts of a FLUX.1 folder, and the classes that each may have. */
 const COMPONENT_CLASSES = {
@@ -56,8 +66,9 @@ export interface T5Config {
 
 export interface FluxTransformerConfig {
   readonly patchSize: 1;
-  /** Channels of a packed latent token: 64 for dev, schnell and Kontext. */
+  /** What a token brings in: 64 for dev, schnell and Kontext; 128 for Canny and Depth, 384 for Fill. */
   readonly inChannels: number;
+  /** Channels of a packed latent token, 64. */
   readonly outChannels: number;
   /** Double blocks. */
   readonly numLayers: number;

@@ -13,13 +13,14 @@ import type { CheckpointParts } from "./checkpoint.js";
  */
 export async function openFolder(folder: string): Promise<CheckpointParts> {
   await requireFolder(folder);
-  await readModelIndex(folder);
+  const { pipelineClass: name } = await readModelIndex(folder);
   const configs = await readPipelineConfigs(folder);
   const [clip, t5] = await Promise.all([
     loadClipTokenizer(join(folder, "tokenizer")),
     loadT5Tokenizer(join(folder, "tokenizer_2")),
   ]);
   return {
+    name,
     configs,
     tokenizers: { clip, t5 },
     weights: (component) => WeightSource.open(join(folder, component)),

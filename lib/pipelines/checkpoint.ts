@@ -11,6 +11,7 @@ import type { Model } from "../nn/model.js";
 import type { Precision } from "../nn/scope.js";
 import type { Device } from "../runtime/device.js";
 import type { AttentionType } from "../runtime/heads.js";
+import { type Variant, variantOf } from "./conditioning/variant.js";
 
 /** How far loading has come. */
 export interface LoadProgress {
@@ -27,6 +28,8 @@ export type WeightComponent = (typeof WEIGHT_COMPONENTS)[number];
 
 /** What a pipeline is made of, wherever it lies: checked, and none of its weights read. */
 export interface CheckpointParts {
+  /** Its pipeline class or its file's name, which may say what it was trained for. */
+  readonly name?: string;
   readonly configs: PipelineConfigs;
   readonly tokenizers: { readonly clip: Tokenizer; readonly t5: Tokenizer };
   /** The tensors of a component, whose model says what it needs. */
@@ -35,6 +38,7 @@ export interface CheckpointParts {
 
 /** All parts of a FLUX.1 checkpoint, loaded. */
 export interface Checkpoint {
+  readonly variant: Variant;
   readonly transformer: FluxTransformer;
   readonly vae: AutoencoderKL;
   readonly vaeConfig: AutoencoderKLConfig;
@@ -80,9 +84,15 @@ export async function loadCheckpoint(
   parts: CheckpointParts,
   device: Device,
   precisions: Precisions,
-  options: { signal?: AbortSignal | undefined; onProgress?: ((progress: LoadProgress) => void) | undefined },
+  options: {
+    signal?: AbortSignal | undefined;
+    onProgress?: ((progress: LoadProgress) => void) | undefined;
+    /** What the caller says that the checkpoint is. */
+    variant?: Variant | undefined;
+  },
 ): Promise<Checkpoint> {
   const { configs, tokenizers } = parts;
+  const variant = variantOf({ ...configs.transformer, name: parts.name }, options.variant);
   const models = modelsOf(configs, device, precisions);
   try {
     for (const component of WEIGHT_COMPONENTS) {
@@ -98,6 +108,7 @@ export async function loadCheckpoint(
     throw error;
   }
   return {
+    variant,
     transformer: models.transformer,
     vae: models.vae,
     vaeConfig: configs.vae,

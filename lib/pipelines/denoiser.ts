@@ -2,10 +2,11 @@ import { type CacheLimits, type CacheShape, FirstBlockCache } from "../models/fl
 import type { FluxTransformer } from "../models/flux/transformer.js";
 import type { Buffer } from "../runtime/buffer.js";
 import type { Plan } from "../runtime/plan.js";
-import type { Recorder } from "../runtime/recorder.js";
+import type { Recorder, Tensor } from "../runtime/recorder.js";
 import type { Value } from "../runtime/value.js";
 import { Allocation } from "./allocation.js";
 import { type CacheReport, countOf } from "./cache.js";
+import { DenoiserImages, type ImageShape } from "./conditioning/denoiser-images.js";
 
 /** What a recorded denoising loop depends on. Anything else is contents of its Buffers. */
 export interface DenoiserShape {
@@ -18,6 +19,8 @@ export interface DenoiserShape {
   /** True classifier-free guidance's scale; 1 without. */
   readonly trueCfgScale: number;
   readonly cache?: CacheShape | undefined;
+  /** What pictures have to do with it; undefined for text alone. */
+  readonly images?: ImageShape | undefined;
 }
 
 /** One side of true classifier-free guidance: the text that it is conditioned on, and what follows from it before the loop. */
@@ -55,6 +58,7 @@ export class Denoiser {
   readonly counter: Buffer<"i32">;
   readonly positive: Branch;
   readonly negative: Branch | undefined;
+  readonly images: DenoiserImages | undefined;
   /** Packs the noise into the latents. */
   readonly pack: Plan;
   /** Embeds texts, makes every step's modulation and the rotary table. */
@@ -73,9 +77,9 @@ export class Denoiser {
     const { config } = transformer;
     const allocation = new Allocation(transformer.device);
     this.#allocation = allocation;
-    const tokens = textTokens + rows * columns;
-    this.noise = allocation.buffer("f32", [batch, config.inChannels / 4, 2 * rows, 2 * columns]);
-    this.latents = allocation.buffer("f32", [batch, rows * columns, config.inChannels]);
+    const tokens = textTokens + rows * columns + (shape.images?.referenceTokens ?? 0);
+    this.noise = allocation.buffer("f32", [batch, config.outChannels / 4, 2 * rows, 2 * columns]);
+    this.latents = allocation.buffer("f32", [batch, rows * columns, config.outChannels]);
     this.timesteps = allocation.buffer("f32", [steps, batch]);
     this.sigmas = allocation.buffer("f32", [steps + 1]);
     this.guidance = allocation.buffer("f32", [batch]);
@@ -84,11 +88,17 @@ export class Denoiser {
     this.#rope = allocation.buffer("f32", [tokens, config.attentionHeadDim / 2, 2]);
     this.positive = this.#branch();
     this.negative = shape.trueCfgScale > 1 ? this.#branch() : undefined;
+    this.images = shape.images && new DenoiserImages(allocation, transformer, shape.images, this.latents);
     this.pack = allocation.record("pack", (g) => {
-      g.packLatents(this.noise, { channelsFirst: true, into: this.latents.value });
+      g.packLatents(this.noise, { channelsFirst: true, into: this.start.value });
     });
     this.prepare = allocation.record("prepare", (g) => this.#recordPrepare(g));
     this.step = allocation.record("step", (g) => this.#recordStep(g));
+  }
+
+  /** Where packed noise goes before the loop. */
+  get start(): Buffer<"f32"> {
+    return this.images?.noise ?? this.latents;
   }
 
   /** Makes the caches forget the image before, if there are any. */
@@ -113,6 +123,7 @@ export class Denoiser {
   #recordPrepare(g: Recorder): void {
     const { transformer, timesteps, guidance } = this;
     g.copy(transformer.rope(g, this.ids), this.#rope);
+    this.images?.recordPrepare(g, this.sigmas, this.counter);
     for (const { promptEmbeds, pooled, text, table } of this.#branches()) {
       transformer.embedText(g, promptEmbeds, text.value);
       transformer.modulate(g, { timesteps, guidance, pooled }, table.value);
@@ -121,17 +132,20 @@ export class Denoiser {
 
   #recordStep(g: Recorder): void {
     const { latents, sigmas, counter, shape } = this;
-    let velocity = this.#velocity(g, this.positive);
+    const input = this.images?.input(g) ?? latents;
+    let velocity = this.#velocity(g, input, this.positive);
     if (this.negative !== undefined) {
-      velocity = g.guide(this.#velocity(g, this.negative), velocity, shape.trueCfgScale);
+      velocity = g.guide(this.#velocity(g, input, this.negative), velocity, shape.trueCfgScale);
     }
     g.eulerStep(latents, velocity, sigmas, counter);
     g.increment(counter);
+    this.images?.recordKeep(g, sigmas, counter);
   }
 
-  #velocity(g: Recorder, { text, table, cache }: Branch): Value {
+  #velocity(g: Recorder, latents: Tensor, { text, table, cache }: Branch): Value {
     const modulation = g.takeRow(table, this.counter);
-    return this.transformer.forward(g, { latents: this.latents, text, modulation, rope: this.#rope, cache });
+    const targetTokens = this.latents.shape[1]!;
+    return this.transformer.forward(g, { latents, targetTokens, text, modulation, rope: this.#rope, cache });
   }
 
   #branches(): Branch[] {

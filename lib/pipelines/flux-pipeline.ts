@@ -11,15 +11,35 @@ import { attentionType } from "./attention-type.js";
 import { type CacheOptions, type CacheReport, checkCache } from "./cache.js";
 import { type Checkpoint, type CheckpointParts, type LoadProgress, loadCheckpoint } from "./checkpoint.js";
 import { openFolder } from "./checkpoint-folder.js";
+import { PictureEncoder, perBatch, writeImages } from "./conditioning/encode.js";
+import { referenceIds } from "./conditioning/kontext.js";
+import { pasteBack } from "./conditioning/mask-crop.js";
+import {
+  checkTask,
+  hasPictures,
+  imageTask,
+  outputSize,
+  readPictures,
+  standIns,
+} from "./conditioning/task.js";
+import type { Variant } from "./conditioning/variant.js";
 import { runSteps } from "./denoise-loop.js";
 import { Denoiser } from "./denoiser.js";
 import { type HostTensor, repeatRows, stack } from "./host-tensor.js";
 import { FluxImage } from "./image.js";
 import { ImageDecoder } from "./image-decoder.js";
+import { kept } from "./kept.js";
 import type { GenerateOptions } from "./options.js";
 import { PromptEncoder } from "./prompt-encoder.js";
 import { openRandom, type RandomCheckpointOptions } from "./random-checkpoint.js";
-import { type Capabilities, type Conditions, checkNames, checkRequest, type Request } from "./request.js";
+import {
+  type Capabilities,
+  type Conditions,
+  checkNames,
+  checkRequest,
+  countOf,
+  type Request,
+} from "./request.js";
 import { Turns } from "./turns.js";
 
 export interface FromPretrainedOptions {
@@ -36,6 +56,11 @@ export interface FromPretrainedOptions {
   attention?: AttentionType;
   /** CPU threads; all cores by default. Images do not depend on it. */
   threads?: number;
+  /**
+   * What the checkpoint is, where its files do not tell: `"kontext"` for FLUX.1-Kontext-dev's transformer in a folder of another
+   * pipeline class. By default what model_index.json and the transformer's widths say.
+   */
+  variant?: Variant;
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
 }
@@ -75,6 +100,7 @@ export class FluxPipeline {
   readonly #checkpoint: Checkpoint;
   readonly #ownsDevice: boolean;
   readonly #prompts: PromptEncoder;
+  readonly #pictures: PictureEncoder;
   readonly #denoisers = new Map<string, Denoiser>();
   readonly #decoders = new Map<string, ImageDecoder>();
   /** What the generate or profile whose turn it is uses: it must outlive plans that are asked for meanwhile. */
@@ -94,6 +120,7 @@ export class FluxPipeline {
     const { clip, t5, transformer } = checkpoint;
     const { pooledProjectionDim: pooled, jointAttentionDim: sequence } = transformer.config;
     this.#prompts = new PromptEncoder(device, { clip, t5 }, { pooled, sequence });
+    this.#pictures = new PictureEncoder(checkpoint.vae, checkpoint.vaeConfig, checkpoint.variant);
   }
 
   /**
@@ -122,7 +149,7 @@ export class FluxPipeline {
     open: () => Promise<CheckpointParts>,
     options: FromPretrainedOptions,
   ): Promise<FluxPipeline> {
-    const { signal, onProgress, threads } = options;
+    const { signal, threads } = options;
     signal?.throwIfAborted();
     const ownsDevice = !(options.device instanceof Device);
     const device =
@@ -132,12 +159,17 @@ export class FluxPipeline {
       const textEncoders = precisionOn(device, options.textEncoderPrecision ?? transformer);
       const attention = attentionType(options.attention, transformer, device);
       const precisions = { transformer, textEncoders, attention };
-      const checkpoint = await loadCheckpoint(await open(), device, precisions, { signal, onProgress });
+      const checkpoint = await loadCheckpoint(await open(), device, precisions, options);
       return new FluxPipeline(device, checkpoint, ownsDevice);
     } catch (error) {
       if (ownsDevice) device.dispose();
       throw error;
     }
+  }
+
+  /** What the checkpoint was made for, and so which pictures `generate` takes. */
+  get variant(): Variant {
+    return this.#checkpoint.variant;
   }
 
   /**
@@ -149,10 +181,7 @@ export class FluxPipeline {
     this.#alive();
     checkNames(options);
     options.signal?.throwIfAborted();
-    const request = this.#request(options);
-    const generator = new Generator(request.seed);
-    return this.#turns.take(options.signal, async () => {
-      this.#alive();
+    return this.#inTurn(options, async (request, generator) => {
       const denoiser = await this.#prepare(request, generator);
       await runSteps(denoiser, options);
       const latents = { data: await denoiser.latents.read(), shape: denoiser.latents.shape };
@@ -183,12 +212,18 @@ export class FluxPipeline {
 
   /**
    * The plan of one denoising step for such a request, for printing. Without a prompt its text is as long as
-   * `maxSequenceLength` says.
+   * `maxSequenceLength` says; pictures are not read here.
    * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a wrong option.
    */
   plan(options: GenerateOptions = {}): Plan {
     this.#alive();
-    const request = this.#request(withTexts(options));
+    if (hasPictures(options)) {
+      throw badArgument(
+        "plan() reads no pictures: give height and width, or use profile(), which takes them",
+      );
+    }
+    const size = outputSize(options, this.#capabilities(), undefined);
+    const request = this.#request({ ...withTexts(options), ...size });
     const { positive, maxSequenceLength } = request;
     const textTokens = "texts" in positive ? maxSequenceLength : positive.embeds.shape[1]!;
     return this.#denoiser(request, textTokens).step;
@@ -200,9 +235,8 @@ export class FluxPipeline {
    */
   async profile(options: GenerateOptions = {}): Promise<Plan> {
     this.#alive();
-    const request = this.#request(withTexts(options));
-    const generator = new Generator(request.seed);
-    return this.#turns.take(options.signal, async () => {
+    const can = this.#capabilities();
+    return this.#inTurn(standIns(withTexts(options), can), async (request, generator) => {
       const { prepare, step } = await this.#prepare(request, generator);
       await prepare.run();
       await step.profile();
@@ -219,6 +253,7 @@ export class FluxPipeline {
     for (const denoiser of this.#denoisers.values()) denoiser.dispose();
     for (const decoder of this.#decoders.values()) decoder.dispose();
     this.#prompts.dispose();
+    this.#pictures.dispose();
     const { clip, t5, transformer, vae } = this.#checkpoint;
     for (const model of [clip.model, t5.model, transformer, vae]) model.dispose();
     if (this.#ownsDevice) this.device.dispose();
@@ -233,10 +268,41 @@ export class FluxPipeline {
     await this.#turns.idle();
   }
 
+  /** Checks and reads what the call brings at once, and does `work` when its turn comes. */
+  async #inTurn<T>(
+    options: GenerateOptions,
+    work: (request: Request, generator: Generator) => Promise<T>,
+  ): Promise<T> {
+    const ready = this.#read(options).then((request) => ({
+      request,
+      generator: new Generator(request.seed),
+    }));
+    const done = this.#turns.take(options.signal, async () => {
+      const { request, generator } = await ready;
+      this.#alive();
+      return work(request, generator);
+    });
+    done.catch(() => {}); // what is wrong with the call is said now, not at its turn
+    await ready;
+    return done;
+  }
+
+  /** The call, checked, with its pictures as they will be encoded. */
+  async #read(options: GenerateOptions): Promise<Request> {
+    const can = this.#capabilities();
+    checkTask(options, can.variant);
+    const cache = options.cache ?? this.#cache ?? false; // as it is at the call
+    const pictures = hasPictures(options) ? await readPictures(options) : undefined;
+    const request = this.#request({ ...options, cache, ...outputSize(options, can, pictures) });
+    if (pictures === undefined) return request;
+    const prompts = countOf(request.positive);
+    return { ...request, task: await imageTask(options, can.variant, pictures, request.size, prompts) };
+  }
+
   /** Fills the denoiser of the request's shape with everything that the loop reads. */
   async #prepare(request: Request, generator: Generator): Promise<Denoiser> {
     const { batch, size, guidanceScale } = request;
-    const { sigmas } = this.#schedule(request);
+    const sigmas = this.#sigmas(request);
     const perStep = sigmas.subarray(0, -1);
     const positive = await this.#conditions(request.positive, request);
     const negative = request.negative && (await this.#conditions(request.negative, request));
@@ -249,17 +315,17 @@ export class FluxPipeline {
     }
     const denoiser = this.#denoiser(request, textTokens);
     this.#running = denoiser;
-    const noise =
-      request.latents === undefined
-        ? await generator.normal(this.device, denoiser.noise.elements)
-        : undefined;
-    const ids = new Float32Array(3 * (textTokens + size.tokens));
+    const encoded = await this.#pictures.encode(request, generator);
+    const ids = new Float32Array(denoiser.ids.elements);
     ids.set(textIds(textTokens));
     ids.set(imageIds(size), 3 * textTokens);
+    const references = request.task?.references.map((reference) => reference.size) ?? [];
+    ids.set(referenceIds(references), 3 * (textTokens + size.tokens));
     const writes = [
-      ...(noise === undefined
-        ? [denoiser.latents.write(request.latents!.data)]
-        : [denoiser.noise.write(noise), denoiser.pack.run()]),
+      ...(encoded.noise === undefined
+        ? [denoiser.start.write(request.latents!.data)]
+        : [denoiser.noise.write(encoded.noise), denoiser.pack.run()]),
+      ...(denoiser.images === undefined ? [] : writeImages(denoiser.images, encoded)),
       denoiser.ids.write(ids),
       denoiser.sigmas.write(sigmas),
       denoiser.timesteps.write(repeatRows({ data: perStep, shape: [perStep.length] }, batch).data),
@@ -312,7 +378,14 @@ export class FluxPipeline {
     }
     signal?.throwIfAborted();
     if (outputType === "image") {
-      return { images: pictures.map((data) => new FluxImage(width, height, data as Uint8Array)) };
+      const images = pictures.map((data) => new FluxImage(width, height, data as Uint8Array));
+      const patches = perBatch(request.task?.patches ?? [], request);
+      if (patches.length === 0) return { images };
+      const pasted = images.map((image, i) => {
+        const { picture, mask, box } = patches[i]!;
+        return pasteBack(image, picture, mask, box);
+      });
+      return { images: await Promise.all(pasted) };
     }
     const shape = [height, width, 3];
     return { images: [], raw: stack(pictures.map((data) => ({ data: data as Float32Array, shape }))) };
@@ -322,19 +395,24 @@ export class FluxPipeline {
     return checkRequest({ ...options, cache: options.cache ?? this.#cache ?? false }, this.#capabilities());
   }
 
-  #schedule({ numInferenceSteps, sigmas, size }: Request) {
+  /** The sigmas of the steps that are run, with the terminal 0. */
+  #sigmas({ numInferenceSteps, sigmas, size, task }: Request): Float32Array {
     const steps = sigmas === undefined ? { numInferenceSteps } : { sigmas };
-    return this.#checkpoint.scheduler.schedule({ ...steps, imageSeqLen: size.tokens });
+    const strength = task?.strength ?? 1;
+    const options = { ...steps, imageSeqLen: size.tokens, strength };
+    const schedule = this.#checkpoint.scheduler.schedule(options);
+    return schedule.sigmas.subarray(schedule.startIndex);
   }
 
   #denoiser(request: Request, textTokens: number): Denoiser {
     this.#alive();
-    const { batch, size, negative, sigmas } = request;
+    const { batch, size, negative } = request;
     const { rows, columns } = size;
-    const steps = sigmas?.length ?? request.numInferenceSteps;
+    const steps = this.#sigmas(request).length - 1;
     const trueCfgScale = negative === undefined ? 1 : request.trueCfgScale;
+    const images = this.#pictures.shapeOf(request);
     const shape = {
-      ...{ batch, textTokens, rows, columns, steps, trueCfgScale },
+      ...{ batch, textTokens, rows, columns, steps, trueCfgScale, images },
       ...(request.cache && { cache: request.cache.shape }),
     };
     return kept(
@@ -354,15 +432,15 @@ export class FluxPipeline {
   }
 
   #capabilities(): Capabilities {
-    const { transformer, vaeConfig, t5 } = this.#checkpoint;
-    const { guidanceEmbeds, jointAttentionDim, pooledProjectionDim, inChannels } = transformer.config;
+    const { transformer, variant, vaeConfig, t5 } = this.#checkpoint;
+    const { jointAttentionDim, pooledProjectionDim, outChannels } = transformer.config;
     return {
       sampleSize: Math.max(1, Math.floor(vaeConfig.sampleSize / SIZE_MULTIPLE)) * SIZE_MULTIPLE,
-      guidanceEmbeds,
+      variant,
       sequenceLength: Math.min(MAX_T5_LENGTH, t5.tokenizer.modelMaxLength),
       embedWidth: jointAttentionDim,
       pooledWidth: pooledProjectionDim,
-      packedChannels: inChannels,
+      packedChannels: outChannels,
       blocks: transformer.blockCount,
     };
   }
@@ -390,26 +468,6 @@ function withTexts(options: GenerateOptions): GenerateOptions {
     ...(prompt === undefined && promptEmbeds === undefined && { prompt: "" }),
     ...(negativePrompt === undefined && negativePromptEmbeds === undefined && { negativePrompt: "" }),
   };
-}
-
-/** The entry of `key`, made if absent; beyond `most` entries the least recently used that is not `busy` is disposed. */
-function kept<T extends { dispose(): void }>(
-  cache: Map<string, T>,
-  key: string,
-  most: number,
-  make: () => T,
-  busy?: T,
-): T {
-  const known = cache.get(key);
-  if (known !== undefined) cache.delete(key);
-  const oldest = [...cache].find(([, value]) => value !== busy);
-  if (known === undefined && cache.size >= most && oldest !== undefined) {
-    cache.delete(oldest[0]);
-    oldest[1].dispose();
-  }
-  const entry = known ?? make();
-  cache.set(key, entry);
-  return entry;
 }
 
 /** Finite weights can still overflow: better an error than a black image. */

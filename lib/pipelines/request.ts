@@ -2,6 +2,8 @@ import { badArgument } from "../errors.js";
 import { MAX_PROMPT_LENGTH, MAX_T5_LENGTH } from "../loaders/tokenizers.js";
 import { type LatentSize, latentSize } from "../models/latents.js";
 import { type CacheSettings, checkCache } from "./cache.js";
+import type { ImageTask } from "./conditioning/task.js";
+import type { Variant } from "./conditioning/variant.js";
 import { checkTensor, type HostTensor } from "./host-tensor.js";
 import type { GenerateOptions } from "./options.js";
 
@@ -9,7 +11,7 @@ import type { GenerateOptions } from "./options.js";
 export interface Capabilities {
   /** The default side of an image in pixels. */
   readonly sampleSize: number;
-  readonly guidanceEmbeds: boolean;
+  readonly variant: Variant;
   /** T5's default number of tokens. */
   readonly sequenceLength: number;
   /** Widths of T5's and of CLIP's pooled embeddings. */
@@ -45,10 +47,21 @@ export interface Request {
   readonly maxSequenceLength: number;
   readonly cache: CacheSettings | undefined;
   readonly outputType: "image" | "raw" | "latents";
+  /** What the call's pictures are for; undefined without any. */
+  readonly task?: ImageTask | undefined;
 }
 
 /** 64 megapixels: far beyond what the model draws well, and below where sizes overflow. */
 const MAX_PIXELS = 2 ** 26;
+
+/** Of diffusers' pipelines. */
+const DEFAULT_STEPS: Readonly<Record<Variant, number>> = {
+  dev: 28,
+  schnell: 4,
+  kontext: 28,
+  fill: 50,
+  control: 28,
+};
 
 /** Every option of `generate`; the compiler keeps it complete. */
 const NAMES: Readonly<Record<keyof GenerateOptions, true>> = {
@@ -56,6 +69,13 @@ const NAMES: Readonly<Record<keyof GenerateOptions, true>> = {
   prompt2: true,
   negativePrompt: true,
   negativePrompt2: true,
+  image: true,
+  maskImage: true,
+  controlImage: true,
+  strength: true,
+  paddingMaskCrop: true,
+  maxArea: true,
+  autoResize: true,
   trueCfgScale: true,
   height: true,
   width: true,
@@ -123,15 +143,19 @@ export function checkRequest(options: GenerateOptions, can: Capabilities): Reque
   if (!["image", "raw", "latents"].includes(outputType)) {
     throw badArgument(`outputType is "image", "raw" or "latents", not "${outputType}"`);
   }
-  const defaultSteps = can.guidanceEmbeds ? 28 : 4;
   return {
     positive,
     negative,
     trueCfgScale,
     size,
-    numInferenceSteps: wholeNumber("numInferenceSteps", options.numInferenceSteps ?? defaultSteps, 1, 1000),
+    numInferenceSteps: wholeNumber(
+      "numInferenceSteps",
+      options.numInferenceSteps ?? DEFAULT_STEPS[can.variant],
+      1,
+      1000,
+    ),
     sigmas: options.sigmas,
-    guidanceScale: finite("guidanceScale", options.guidanceScale ?? 3.5),
+    guidanceScale: finite("guidanceScale", options.guidanceScale ?? (can.variant === "fill" ? 30 : 3.5)),
     batch,
     numImagesPerPrompt,
     seed: options.seed ?? Math.floor(Math.random() * 2 ** 32),

@@ -20,6 +20,8 @@ const THETA = 10000;
 export interface StepInputs {
   /** Packed latents of the image (and reference) tokens: [B, Ti, C]. */
   readonly latents: Tensor;
+  /** The tokens, from the first on, whose velocity is wanted; all by default. */
+  readonly targetTokens?: number;
   /** Embedded text, [B, Tt, D], from `embedText`. */
   readonly text: Tensor;
   /** This step's row of the modulation table: [B, columns]. */
@@ -104,8 +106,9 @@ export class FluxTransformer extends Model {
     return g.ropeTable(ids, this.config.axesDimsRope, THETA);
   }
 
-  /** The velocity at the image tokens: [B, Ti, outChannels]. */
-  forward(g: Recorder, { latents, text, modulation: row, rope, cache }: StepInputs): Value {
+  /** The velocity at the target tokens: [B, targetTokens, outChannels]. */
+  forward(g: Recorder, inputs: StepInputs): Value {
+    const { latents, targetTokens, text, modulation: row, rope, cache } = inputs;
     const [batch, textTokens, width] = valueOf(text).shape as [number, number, number];
     const imageTokens = valueOf(latents).shape[1]!;
     const hidden = g.empty([batch, textTokens + imageTokens, width]);
@@ -121,7 +124,8 @@ export class FluxTransformer extends Model {
     if (cache !== undefined) cache.record(g, hidden, blocks);
     else for (const block of blocks) block();
 
-    const x = g.layerNorm(image, { ...this.#modulation.final(row), eps: EPS });
+    const target = image.slice(1, 0, targetTokens ?? imageTokens);
+    const x = g.layerNorm(target, { ...this.#modulation.final(row), eps: EPS });
     return this.#out.forward(g, x, { dtype: "f32" });
   }
 }

@@ -1,0 +1,83 @@
+// Sizes and positions of FLUX.1 Kontext (Black Forest Labs, 2025): the sizes of diffusers' FluxKontextPipeline, and several reference
+// images on one plane as ComfyUI and stable-diffusion.cpp place them ("offset"); diffusers itself takes one.
+
+import { imageIds, type LatentSize, SIZE_MULTIPLE } from "../../models/latents.js";
+
+export interface PixelSize {
+  readonly width: number;
+  readonly height: number;
+}
+
+/** Width and height of the pictures that Kontext was trained with. */
+const PREFERRED: readonly (readonly [number, number])[] = [
+  [672, 1568],
+  [688, 1504],
+  [720, 1456],
+  [752, 1392],
+  [800, 1328],
+  [832, 1248],
+  [880, 1184],
+  [944, 1104],
+  [1024, 1024],
+  [1104, 944],
+  [1184, 880],
+  [1248, 832],
+  [1328, 800],
+  [1392, 752],
+  [1456, 720],
+  [1504, 688],
+  [1568, 672],
+];
+
+/** The largest multiple of 16 that is not larger, and at least 16. */
+export function floorSide(side: number): number {
+  return Math.max(1, Math.floor(side / SIZE_MULTIPLE)) * SIZE_MULTIPLE;
+}
+
+/** The size of about `maxArea` pixels with the same proportions. */
+export function sizeOfArea({ width, height }: PixelSize, maxArea: number): PixelSize {
+  const ratio = width / height;
+  return {
+    width: floorSide(Math.round(Math.sqrt(maxArea * ratio))),
+    height: floorSide(Math.round(Math.sqrt(maxArea / ratio))),
+  };
+}
+
+/** What a reference image is resized to: the trained size of the nearest proportions, or without `autoResize` its own. */
+export function referenceSize({ width, height }: PixelSize, autoResize: boolean): PixelSize {
+  const own = { width: floorSide(width), height: floorSide(height) };
+  if (!autoResize) return own;
+  const isSmall = Math.min(width, height) < SIZE_MULTIPLE;
+  const ratio = isSmall ? width / height : own.width / own.height;
+  const distance = ([w, h]: readonly [number, number]) => Math.abs(ratio - w / h);
+  const [best] = PREFERRED.toSorted((a, b) => distance(a) - distance(b));
+  return { width: best![0], height: best![1] };
+}
+
+/**
+ * Ids of reference images' tokens: index 1, side by side on one plane. Each is put where the plane grows least: to the right of
+ * what is there when it is the taller way, else below.
+ *
+ * @returns [tokens of all, 3].
+ */
+export function referenceIds(references: readonly LatentSize[]): Float32Array {
+  const tokens = references.reduce((sum, size) => sum + size.tokens, 0);
+  const ids = new Float32Array(3 * tokens);
+  let at = 0;
+  let right = 0;
+  let bottom = 0;
+  for (const size of references) {
+    const isBeside = size.rows + bottom > size.columns + right;
+    const row = isBeside ? 0 : bottom;
+    const column = isBeside ? right : 0;
+    const own = imageIds(size, 1);
+    for (let i = 0; i < own.length; i += 3) {
+      ids[at++] = 1;
+      ids[at++] = own[i + 1] + row;
+      ids[at++] = own[i + 2] + column;
+    }
+    bottom = Math.max(bottom, row + size.rows);
+    right = Math.max(right, column + size.columns);
+  }
+  return ids;
+}
