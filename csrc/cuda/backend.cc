@@ -203,6 +203,36 @@ class CudaBackend final : public Backend {
     return bad;
   }
 
+  void transfer(const Transfer& transfer) override {
+    enter();
+    auto* target = static_cast<std::byte*>(transfer.target->data()) + transfer.target_offset;
+    if (transfer.source == nullptr) {
+      guard(cudaMemset2DAsync(target, transfer.target_stride, 0, transfer.row_bytes, transfer.rows, stream_),
+            "cudaMemset2DAsync");
+      return;
+    }
+    const std::byte* source =
+        transfer.source->bytes(transfer.source_offset, transfer.rows * transfer.row_bytes);
+    guard(cudaMemcpy2DAsync(target, transfer.target_stride, source, transfer.row_bytes, transfer.row_bytes,
+                            transfer.rows, cudaMemcpyHostToDevice, stream_),
+          "cudaMemcpy2DAsync");
+  }
+
+  std::byte* allocate_host(uint64_t bytes) override {
+    check(cudaSetDevice(index_), "cudaSetDevice");
+    void* data = nullptr;
+    const cudaError_t error = cudaHostAlloc(&data, bytes, cudaHostAllocDefault);
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      throw FluxError(code::kOutOfMemory, "the host cannot pin " + std::to_string(bytes >> 20) +
+                                              " MiB of memory; load fewer adapters");
+    }
+    check(error, "cudaHostAlloc");
+    return static_cast<std::byte*>(data);
+  }
+  // Waits for copies that still read it.
+  void free_host(std::byte* data) noexcept override { cudaFreeHost(data); }
+
   std::unique_ptr<Executable> bind(const Program& program, void* arena) override {
     enter();
     std::vector<BoundOp> ops = bind_ops(program.ops, program, arena);

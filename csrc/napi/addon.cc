@@ -52,6 +52,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(classes);
   classes->device = Napi::Persistent(DeviceObject::define(env));
   classes->memory = Napi::Persistent(MemoryObject::define(env));
+  classes->host_memory = Napi::Persistent(HostMemoryObject::define(env));
   classes->plan = Napi::Persistent(PlanObject::define(env));
   classes->mapping = Napi::Persistent(MappingObject::define(env));
   classes->generator = Napi::Persistent(GeneratorObject::define(env));

@@ -36,9 +36,7 @@ void AsyncDevice::on_environment_exit(void* data) {
 }
 
 Napi::Promise AsyncDevice::enqueue(Napi::Env env, std::function<Finish()> work) {
-  auto job = std::make_shared<Job>(
-      Job{shared_from_this(), Napi::Promise::Deferred::New(env), nullptr, std::nullopt});
-  const Napi::Promise promise = job->deferred.Promise();
+  const SharedJob job = start(env);
   const bool accepted = device_->submit([this, job, work = std::move(work)]() mutable {
     std::unique_ptr<Fence> fence;
     try {
@@ -50,16 +48,45 @@ Napi::Promise AsyncDevice::enqueue(Napi::Env env, std::function<Finish()> work) 
     work = nullptr;  // what the work held is dropped here, before the promise settles
     device_->when_reached(std::move(fence), [this, job = std::move(job)](std::exception_ptr error) mutable {
       if (error != nullptr) job->failure = describe(error);
-      auto* handle = new SharedJob(std::move(job));
-      if (completion_.NonBlockingCall(handle) != napi_ok) delete handle;
+      finish(std::move(job));
     });
   });
+  return promise_of(env, job, accepted);
+}
+
+Napi::Promise AsyncDevice::enqueue_aside(Napi::Env env, std::function<Finish(ThreadPool&)> work) {
+  const SharedJob job = start(env);
+  const bool accepted =
+      device_->submit_aside([this, job, work = std::move(work)](ThreadPool& helpers) mutable {
+        try {
+          job->finish = work(helpers);
+        } catch (...) {
+          job->failure = describe(std::current_exception());
+        }
+        work = nullptr;
+        finish(std::move(job));
+      });
+  return promise_of(env, job, accepted);
+}
+
+AsyncDevice::SharedJob AsyncDevice::start(Napi::Env env) {
+  return std::make_shared<Job>(
+      Job{shared_from_this(), Napi::Promise::Deferred::New(env), nullptr, std::nullopt});
+}
+
+Napi::Promise AsyncDevice::promise_of(Napi::Env env, const SharedJob& job, bool accepted) {
   if (!accepted) {
     job->deferred.Reject(to_js_error(env, code::kDisposed, "this Device is disposed; create another"));
-    return promise;
+  } else if (pending_++ == 0) {
+    completion_.Ref(env);
   }
-  if (pending_++ == 0) completion_.Ref(env);
-  return promise;
+  return job->deferred.Promise();
+}
+
+// On whichever thread did the work.
+void AsyncDevice::finish(SharedJob job) {
+  auto* handle = new SharedJob(std::move(job));
+  if (completion_.NonBlockingCall(handle) != napi_ok) delete handle;
 }
 
 void AsyncDevice::complete(Napi::Env env, Napi::Function, AsyncDevice* self, SharedJob* handle) {

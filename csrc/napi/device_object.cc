@@ -1,15 +1,10 @@
 #include <cstring>
 
+#include "napi/arguments.h"
 #include "napi/objects.h"
 
 namespace flux::js {
 namespace {
-
-uint64_t bytes_from(const Napi::Value& value, const char* what) {
-  const int64_t number = value.IsNumber() ? value.As<Napi::Number>().Int64Value() : -1;
-  FLUX_CHECK(number >= 0, std::string(what) + " must be a non-negative number of bytes");
-  return static_cast<uint64_t>(number);
-}
 
 std::shared_ptr<Mapping> mapping_from(const Napi::Value& value) {
   const Environment& classes = environment(value.Env());
@@ -77,7 +72,10 @@ Napi::Function DeviceObject::define(Napi::Env env) {
       env, "NativeDevice",
       {InstanceMethod<&DeviceObject::allocate>("allocate"), InstanceMethod<&DeviceObject::compile>("compile"),
        InstanceMethod<&DeviceObject::load>("load"), InstanceMethod<&DeviceObject::normal>("normal"),
-       InstanceMethod<&DeviceObject::drain>("drain"),
+       InstanceMethod<&DeviceObject::host_memory>("hostMemory"),
+       InstanceMethod<&DeviceObject::values_of>("valuesOf"), InstanceMethod<&DeviceObject::gather>("gather"),
+       InstanceMethod<&DeviceObject::columns_in_use>("columnsInUse"),
+       InstanceMethod<&DeviceObject::transfer>("transfer"), InstanceMethod<&DeviceObject::drain>("drain"),
        InstanceMethod<&DeviceObject::memory_usage>("memoryUsage"),
        InstanceMethod<&DeviceObject::dispose>("dispose")});
 }
@@ -154,6 +152,7 @@ Napi::Value DeviceObject::memory_usage(const Napi::CallbackInfo& info) {
   auto usage = Napi::Object::New(info.Env());
   usage.Set("allocated", static_cast<double>(backend.allocated()));
   usage.Set("peak", static_cast<double>(backend.peak()));
+  usage.Set("host", static_cast<double>(backend.host()));
   return usage;
 }
 

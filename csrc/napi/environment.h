@@ -10,7 +10,7 @@
 namespace flux::js {
 
 struct Environment {
-  Napi::FunctionReference flux_error, device, memory, plan, mapping, generator;
+  Napi::FunctionReference flux_error, device, memory, host_memory, plan, mapping, generator;
 };
 
 Environment& environment(Napi::Env env);

@@ -74,4 +74,30 @@ Napi::Value MemoryObject::dispose(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Function HostMemoryObject::define(Napi::Env env) {
+  return DefineClass(env, "NativeHostMemory",
+                     {InstanceMethod<&HostMemoryObject::write>("write"),
+                      InstanceMethod<&HostMemoryObject::dispose>("dispose")});
+}
+
+HostMemoryObject::HostMemoryObject(const Napi::CallbackInfo& info)
+    : Napi::ObjectWrap<HostMemoryObject>(info) {}
+
+Napi::Value HostMemoryObject::write(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    if (memory_ == nullptr) throw FluxError(code::kDisposed, "this host memory is disposed");
+    FLUX_CHECK(info[0].IsTypedArray(), "write() takes a Uint8Array");
+    const auto bytes = info[0].As<Napi::Uint8Array>();
+    const auto offset = static_cast<uint64_t>(info[1].ToNumber().Int64Value());
+    memory_->bytes(offset, bytes.ByteLength());
+    std::memcpy(memory_->data() + offset, bytes.Data(), bytes.ByteLength());
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value HostMemoryObject::dispose(const Napi::CallbackInfo& info) {
+  memory_.reset();
+  return info.Env().Undefined();
+}
+
 }  // namespace flux::js

@@ -1,4 +1,4 @@
-// The thin classes that lib/runtime wraps: Device, Memory, Plan, Mapping, Generator. They check types; meaning is checked in TypeScript.
+// The thin classes that lib/runtime wraps: Device, Memory, HostMemory, Plan, Mapping, Generator. They check types; meaning is checked in TypeScript.
 #pragma once
 
 #include <napi.h>
@@ -9,6 +9,7 @@
 #include "napi/environment.h"
 #include "runtime/device.h"
 #include "runtime/error.h"
+#include "runtime/host_memory.h"
 #include "runtime/mapping.h"
 #include "runtime/torch_generator.h"
 
@@ -26,6 +27,13 @@ class DeviceObject : public Napi::ObjectWrap<DeviceObject> {
   Napi::Value compile(const Napi::CallbackInfo& info);   // ({ ops, memories, arenaBytes }) → Plan
   Napi::Value load(const Napi::CallbackInfo& info);      // (request) → Promise<number of non-finite values>
   Napi::Value normal(const Napi::CallbackInfo& info);    // (generator, count) → Promise<Float32Array>
+  Napi::Value host_memory(const Napi::CallbackInfo& info);  // (bytes) → HostMemory
+  Napi::Value values_of(const Napi::CallbackInfo& info);    // (matrices) → Promise<Float32Array>; as gather
+  // (requests) → Promise<Float64Array>: of each the number of non-finite values. Beside the device's thread.
+  Napi::Value gather(const Napi::CallbackInfo& info);
+  // (request) → Promise<Uint8Array>: for each band a byte for each column. Beside the device's thread.
+  Napi::Value columns_in_use(const Napi::CallbackInfo& info);
+  Napi::Value transfer(const Napi::CallbackInfo& info);  // (transfers) → Promise<void>: all in one job
   Napi::Value drain(
       const Napi::CallbackInfo& info);  // () → Promise<void>: all that was queued before is done
   Napi::Value memory_usage(const Napi::CallbackInfo& info);  // () → { allocated, peak } in bytes
@@ -53,6 +61,21 @@ class MemoryObject : public Napi::ObjectWrap<MemoryObject> {
 
   std::shared_ptr<AsyncDevice> async_;
   std::shared_ptr<Memory> memory_;
+};
+
+class HostMemoryObject : public Napi::ObjectWrap<HostMemoryObject> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  explicit HostMemoryObject(const Napi::CallbackInfo& info);  // internal: made by Device.hostMemory
+
+  const std::shared_ptr<HostMemory>& memory() const { return memory_; }  // null after dispose()
+  void adopt(std::shared_ptr<HostMemory> memory) { memory_ = std::move(memory); }
+
+ private:
+  Napi::Value write(const Napi::CallbackInfo& info);    // (bytes: Uint8Array, offset): copies at once
+  Napi::Value dispose(const Napi::CallbackInfo& info);  // jobs that are queued hold their own reference
+
+  std::shared_ptr<HostMemory> memory_;
 };
 
 class PlanObject : public Napi::ObjectWrap<PlanObject> {

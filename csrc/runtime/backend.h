@@ -1,13 +1,16 @@
-// Backend: memory and execution of one kind of device. Everything but allocate/free is called on the device's thread only.
+// Backend: memory and execution of one kind of device. Everything but allocating and freeing is called on the device's thread
+// only.
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "runtime/load.h"
 #include "runtime/program.h"
+#include "runtime/transfer.h"
 
 namespace flux {
 
@@ -38,20 +41,27 @@ class Backend {
   virtual void download(void* host, const void* device, uint64_t bytes) = 0;
   // Returns the number of values that are NaN or infinite.
   virtual uint64_t load(const LoadRequest& request) = 0;
+  virtual void transfer(const Transfer& transfer) = 0;
   // `arena` is the base address of the arena that the program's values live in.
   virtual std::unique_ptr<Executable> bind(const Program& program, void* arena) = 0;
 
   // After work was given to the device: where it will be done. Null when it already is, as it always is on the CPU.
   virtual std::unique_ptr<Fence> fence() { return nullptr; }
 
+  // Memory of the host that transfer() reads; pinned, for a GPU. May be called on any thread.
+  virtual std::byte* allocate_host(uint64_t bytes);  // throws FluxError(ERR_FLUX_OUT_OF_MEMORY)
+  virtual void free_host(std::byte* data) noexcept;
+
   uint64_t allocated() const { return allocated_.load(); }
   uint64_t peak() const { return peak_.load(); }
+  uint64_t host() const { return host_.load(); }
 
  protected:
   void count(int64_t bytes);  // to be called by allocate and free
 
  private:
-  std::atomic<uint64_t> allocated_{0}, peak_{0};
+  friend class HostMemory;
+  std::atomic<uint64_t> allocated_{0}, peak_{0}, host_{0};
 };
 
 std::shared_ptr<Backend> make_cpu_backend(int threads);

@@ -106,6 +106,21 @@ class CpuBackend final : public Backend {
     return staged.convert(0, staged.rows(), target, scales, pool_);
   }
 
+  void transfer(const Transfer& transfer) override {
+    auto* target = static_cast<std::byte*>(transfer.target->data()) + transfer.target_offset;
+    if (transfer.source == nullptr) {
+      for (uint64_t row = 0; row < transfer.rows; ++row)
+        std::memset(target + row * transfer.target_stride, 0, transfer.row_bytes);
+      return;
+    }
+    const std::byte* source =
+        transfer.source->bytes(transfer.source_offset, transfer.rows * transfer.row_bytes);
+    for (uint64_t row = 0; row < transfer.rows; ++row) {
+      std::memcpy(target + row * transfer.target_stride, source + row * transfer.row_bytes,
+                  transfer.row_bytes);
+    }
+  }
+
   std::unique_ptr<Executable> bind(const Program& program, void* arena) override {
     return std::make_unique<CpuExecutable>(bind_ops(program.ops, program, arena), pool_);
   }

@@ -38,6 +38,7 @@ void Device::close() {
     closed_ = true;
   }
   wake_.notify_all();
+  aside_.close();
 }
 
 void Device::stop() {
@@ -48,6 +49,7 @@ void Device::stop() {
   wake_.notify_all();
   if (thread_.joinable()) thread_.join();
   jobs_.clear();
+  aside_.stop();
   {
     const std::lock_guard lock(fences_mutex_);
     no_more_fences_ = true;

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "runtime/backend.h"
+#include "runtime/side_thread.h"
 
 namespace flux {
 
@@ -35,6 +36,9 @@ class Device : public std::enable_shared_from_this<Device> {
   // Calls `done` when the device has reached `fence`, with what went wrong or null: at once for a null fence, else on a second
   // thread, in the order of the calls. To be called on the device's thread.
   void when_reached(std::unique_ptr<Fence> fence, std::function<void(std::exception_ptr)> done);
+
+  // Queues a job that runs beside the others, in the order of such jobs; false as for submit.
+  bool submit_aside(SideThread::Job job) { return aside_.submit(std::move(job)); }
 
   // Takes no new jobs; what is queued still runs, then the arena is given back and the thread ends. Does not wait.
   void close();
@@ -74,6 +78,8 @@ class Device : public std::enable_shared_from_this<Device> {
   std::deque<Awaited> fences_;
   bool no_more_fences_ = false;
   std::thread fences_thread_;  // started by the first fence
+
+  SideThread aside_;
 };
 
 // A program and the executable that it was last bound to. Only the device's thread touches the executable.

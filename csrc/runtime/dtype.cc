@@ -15,7 +15,7 @@ struct DTypeRow {
 };
 
 // In the order of the enum.
-constexpr std::array<DTypeRow, 7> kTypes{{
+constexpr std::array<DTypeRow, 8> kTypes{{
     {"f32", 4},
     {"bf16", 2},
     {"f16", 2},
@@ -23,6 +23,7 @@ constexpr std::array<DTypeRow, 7> kTypes{{
     {"i32", 4},
     {"i8", 1},
     {"u8", 1},
+    {"f8e5m2", 1},
 }};
 
 }  // namespace
@@ -35,8 +36,8 @@ DType dtype_from_name(std::string_view name) {
   for (size_t i = 0; i < kTypes.size(); ++i) {
     if (kTypes[i].name == name) return static_cast<DType>(i);
   }
-  throw FluxError(code::kBadArgument,
-                  "unknown dtype '" + std::string(name) + "'; use f32, bf16, f16, f8e4m3, i32, i8 or u8");
+  throw FluxError(code::kBadArgument, "unknown dtype '" + std::string(name) +
+                                          "'; use f32, bf16, f16, f8e4m3, i32, i8, u8 or f8e5m2");
 }
 
 float f16_to_f32(uint16_t bits) {

@@ -8,7 +8,7 @@
 
 namespace flux {
 
-enum class DType : uint8_t { kF32, kBF16, kF16, kF8E4M3, kI32, kI8, kU8 };
+enum class DType : uint8_t { kF32, kBF16, kF16, kF8E4M3, kI32, kI8, kU8, kF8E5M2 };
 
 size_t size_of(DType dtype);
 std::string_view name_of(DType dtype);
@@ -24,6 +24,8 @@ inline uint16_t f32_to_bf16(float value) {
 }
 
 float f16_to_f32(uint16_t bits);
+// e5m2 is the upper half of an f16.
+inline float e5m2_to_f32(uint8_t code) { return f16_to_f32(static_cast<uint16_t>(code << 8)); }
 
 // e4m3fn: no infinities, 0x7f and 0xff are NaN, largest finite value 448.
 float e4m3_to_f32(uint8_t code);

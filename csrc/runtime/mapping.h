@@ -6,13 +6,15 @@
 #include <memory>
 #include <string>
 
+#include "runtime/byte_source.h"
+
 namespace flux {
 
-class Mapping {
+class Mapping final : public ByteSource {
  public:
   // Throws FluxError(ERR_FLUX_IO) when the file cannot be opened or mapped.
   static std::shared_ptr<Mapping> open(const std::string& path);
-  ~Mapping();
+  ~Mapping() override;
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
@@ -21,7 +23,7 @@ class Mapping {
 
   // The bytes [begin, begin + length). Throws ERR_FLUX_BAD_WEIGHTS when they are not inside the mapping, or when the file
   // has become shorter than it was at open (touching such a page would kill the process).
-  const std::byte* bytes(uint64_t begin, uint64_t length) const;
+  const std::byte* bytes(uint64_t begin, uint64_t length) const override;
 
  private:
   Mapping(std::string path, int descriptor, const std::byte* data, uint64_t size)

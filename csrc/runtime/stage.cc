@@ -7,64 +7,10 @@
 #include <vector>
 
 #include "runtime/error.h"
+#include "runtime/widen.h"
 
 namespace flux {
 namespace {
-
-// The file's elements may lie at any address, so they are read byte-wise.
-template <typename Stored>
-Stored stored_at(const std::byte* data, int64_t index) {
-  Stored value;
-  std::memcpy(&value, data + index * static_cast<int64_t>(sizeof(Stored)), sizeof(Stored));
-  return value;
-}
-
-FluxError cannot_read(DType from) {
-  return {code::kUnsupported, "weights of dtype " + std::string(name_of(from)) + " cannot be loaded"};
-}
-
-// Elements [0, count) as f32.
-void widen(const std::byte* data, int64_t count, DType from, float* out) {
-  switch (from) {
-    case DType::kF32:
-      std::memcpy(out, data, static_cast<size_t>(count) * sizeof(float));
-      return;
-    case DType::kBF16:
-      for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_f32(stored_at<uint16_t>(data, i));
-      return;
-    case DType::kF16:
-      for (int64_t i = 0; i < count; ++i) out[i] = f16_to_f32(stored_at<uint16_t>(data, i));
-      return;
-    case DType::kF8E4M3:
-      for (int64_t i = 0; i < count; ++i) out[i] = e4m3_to_f32(stored_at<uint8_t>(data, i));
-      return;
-    default:
-      throw cannot_read(from);
-  }
-}
-
-// Elements whose exponent says NaN or infinity: all its bits set, in e4m3 with all bits of the mantissa.
-template <typename Stored>
-uint64_t count_special(const std::byte* data, int64_t count, Stored exponent) {
-  uint64_t special = 0;
-  for (int64_t i = 0; i < count; ++i) special += (stored_at<Stored>(data, i) & exponent) == exponent ? 1 : 0;
-  return special;
-}
-
-uint64_t count_not_finite(const std::byte* data, int64_t count, DType from) {
-  switch (from) {
-    case DType::kF32:
-      return count_special<uint32_t>(data, count, 0x7f800000u);
-    case DType::kBF16:
-      return count_special<uint16_t>(data, count, 0x7f80u);
-    case DType::kF16:
-      return count_special<uint16_t>(data, count, 0x7c00u);
-    case DType::kF8E4M3:
-      return count_special<uint8_t>(data, count, 0x7fu);
-    default:
-      throw cannot_read(from);
-  }
-}
 
 // A 3 × 3 kernel as the four 2 × 2 kernels of WeightLayout::kUpsamplePhases; element (phase, tap) goes to
 // out[(4·phase + tap)·step].
@@ -196,7 +142,10 @@ uint64_t StagedRows::read_row(int64_t row, Scratch& scratch) const {
 }
 
 float StagedRows::factor_of(int64_t row) const {
-  return factors_ == nullptr ? request_.factor : stored_at<float>(factors_, row);
+  if (factors_ == nullptr) return request_.factor;
+  float factor;
+  std::memcpy(&factor, factors_ + row * static_cast<int64_t>(sizeof(float)), sizeof(factor));
+  return factor;
 }
 
 // Rows to a chunk: a quarter of a megabyte and more.

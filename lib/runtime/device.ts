@@ -143,8 +143,11 @@ export class Device {
     await this.#alive().drain();
   }
 
-  /** Device memory that Buffers and the arena take now, and the most that they ever took, in bytes. */
-  memoryUsage(): { allocated: number; peak: number } {
+  /**
+   * Device memory that Buffers and the arena take now, the most that they ever took, and the host's memory that adapters wait
+   * in, in bytes.
+   */
+  memoryUsage(): { allocated: number; peak: number; host: number } {
     return this.#native.memoryUsage();
   }
 

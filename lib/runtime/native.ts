@@ -35,8 +35,16 @@ export interface NativeDevice {
   compile(program: NativeProgram): NativePlan;
   load(request: NativeLoadRequest): Promise<number>;
   normal(generator: NativeGenerator, count: number): Promise<Float32Array>;
+  hostMemory(bytes: number): NativeHostMemory;
+  /** All values of the matrices, one after another. */
+  valuesOf(matrices: readonly NativeMatrix[]): Promise<Float32Array>;
+  /** Of each request the number of values that are not finite. */
+  gather(requests: readonly NativeGather[]): Promise<Float64Array>;
+  /** For each band of rows, which ends before row `ends[i]`, a byte for each column: 1 where it holds anything but zeros. */
+  columnsInUse(request: { from: NativeMatrix; ends: Int32Array }): Promise<Uint8Array>;
+  transfer(transfers: readonly NativeTransfer[]): Promise<void>;
   drain(): Promise<void>;
-  memoryUsage(): { allocated: number; peak: number };
+  memoryUsage(): { allocated: number; peak: number; host: number };
   dispose(): void;
 }
 
@@ -44,6 +52,50 @@ export interface NativeMemory {
   write(bytes: Uint8Array, offset: number): Promise<void>;
   read(offset: number, length: number): Promise<ArrayBuffer>;
   dispose(): void;
+}
+
+export interface NativeHostMemory {
+  /** Copies at once. */
+  write(bytes: Uint8Array, offset: number): void;
+  dispose(): void;
+}
+
+/** A matrix in a file or in host memory. */
+export interface NativeMatrix {
+  source: NativeMapping | NativeHostMemory;
+  /** Bytes. */
+  begin: number;
+  dtype: string;
+  rows: number;
+  columns: number;
+}
+
+/** A matrix on its way into host memory. */
+export interface NativeGather {
+  from: NativeMatrix;
+  /** Those that are wanted, in order; all when absent. */
+  rows?: Int32Array;
+  columns?: Int32Array;
+  /** What every value is multiplied by. */
+  factor?: number;
+  target: NativeHostMemory;
+  /** Bytes. */
+  targetOffset: number;
+  to: "f32" | "bf16";
+  /** Kept column by column. */
+  transposed?: boolean;
+}
+
+/** Rows of host memory on their way into a Buffer; zeros without a source. All in bytes. */
+export interface NativeTransfer {
+  source?: NativeHostMemory;
+  sourceOffset?: number;
+  target: NativeMemory;
+  targetOffset: number;
+  rows: number;
+  rowBytes: number;
+  /** From row to row in the target. */
+  targetStride: number;
 }
 
 export interface NativePlan {

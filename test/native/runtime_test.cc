@@ -45,7 +45,7 @@ FLUX_TEST(e4m3_rounds_to_nearest_even) {
 
 FLUX_TEST(dtype_names_are_known_both_ways) {
   const std::pair<const char*, size_t> names[] = {{"f32", 4}, {"bf16", 2}, {"f16", 2}, {"f8e4m3", 1},
-                                                  {"i32", 4}, {"i8", 1},   {"u8", 1}};
+                                                  {"i32", 4}, {"i8", 1},   {"u8", 1},  {"f8e5m2", 1}};
   for (const auto& [name, bytes] : names) {
     EXPECT(name_of(dtype_from_name(name)) == name, name);
     EXPECT(size_of(dtype_from_name(name)) == bytes, name);
