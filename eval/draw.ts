@@ -1,5 +1,6 @@
 /** Draws an evaluation's prompts with one setting. */
-import { type FluxImage, FluxPipeline, type FromPretrainedOptions } from "fluxwarp";
+import { type CacheReport, type FluxImage, FluxPipeline, type FromPretrainedOptions } from "fluxwarp";
+import { cacheOptions } from "./cache.js";
 import type { Prompt } from "./prompts.js";
 import { type EvalOptions, nameOf, type Setting, UsageError } from "./settings.js";
 
@@ -7,6 +8,8 @@ export interface Drawn {
   images: FluxImage[];
   /** Milliseconds of every picture. */
   times: number[];
+  /** What the cache did to each; empty without one. */
+  reports: CacheReport[];
   /** The device that "auto" chose. */
   device: string;
 }
@@ -23,7 +26,7 @@ function loadsAdapters(pipe: object): pipe is LoadsAdapters {
 export async function drawAll(
   prompts: readonly Prompt[],
   setting: Setting,
-  size: Pick<EvalOptions, "width" | "height">,
+  { width, height }: Pick<EvalOptions, "width" | "height">,
 ): Promise<Drawn> {
   const pipe = await FluxPipeline.fromPretrained(setting.model, {
     device: setting.device as FromPretrainedOptions["device"],
@@ -37,6 +40,9 @@ export async function drawAll(
     }
     const images: FluxImage[] = [];
     const times: number[] = [];
+    const reports: CacheReport[] = [];
+    const cache = cacheOptions(setting.cache);
+    if (cache !== undefined) pipe.enableCache(cache);
     for (const prompt of prompts) {
       const begin = performance.now();
       const result = await pipe.generate({
@@ -44,14 +50,16 @@ export async function drawAll(
         seed: prompt.seed,
         numInferenceSteps: setting.steps,
         guidanceScale: setting.guidance,
-        ...size,
+        width,
+        height,
       });
       times.push(performance.now() - begin);
       images.push(result.images[0]!);
+      if (result.cache !== undefined) reports.push(result.cache);
       process.stderr.write(`\r${nameOf(setting)}: ${images.length}/${prompts.length}`);
     }
     process.stderr.write("\n");
-    return { images, times, device: pipe.device.name };
+    return { images, times, reports, device: pipe.device.name };
   } finally {
     pipe.dispose();
   }

@@ -1,8 +1,17 @@
 /** The program behind `npm run eval`; see README.md beside it. */
 import { Command } from "commander";
+import { cacheOptions } from "./cache.js";
+import { cacheTable } from "./cache-table.js";
 import { type Drawn, drawAll } from "./draw.js";
 import { makePrompts, type Prompt } from "./prompts.js";
-import { accuracyRows, comparisonRows, type EvalRow, formatFailures, formatRows } from "./report.js";
+import {
+  accuracyRows,
+  cacheRows,
+  comparisonRows,
+  type EvalRow,
+  formatFailures,
+  formatRows,
+} from "./report.js";
 import { score, type Verdict } from "./score.js";
 import {
   changeSetting,
@@ -37,10 +46,15 @@ export function parseOptions(args: readonly string[], model: string | undefined)
       "--against <settings>",
       "a second setting, such as steps=4,precision=fp8, on the same prompts and seeds",
     )
+    .option(
+      "--cache <settings...>",
+      "caches, each on the same prompts and seeds as none: a threshold, or threshold=0.08,warmupSteps=4,…",
+      [],
+    )
     .option("--sheet <file>", "contact sheet", "eval.png")
     .option("--shown <count>", "pictures on the contact sheet", "64")
     .parse([...args], { from: "user" });
-  const given = command.opts<Record<string, string> & { lora: string[] }>();
+  const given = command.opts<Record<string, string> & { lora: string[]; cache: string[] }>();
   const folder = given.model ?? model;
   if (folder === undefined) throw new UsageError("there is no model in models/: name one with --model");
   const size = /^(\d+)x(\d+)$/.exec(given.size!);
@@ -52,7 +66,13 @@ export function parseOptions(args: readonly string[], model: string | undefined)
     steps: wholeNumber("--steps", given.steps!, 1),
     guidance: positive("--guidance", given.guidance!),
     lora: given.lora,
+    cache: "",
   };
+  for (const cache of given.cache) cacheOptions(cache);
+  const changes = given.against === undefined ? [] : [changeSetting(setting, given.against)];
+  const caches = given.cache.map((cache) => ({ ...setting, cache }));
+  if (changes.length > 0 && caches.length > 0)
+    throw new UsageError("--cache and --against exclude each other");
   return {
     n: wholeNumber("--n", given.n!, 1),
     seed: wholeNumber("--seed", given.seed!, 0),
@@ -60,7 +80,8 @@ export function parseOptions(args: readonly string[], model: string | undefined)
     width: Number(size[1]),
     height: Number(size[2]),
     setting,
-    against: given.against === undefined ? undefined : changeSetting(setting, given.against),
+    against: [...changes, ...caches],
+    comparesCaches: caches.length > 0,
     sheet: given.sheet!,
     shown: wholeNumber("--shown", given.shown!, 1),
   };
@@ -69,27 +90,30 @@ export function parseOptions(args: readonly string[], model: string | undefined)
 /** Draws, judges, prints; returns the rows for bench/results/eval.json. */
 export async function evaluate(options: EvalOptions): Promise<EvalRow[]> {
   const prompts = makePrompts(options.n, options.kinds, options.seed);
-  const settings = options.against ? [options.setting, options.against] : [options.setting];
+  const settings = [options.setting, ...options.against];
   const rows: EvalRow[] = [];
   const drawn: Drawn[] = [];
   const verdicts: Verdict[][] = [];
   for (const setting of settings) {
     const pictures = await drawAll(prompts, setting, options);
     const judged = pictures.images.map((image, i) => score(image, prompts[i]!.scene));
-    rows.push(...accuracyRows(prompts, judged, pictures, setting));
+    rows.push(...accuracyRows(prompts, judged, pictures, setting), ...cacheRows(pictures, setting));
     drawn.push(pictures);
     verdicts.push(judged);
     const failures = formatFailures(prompts, judged);
     if (failures !== "") console.log(failures);
   }
-  if (options.against) rows.push(...comparisonRows(drawn[0]!, drawn[1]!, [options.setting, options.against]));
+  options.against.forEach((against, at) => {
+    rows.push(...comparisonRows(drawn[0]!, drawn[at + 1]!, [options.setting, against]));
+  });
   console.log(formatRows(rows));
+  if (options.comparesCaches) console.log(cacheTable(prompts, settings, drawn, verdicts));
   await writeSheet(options.sheet, cellsOf(prompts, drawn, verdicts, options.shown), COLUMNS);
   console.log(`contact sheet: ${options.sheet}`);
   return rows;
 }
 
-/** The first pictures; with two settings, a row of the one above the same row of the other. */
+/** The first pictures; with several settings, a row of the one above the same row of the others. */
 function cellsOf(
   prompts: readonly Prompt[],
   drawn: readonly Drawn[],

@@ -1,10 +1,11 @@
 /** Accuracy by kind of scene, as text and as the rows of bench/results/eval.json. */
+import { fewerBlocks } from "./cache.js";
 import type { Drawn } from "./draw.js";
 import type { Prompt } from "./prompts.js";
 import { KINDS } from "./scenes.js";
 import type { Verdict } from "./score.js";
 import { nameOf, type Setting } from "./settings.js";
-import { psnr, ssim, wilson } from "./statistics.js";
+import { mean, psnr, ssim, wilson } from "./statistics.js";
 
 /** The form of bench/results.mjs's rows, with the number of pictures and the interval. */
 export interface EvalRow {
@@ -12,7 +13,7 @@ export interface EvalRow {
   /** Mean time of a picture. */
   ms: number;
   value: number;
-  unit: "% right" | "dB" | "SSIM";
+  unit: "% right" | "dB" | "SSIM" | "times fewer blocks";
   peer: null;
   peerValue: null;
   ratio: null;
@@ -23,7 +24,7 @@ export interface EvalRow {
   high?: number;
 }
 
-const CASES = {
+export const KIND_TITLES = {
   single: "one shape",
   pair: "two shapes and a relation",
   "two places": "two shapes at places",
@@ -31,7 +32,6 @@ const CASES = {
   same: "several of one kind",
 };
 
-const mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length;
 const round = (value: number, digits: number) => Number(value.toFixed(digits));
 
 function row(name: string, ms: number, value: number, unit: EvalRow["unit"], n: number): EvalRow {
@@ -52,7 +52,7 @@ export function accuracyRows(
     const right = chosen.filter((i) => verdicts[i]!.all).length;
     const { low, high } = wilson(right, chosen.length);
     const ms = mean(chosen.map((i) => drawn.times[i]!));
-    const name = `${CASES[kind]}, ${nameOf({ ...setting, device: drawn.device })}`;
+    const name = `${KIND_TITLES[kind]}, ${nameOf({ ...setting, device: drawn.device })}`;
     const percent = (share: number) => round(100 * share, 1);
     const share = row(name, ms, percent(right / chosen.length), "% right", chosen.length);
     return [{ ...share, low: percent(low), high: percent(high) }];
@@ -70,6 +70,14 @@ export function comparisonRows(a: Drawn, b: Drawn, settings: readonly [Setting, 
   const rows = [row(name, mean(a.times), round(mean(likeness), 4), "SSIM", likeness.length)];
   if (ratios.length > 0) rows.push(row(name, mean(a.times), round(mean(ratios), 2), "dB", ratios.length));
   return rows;
+}
+
+/** What a cache saved; nothing without one. */
+export function cacheRows(drawn: Drawn, setting: Setting): EvalRow[] {
+  if (drawn.reports.length === 0) return [];
+  const name = nameOf({ ...setting, device: drawn.device });
+  const ratio = round(fewerBlocks(drawn.reports), 3);
+  return [row(name, mean(drawn.times), ratio, "times fewer blocks", drawn.reports.length)];
 }
 
 export function formatRows(rows: readonly EvalRow[]): string {

@@ -1,5 +1,5 @@
 // npm run eval -- [options]: brings the clone to readiness, compiles eval/ and judges the model's pictures. The figures go to
-// bench/results/eval.json when the default scenes are drawn.
+// bench/results/eval.json, those of caches to bench/results/eval-cache-STEPS.json.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
@@ -20,12 +20,13 @@ await main(async () => {
 });
 
 /** In the form of bench/results.mjs, with the seed and the folder's name of the model. */
-async function writeReport(rows, { seed, setting }) {
+async function writeReport(rows, { seed, setting, comparesCaches }) {
   const { deviceInfo } = await import("../dist/index.js");
   const { cpu, cuda } = deviceInfo();
   const onGpu = rows.some((row) => row.case.includes("cuda"));
+  const name = comparesCaches ? `eval-cache-${setting.steps}` : "eval";
   const report = {
-    bench: "eval",
+    bench: name,
     gpu: onGpu ? cuda.devices[0].name : null,
     cpu: `${cpu.cores} cores of ${cpus()[0]?.model.trim() ?? "unknown processor"}, ${cpu.simd}`,
     driver: onGpu ? String(cuda.driver) : null,
@@ -36,7 +37,7 @@ async function writeReport(rows, { seed, setting }) {
     rows,
   };
   mkdirSync(join(root, "bench/results"), { recursive: true });
-  const file = join(root, "bench/results/eval.json");
+  const file = join(root, `bench/results/${name}.json`);
   writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
   return file;
 }

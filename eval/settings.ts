@@ -9,6 +9,8 @@ export interface Setting {
   guidance: number;
   /** Adapter files, each at weight 1. */
   lora: readonly string[];
+  /** "0.08", or "threshold=0.08,warmupSteps=4"; "" is none. */
+  cache: string;
 }
 
 export interface EvalOptions {
@@ -18,8 +20,10 @@ export interface EvalOptions {
   width: number;
   height: number;
   setting: Setting;
-  /** A second setting for the same prompts and seeds. */
-  against: Setting | undefined;
+  /** Other settings for the same prompts and seeds. */
+  against: readonly Setting[];
+  /** Those are caches. */
+  comparesCaches: boolean;
   sheet: string;
   /** Pictures on the contact sheet. */
   shown: number;
@@ -30,7 +34,7 @@ export class UsageError extends Error {}
 
 /**
  * "steps=4,precision=fp8": the given setting with some values replaced; `lora=` takes adapters away, several are
- * separated by "+".
+ * separated by "+", as are the settings of a cache; `cache=` takes it away.
  */
 export function changeSetting(setting: Setting, changes: string): Setting {
   const changed: Setting = { ...setting };
@@ -38,11 +42,12 @@ export function changeSetting(setting: Setting, changes: string): Setting {
     const [name, value] = splitAt(change, "=");
     if (value === undefined) throw new UsageError(`--against takes name=value, not "${change}"`);
     if (name === "steps" || name === "guidance") changed[name] = positive(name, value);
-    else if (name === "model" || name === "device" || name === "precision") changed[name] = value;
+    else if (name === "model" || name === "device" || name === "precision" || name === "cache")
+      changed[name] = value;
     else if (name === "lora") changed.lora = value === "" ? [] : value.split("+");
     else
       throw new UsageError(
-        `--against knows model, device, precision, steps, guidance and lora, not "${name}"`,
+        `--against knows model, device, precision, steps, guidance, lora and cache, not "${name}"`,
       );
   }
   return changed;
@@ -82,5 +87,8 @@ export function kindsOf(text: string): Kind[] {
 export function nameOf(setting: Setting): string {
   const lora = setting.lora.map((file) => file.replace(/^.*\//, "").replace(/\.safetensors$/, ""));
   const guidance = setting.guidance === 3.5 ? [] : [`guidance ${setting.guidance}`];
-  return [`${setting.steps} steps`, setting.precision, setting.device, ...guidance, ...lora].join(", ");
+  const cache = setting.cache === "" ? [] : [`cache ${setting.cache}`];
+  return [`${setting.steps} steps`, setting.precision, setting.device, ...guidance, ...lora, ...cache].join(
+    ", ",
+  );
 }

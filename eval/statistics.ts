@@ -1,6 +1,8 @@
 /** Confidence intervals, and how far two pictures are apart. */
 import type { Picture } from "./components.js";
 
+export const mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length;
+
 /** Wilson's score interval of a share at 95 % (Wilson 1927): `right` of `count`, count at least 1. */
 export function wilson(right: number, count: number): { low: number; high: number } {
   const z = 1.959964;

@@ -2,10 +2,11 @@ import { access, constants } from "node:fs/promises";
 import { dirname, extname } from "node:path";
 import { type Command, Option } from "commander";
 import { FluxError } from "../errors.js";
-import type { FluxPipeline, FromPretrainedOptions } from "../pipelines/flux-pipeline.js";
+import type { CacheOptions, CacheReport } from "../pipelines/cache.js";
+import type { FluxPipeline, FromPretrainedOptions, GenerateResult } from "../pipelines/flux-pipeline.js";
 import { imageFormatOf } from "../pipelines/image.js";
 import type { GenerateOptions } from "../pipelines/options.js";
-import { decimal, seed, wholeNumber } from "./option-values.js";
+import { cacheOptions, decimal, seed, wholeNumber } from "./option-values.js";
 import { type CommandContext, ProgressLine } from "./terminal.js";
 
 /** Options that say how a checkpoint is loaded; `inspect plan` has them too. */
@@ -24,6 +25,7 @@ export interface ShapeFlags {
   trueCfgScale?: number;
   images?: number;
   maxSequenceLength?: number;
+  cache?: CacheOptions;
 }
 
 interface GenerateFlags extends LoadFlags, ShapeFlags {
@@ -61,6 +63,7 @@ Examples:
   $ fluxwarp generate -m FLUX.1-schnell -p "a cat holding a sign that says hello world" --steps 4
   $ fluxwarp generate -m FLUX.1-dev -p "a harbour at dawn" -W 1344 -H 768 --steps 28 --seed 7 -o harbour.webp
   $ fluxwarp generate -m FLUX.1-dev -p "a portrait" --negative-prompt "blurry" --true-cfg-scale 4
+  $ fluxwarp generate -m FLUX.1-dev -p "a fox in the snow" --cache 0.08
   $ fluxwarp generate -m FLUX.1-schnell -p "a fox" --images 4 -o fox.png     # fox-1.png … fox-4.png`,
     )
     .action((flags: GenerateFlags) => generate(flags, context));
@@ -73,7 +76,12 @@ export function addShapeOptions(command: Command): void {
     .option("-s, --steps <number>", "denoising steps (default: 28, or 4 for schnell)", wholeNumber(1))
     .option("--true-cfg-scale <number>", "guidance by a negative prompt, at twice the time", decimal)
     .option("-n, --images <number>", "images to make", wholeNumber(1))
-    .option("--max-sequence-length <tokens>", "T5 tokens of the prompt, up to 512", wholeNumber(1));
+    .option("--max-sequence-length <tokens>", "T5 tokens of the prompt, up to 512", wholeNumber(1))
+    .option(
+      "--cache <settings>",
+      "let steps that change little skip blocks: a threshold such as 0.08, or threshold=0.08,warmupSteps=4,…",
+      cacheOptions,
+    );
 }
 
 export function addLoadOptions(command: Command): void {
@@ -97,6 +105,7 @@ export function shapeOf(flags: ShapeFlags): GenerateOptions {
     trueCfgScale: flags.trueCfgScale,
     numImagesPerPrompt: flags.images,
     maxSequenceLength: flags.maxSequenceLength,
+    cache: flags.cache,
   };
 }
 
@@ -147,7 +156,7 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
     progress.clear();
     const seconds = (performance.now() - started) / 1000;
     const images = result.images.map(({ width, height }, index) => ({ path: paths[index], width, height }));
-    context.stdout.write(describe(images, result.seed, seconds, flags.json === true));
+    context.stdout.write(describe(images, result, seconds, flags.json === true));
   } finally {
     progress.clear();
     pipeline?.dispose();
@@ -156,16 +165,21 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
 
 function describe(
   images: readonly { path: string; width: number; height: number }[],
-  usedSeed: number | bigint,
+  { seed: usedSeed, cache }: GenerateResult,
   seconds: number,
   asJson: boolean,
 ): string {
   if (asJson) {
     // As text: a seed may be beyond the exact numbers of JSON's readers.
-    return `${JSON.stringify({ images, seed: String(usedSeed), seconds: Number(seconds.toFixed(3)) }, null, 2)}\n`;
+    const result = { images, seed: String(usedSeed), seconds: Number(seconds.toFixed(3)), cache };
+    return `${JSON.stringify(result, null, 2)}\n`;
   }
   const lines = images.map(({ path, width, height }) => `${path}  ${width}×${height}`);
-  return `${lines.join("\n")}\nseed ${usedSeed}, ${seconds.toFixed(1)} s\n`;
+  return `${lines.join("\n")}\nseed ${usedSeed}, ${seconds.toFixed(1)} s${cache ? `, ${skips(cache)}` : ""}\n`;
+}
+
+function skips({ skippedSteps, steps, computedBlocks, totalBlocks }: CacheReport): string {
+  return `${skippedSteps} of ${steps.length} steps from the cache, ${computedBlocks} of ${totalBlocks} blocks computed`;
 }
 
 /** name.png for one image; name-1.png, name-2.png, … for several. */

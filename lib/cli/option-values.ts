@@ -1,4 +1,5 @@
 import { InvalidArgumentError } from "commander";
+import { type CacheOptions, checkCache } from "../pipelines/cache.js";
 
 /** A whole number of at least `minimum`, from an option's text. */
 export function wholeNumber(minimum: number): (text: string) => number {
@@ -25,4 +26,23 @@ export function seed(text: string): bigint {
     throw new InvalidArgumentError("It must be a whole number from 0 to 18446744073709551615.");
   }
   return value;
+}
+
+/** Settings of the cache: a threshold, or pairs such as threshold=0.1,warmupSteps=4. */
+export function cacheOptions(text: string): CacheOptions {
+  const pairs = text.split(",").map((pair) => {
+    const [name, value] = pair.includes("=") ? pair.split("=", 2) : ["threshold", pair];
+    return [name, name === "type" ? value : decimalOrInfinity(value!)];
+  });
+  const options = Object.fromEntries(pairs) as CacheOptions;
+  try {
+    checkCache(options, Infinity); // how many blocks there are, the model knows
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
+  return options;
+}
+
+function decimalOrInfinity(text: string): number {
+  return text === "Infinity" ? Infinity : decimal(text);
 }

@@ -54,6 +54,9 @@ describe("fluxwarp", () => {
     [["generate", "-m", "x", "-p", "x", "--guidance-scale", "high"], /--guidance-scale.*a number/],
     [["generate", "-m", "x", "-p", "x", "--guidance-scale", ""], /--guidance-scale.*a number/],
     [["generate", "-m", "x", "-p", "x", "--seed", "18446744073709551616"], /--seed/],
+    [["generate", "-m", "x", "-p", "x", "--cache", "often"], /--cache.*a number/],
+    [["generate", "-m", "x", "-p", "x", "--cache", "-0.1"], /--cache.*at least 0, not -0\.1/],
+    [["generate", "-m", "x", "-p", "x", "--cache", "0.1,warmup=2"], /--cache.*no option "warmup"/],
     [["generate", "-m", "x", "-p", "x", "--precision", "f8"], /--precision.*f32, fp8/],
     [["generate", "-m", "x", "-p", "x", "--attention", "f8"], /--attention.*bf16, fp8, int8/],
     [["generate", "-m", "x", "-p", "x", "-o", "a.gif"], /a\.gif.*\.png.*ERR_FLUX_BAD_ARGUMENT/],
@@ -183,6 +186,21 @@ describe.skipIf(!hasGolden("tiny-flux/transformer/diffusion_pytorch_model.safete
       );
       expect(code).toBe(0);
       expect((await readdir(folder)).sort()).toEqual(["a-1.webp", "a-2.webp"]);
+    });
+
+    it("generate says what the cache did", async () => {
+      const folder = await temporaryFolder();
+      const args = ["generate", "-m", tiny, "-p", "a cat", ...SIZE, "-o", join(folder, "a.png")];
+      const cache = ["--cache", "threshold=Infinity,maxConsecutiveHits=1"];
+      const { stdout } = await run(...args, ...cache);
+      expect(stdout).toMatch(/ s, 1 of 2 steps from the cache, 5 of 8 blocks computed\n$/);
+      const { cache: report } = JSON.parse((await run(...args, ...cache, "--json")).stdout);
+      expect(report).toMatchObject({
+        computedSteps: 1,
+        skippedSteps: 1,
+        steps: [{ computed: true }, { computed: false, difference: expect.any(Number) }],
+      });
+      expect((await run("inspect", "plan", tiny, ...SIZE, ...cache)).stdout).toContain("cacheDecision");
     });
 
     it("generate says what is wrong with a size", async () => {

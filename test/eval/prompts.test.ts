@@ -49,6 +49,7 @@ it("changes a setting as asked and refuses what it does not know", () => {
     steps: 20,
     guidance: 3.5,
     lora: ["a/night.safetensors"],
+    cache: "",
   };
   const changed = changeSetting(setting, "steps=4,precision=fp8,lora=");
   expect(changed).toEqual({ ...setting, steps: 4, precision: "fp8", lora: [] });
