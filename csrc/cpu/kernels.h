@@ -8,6 +8,7 @@ namespace flux::cpu {
 // linear.cc
 void linear(const OpCall& call, ThreadPool& pool);
 void quantize_rows(const OpCall& call, ThreadPool& pool);
+void weight_bounds(const OpCall& call, ThreadPool& pool);
 // qkv.cc
 void qkv_linear(const OpCall& call, ThreadPool& pool);
 // attention.cc

@@ -1,4 +1,7 @@
 // linear and quantizeRows: y = residual + gate · act(x·Wᵀ + low·lowUpᵀ + bias).
+#include <algorithm>
+#include <cmath>
+
 #include "cpu/kernels.h"
 #include "cpu/linear_operands.h"
 #include "cpu/scratch.h"
@@ -118,6 +121,30 @@ void quantize_rows(const OpCall& call, ThreadPool& pool) {
                                                    codes.as<uint8_t>() + code_rows[row]);
     }
   });
+}
+
+void weight_bounds(const OpCall& call, ThreadPool&) {
+  const TensorView& weight = operand(call, "weight", {DType::kF8E4M3});
+  const TensorView& scale = operand(call, "weightScale");
+  const TensorView* bias = optional_operand(call, "bias");
+  const TensorView& y = operand(call, "y");
+  const int64_t channels = weight.rows(), width = weight.inner();
+  expect_shape(call, "weightScale", scale, {channels});
+  if (bias != nullptr) expect_shape(call, "bias", *bias, {channels});
+  expect_shape(call, "y", y, {2});
+  const RowOffsets rows(weight);
+  double product = 0.0, addend = 0.0;
+  for (int64_t n = 0; n < channels; ++n) {
+    double squares = 0.0;
+    for (int64_t k = 0; k < width; ++k) {
+      const double value = e4m3_to_f32(weight.as<const uint8_t>()[rows[n] + k]);
+      squares += value * value;
+    }
+    product = std::max(product, std::sqrt(static_cast<double>(width) * squares) * scale.as<const float>()[n]);
+    if (bias != nullptr) addend = std::max(addend, std::abs(double{bias->as<const float>()[n]}));
+  }
+  y.as<float>()[0] = static_cast<float>(448.0 * product);
+  y.as<float>()[1] = static_cast<float>(addend);
 }
 
 }  // namespace flux::cpu

@@ -81,6 +81,8 @@
 //                 factor = (i − last computed) / distance when the step is skipped and two were computed, else 0:
 //                 first-order extrapolation in steps (Liu et al. 2025, TaylorSeer, order 1). Throws when i ≥ S.
 //   quantizeRows  x [.., K] f32 → codes [.., K] f8e4m3, scale [rows] f32, as in linear
+//   weightBounds  weight [N, K] f8e4m3, weightScale [N] f32, bias? [N] f32 → y [2] f32:
+//                 448·√K·max‖weight_n·weightScale_n‖ and max|bias|: |linear| ≤ y[0]·(row scale of x) + y[1]
 // Beside these, two kinds with a body that the runtime itself runs (runtime/program.h): "if", and "together", whose ops may run
 // at the same time since none touches what another writes; the CPU runs them one after another.
 #pragma once

@@ -13,7 +13,7 @@ struct Entry {
   Kernel kernel;
 };
 
-constexpr std::array<Entry, 34> kOps{{
+constexpr std::array<Entry, 35> kOps{{
     {"linear", linear},
     {"qkvLinear", qkv_linear},
     {"attention", attention},
@@ -48,6 +48,7 @@ constexpr std::array<Entry, 34> kOps{{
     {"relativeDifference", relative_difference},
     {"cacheDecision", cache_decision},
     {"quantizeRows", quantize_rows},
+    {"weightBounds", weight_bounds},
 }};
 
 }  // namespace

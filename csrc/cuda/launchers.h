@@ -11,6 +11,7 @@ bool linear_together(const std::vector<const OpCall*>& calls, const Launch& laun
 void qkv_linear(const OpCall& call, const Launch& launch);
 bool qkv_linear_together(const std::vector<const OpCall*>& calls, const Launch& launch);
 void quantize_rows(const OpCall& call, const Launch& launch);
+void weight_bounds(const OpCall& call, const Launch& launch);
 // norm.cc
 void layer_norm(const OpCall& call, const Launch& launch);
 void rms_norm(const OpCall& call, const Launch& launch);

@@ -50,6 +50,11 @@ kernels::GemmRows<void> output_rows(const TensorView& y, const char* op) {
 kernels::GemmGroup linear_group(const OpCall& call) {
   kernels::GemmGroup group = group_of(call);
   group.c = output_rows(call.tensor("y"), "linear");
+  if (const TensorView* scale = call.optional("yScale")) {
+    group.c_scale = scale->as<float>();
+    group.c_scale_batch_stride = group.rows;
+    group.bounds = call.tensor("bounds").as<const float>();
+  }
   if (const TensorView* residual = call.optional("residual")) {
     const Matrix rows = matrix_of(*residual, "linear");
     group.residual = {residual->data, rows.row_stride, rows.batch_stride};
@@ -202,6 +207,16 @@ void quantize_rows(const OpCall& call, const Launch& launch) {
   rows.rows = static_cast<int>(from.rows);
   rows.width = static_cast<int>(from.width);
   check(kernels::quantise_rows(rows, launch.stream), "quantizeRows");
+}
+
+void weight_bounds(const OpCall& call, const Launch& launch) {
+  const TensorView& weight = call.tensor("weight");
+  require_contiguous(weight, "weightBounds");
+  check(
+      kernels::weight_bounds(weight.as<const uint8_t>(), call.tensor("weightScale").as<const float>(),
+                             f32_or_null(call.optional("bias")), static_cast<int>(weight.shape[0]),
+                             static_cast<int>(weight.shape[1]), call.tensor("y").as<float>(), launch.stream),
+      "weightBounds");
 }
 
 }  // namespace flux::cuda

@@ -10,6 +10,7 @@ const Kernel* find_kernel(std::string_view kind) {
       {"linear", {linear, nullptr, linear_together}},
       {"qkvLinear", {qkv_linear, nullptr, qkv_linear_together}},
       {"quantizeRows", {quantize_rows}},
+      {"weightBounds", {weight_bounds}},
       {"layerNorm", {layer_norm}},
       {"rmsNorm", {rms_norm}},
       {"groupNorm", {group_norm, group_norm_workspace}},

@@ -54,7 +54,7 @@ struct OutputScales {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = tile.row + place.row_in_tile() + place.lane / 4 + 8 * half;
-      const float bound = fmaf(rows.value[half], group.product_bound, group.bias_bound);
+      const float bound = fmaf(rows.value[half], group.bounds[0], group.bounds[1]);
       const float scale = bound > 0.0f ? bound * (1.0f / 448.0f) : 1.0f;
       inverse[half] = __fdividef(1.0f, scale);
       if (write && place.lane % 4 == 0 && row < group.rows) {

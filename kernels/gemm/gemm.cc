@@ -109,8 +109,8 @@ Status check_group(const Gemm& call, int index) {
   if (call.operand == Element::kE4M3 && (group.a_scale == nullptr || group.w_scale == nullptr)) {
     return bad(index, "e4m3 operands need a_scale and w_scale");
   }
-  if (call.output == Element::kE4M3 && group.c_scale == nullptr)
-    return bad(index, "output e4m3 needs c_scale");
+  if (call.output == Element::kE4M3 && (group.c_scale == nullptr || group.bounds == nullptr))
+    return bad(index, "output e4m3 needs c_scale and bounds");
   if (call.epilogue == GemmEpilogue::kQkv) return check_heads(call, index);
   if (call.epilogue == GemmEpilogue::kGateResidual)
     return check_matrix(index, "residual", group.residual, Element::kBF16, call.n, group.batches);
@@ -226,11 +226,10 @@ Status fill_params(const Gemm& call, const TileShape& tile, int most_clusters, G
     to.packed_tokens = int(group.packed_tokens);
     to.first_token = int(group.first_token);
     to.c_scale = group.c_scale;
+    to.bounds = group.bounds;
     to.a_scale_batch_stride = group.a_scale_batch_stride;
     to.gate_batch_stride = group.gate_batch_stride;
     to.c_scale_batch_stride = group.c_scale_batch_stride;
-    to.product_bound = group.product_bound;
-    to.bias_bound = group.bias_bound;
     to.rows = int(group.rows);
     to.row_blocks = int(row_blocks(group, tile));
     to.total_blocks = int(to.row_blocks * group.batches);

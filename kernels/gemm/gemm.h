@@ -15,10 +15,10 @@
 //                  columns (a single block's MLP) get `activation` and go to `mlp`.
 //
 // Output e4m3 (kLinear's C, kQkv's mlp) needs a row's scale before any tile has seen the row's maximum. It takes a bound
-// instead: c_scale[row] = (a_scale[row]·product_bound + bias_bound) / 448. product_bound is to bound |Σ code·w| over
-// all columns and bias_bound |bias|; 448·√K·max‖w_n‖ is such a bound by Cauchy-Schwarz. e4m3 being a floating-point
-// format, a scale too large by 2^5 costs only the values under 2^-9 of the row's largest. Beyond a smaller bound values
-// saturate.
+// instead: c_scale[row] = (a_scale[row]·bounds[0] + bounds[1]) / 448. bounds[0] is to bound |Σ code·w| over all columns
+// and bounds[1] |bias|; 448·√K·max‖w_n‖ is such a bound by Cauchy-Schwarz (quantise/quantise.h, weight_bounds). e4m3
+// being a floating-point format, a scale too large by 2^5 costs only the values under 2^-9 of the row's largest. Beyond
+// a smaller bound values saturate.
 //
 // Alignment: N and K multiples of 16; pointers to matrices, row strides and batch strides multiples of 16 bytes.
 #pragma once
@@ -73,8 +73,7 @@ struct GemmGroup {
 
   float* c_scale = nullptr;  // output e4m3: [batches, rows], written; the output is code·c_scale
   int64_t c_scale_batch_stride = 0;
-  float product_bound = 0;
-  float bias_bound = 0;
+  const float* bounds = nullptr;  // output e4m3: [2]
 };
 
 struct Gemm {

@@ -28,14 +28,13 @@ struct GroupParams {
   const float* norm_k;
   const float* rope;
   float* c_scale;
+  const float* bounds;
   PackedQkv packed;
   int packed_tokens;
   int first_token;
   int64_t a_scale_batch_stride;
   int64_t gate_batch_stride;
   int64_t c_scale_batch_stride;
-  float product_bound;
-  float bias_bound;
   int rows;
   int row_blocks;    // of one batch; a row block is the rows of one cluster
   int total_blocks;  // of all batches

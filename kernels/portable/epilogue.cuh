@@ -47,7 +47,7 @@ struct Linear {
     float inverse = 1.0f;
     if (params.output == Element::kE4M3) {
       const float row_scale = group.a_scale[tile.batch * group.a_scale_batch_stride + place.row];
-      const float bound = fmaf(row_scale, group.product_bound, group.bias_bound);
+      const float bound = fmaf(row_scale, group.bounds[0], group.bounds[1]);
       const float scale = bound > 0.0f ? bound * (1.0f / 448.0f) : 1.0f;
       inverse = 1.0f / scale;
       if (place.column == 0) group.c_scale[tile.batch * group.c_scale_batch_stride + place.row] = scale;

@@ -31,7 +31,8 @@ Status check_group(const Gemm& call, const GemmGroup& group) {
     return refuse("rows of a and w are at least K apart");
   if (codes && (group.a_scale == nullptr || group.w_scale == nullptr))
     return refuse("e4m3 operands need a_scale and w_scale");
-  if (call.output == Element::kE4M3 && group.c_scale == nullptr) return refuse("output e4m3 needs c_scale");
+  if (call.output == Element::kE4M3 && (group.c_scale == nullptr || group.bounds == nullptr))
+    return refuse("output e4m3 needs c_scale and bounds");
   if (call.epilogue == GemmEpilogue::kGateResidual) {
     if (group.residual.data == nullptr) return refuse("residual is null");
     if (!aligned(group.residual.data, group.residual.row_stride, group.residual.batch_stride, 2)) {

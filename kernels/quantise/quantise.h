@@ -26,4 +26,10 @@ Status quantise_rows(const QuantiseRows& quantise, cudaStream_t stream);
 Status quantise_weight(const void* weight, Element type, int channels, int width, int64_t row_stride,
                        uint8_t* codes, float* scale, cudaStream_t stream);
 
+// What a linear's result can reach, for an output quantised before its rows' maxima are known: bounds[0] = 448·√width·max‖w_n‖
+// over the channels of codes [channels, width] × scale [channels], bounds[1] = max|bias| (0 without). Codes x of a row with
+// scale s then give |s·Σ x·w_n + bias_n| ≤ s·bounds[0] + bounds[1].
+Status weight_bounds(const uint8_t* codes, const float* scale, const float* bias, int channels, int width,
+                     float* bounds, cudaStream_t stream);
+
 }  // namespace flux::kernels

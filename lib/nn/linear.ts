@@ -1,3 +1,5 @@
+import type { Buffer } from "../runtime/buffer.js";
+import type { Device } from "../runtime/device.js";
 import type { LinearWeights, LowRankWeights, Recorder, Tensor } from "../runtime/recorder.js";
 import type { Value } from "../runtime/value.js";
 import type { Parameter } from "./parameter.js";
@@ -17,21 +19,26 @@ export class Linear implements LinearWeights {
   readonly rows: readonly number[];
   /** Recordings have this branch beside the weight; set by those who attach adapters. */
   lowRank: LowRankWeights | undefined;
+  /** Whether its results may be quantised as they are written. */
+  readonly bounded: boolean;
+  #bounds: Buffer | undefined;
 
   /**
    * @param names one layer's name, or several whose rows are stacked
    * @param rows output width of each
    * @param options.quantised follow the model's precision; otherwise weights stay as stored
+   * @param options.bounded what it gives goes to a quantised linear
    */
   constructor(
     scope: Scope,
     names: string | readonly string[],
     readonly columns: number,
     rows: number | readonly number[],
-    options: { bias?: boolean; quantised?: boolean } = {},
+    options: { bias?: boolean; quantised?: boolean; bounded?: boolean } = {},
   ) {
     const layers = typeof names === "string" ? [names] : names;
     const widths = typeof rows === "number" ? [rows] : rows;
+    this.bounded = options.bounded === true && scope.precision === "fp8";
     const storing = options.quantised === true && scope.precision === "fp8" ? "f8e4m3" : "stored";
     this.#weight = scope.stack(
       layers.map((name) => `${name}.weight`),
@@ -61,6 +68,25 @@ export class Linear implements LinearWeights {
 
   get bias() {
     return this.#bias?.buffer;
+  }
+
+  get bounds() {
+    return this.#bounds;
+  }
+
+  /** Measures what its results can reach, once its weights are there. On the CPU, where nothing is quantised on the way, it does nothing. */
+  async measureBounds(device: Device): Promise<void> {
+    if (!this.bounded || device.kind !== "cuda") return;
+    const bounds = device.buffer("f32", [2]);
+    this.#bounds = bounds;
+    using plan = device.record("weight bounds", (g) => g.weightBounds(this, bounds));
+    await plan.run();
+  }
+
+  /** Gives back what `measureBounds` took. */
+  release(): void {
+    this.#bounds?.dispose();
+    this.#bounds = undefined;
   }
 
   forward(g: Recorder, x: Tensor, options?: LinearOptions): Value {

@@ -34,8 +34,14 @@ export abstract class Model {
    * Fills all parameters.
    * @throws FluxError `ERR_FLUX_BAD_WEIGHTS` (see `loadParameters`); the model then holds no memory.
    */
-  load(source: TensorSource, options?: LoadOptions): Promise<void> {
-    return loadParameters(this.device, this.scope.parameters, this.named(source), options);
+  async load(source: TensorSource, options?: LoadOptions): Promise<void> {
+    await loadParameters(this.device, this.scope.parameters, this.named(source), options);
+    try {
+      for (const linear of this.linears) await linear.measureBounds(this.device);
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
   }
 
   /** What `load` would find wrong with a checkpoint's headers: a sentence each; nothing is loaded. */
@@ -58,6 +64,7 @@ export abstract class Model {
   /** Gives the weights' memory back. Plans that were recorded with them can no longer run. */
   dispose(): void {
     for (const parameter of this.scope.parameters) parameter.release();
+    for (const linear of this.linears) linear.release();
   }
 
   [Symbol.dispose](): void {

@@ -19,6 +19,8 @@ export interface LinearWeights {
   readonly scale?: Buffer | undefined;
   readonly bias?: Buffer | undefined;
   readonly lowRank?: LowRankWeights | undefined;
+  /** What its results can reach, from `weightBounds`: [2] f32. With it they can be quantised as they are written. */
+  readonly bounds?: Buffer | undefined;
 }
 
 /**
@@ -144,19 +146,31 @@ export class Recorder {
 
   /**
    * y = residual + gate · act(x·Wᵀ + bias). x [.., K] → [.., N]; gate [B, N] f32 with B the first axis of x; with `residual`
-   * and no `into`, y may take the residual's memory. `dtype` is the result's; the activations' by default.
+   * and no `into`, y may take the residual's memory. `dtype` is the result's; the activations' by default. With `for`, the
+   * result is quantised on the way out if those weights want it so and these have bounds.
    */
   linear(
     x: Tensor,
     weights: LinearWeights,
-    options: { activation?: Activation; residual?: Tensor; gate?: Tensor; into?: Value; dtype?: DType } = {},
+    options: {
+      activation?: Activation;
+      residual?: Tensor;
+      gate?: Tensor;
+      into?: Value;
+      dtype?: DType;
+      for?: LinearWeights | undefined;
+    } = {},
   ): Value {
     const { weight, scale, bias } = weights;
     const input = valueOf(x);
     const [n, k] = matrix(weight);
     check(input.shape.at(-1) === k, () => `linear: ${show(input)} times a weight of [${n}, ${k}]`);
-    const y = options.into ?? this.empty(input.shape.with(-1, n), options.dtype);
-    check(sameShape(y.shape, input.shape.with(-1, n)), () => `linear: ${show(y)} cannot hold the result`);
+    const shape = input.shape.with(-1, n);
+    const yScale = this.#bounded(weights, options.for)
+      ? this.empty([elementsOf(shape) / n], "f32")
+      : undefined;
+    const y = yScale ? this.#quantised(shape, yScale) : (options.into ?? this.empty(shape, options.dtype));
+    check(sameShape(y.shape, shape), () => `linear: ${show(y)} cannot hold the result`);
     const factor = this.#factor(input, weight);
     const low = weights.lowRank && this.#lowRank(input, factor.x, weights.lowRank);
     return this.#emit("linear", {
@@ -168,8 +182,9 @@ export class Recorder {
         ...low?.inputs,
         residual: options.residual,
         gate: options.gate,
+        bounds: yScale && weights.bounds,
       },
-      outputs: { y },
+      outputs: { y, yScale },
       attributes: { activation: ACTIVATIONS[options.activation ?? "none"], ...low?.attributes },
       inPlace: [["y", "residual"]],
       flops: 2 * (input.elements / k) * n * (k + (low?.rank ?? 0)),
@@ -556,6 +571,14 @@ export class Recorder {
     return this.#emit("quantizeRows", { inputs: { x }, outputs: { codes, scale } });
   }
 
+  /** What results of a linear with f8e4m3 weights can reach: [2] f32, as `LinearWeights.bounds` wants it. */
+  weightBounds({ weight, scale, bias }: LinearWeights, into: Buffer): void {
+    this.#emit("weightBounds", {
+      inputs: { weight, weightScale: scale, bias },
+      outputs: { y: into.value },
+    });
+  }
+
   #emptyHeads([batch, tokens, heads]: Heads["shape"], type: AttentionType): PackedHeads {
     const codes = type === "int8" ? "i8" : "f8e4m3";
     return {
@@ -577,6 +600,12 @@ export class Recorder {
   /** Whether what is multiplied with `weight` has to be quantised by an op of its own. */
   #quantises(weight: Buffer | undefined): boolean {
     return this.dtype === "bf16" && weight?.dtype === "f8e4m3";
+  }
+
+  /** Whether a result of `weights` can be quantised for `next` as it is written: by a bound, so no branch may add to it. */
+  #bounded(weights: LinearWeights, next: LinearWeights | undefined): boolean {
+    const branches = weights.lowRank !== undefined || next?.lowRank !== undefined;
+    return weights.bounds !== undefined && !branches && this.#quantises(next?.weight);
   }
 
   /** x as the device multiplies it with `weight`. */

@@ -3,7 +3,23 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { activation, agree, compute, cpu, e4m3Codes, f32, gpu, i32, weight } from "./both.js";
+import { decodeValues } from "../../dist/loaders/dtype.js";
+import type { Buffer } from "../../dist/runtime/buffer.js";
+import type { Device } from "../../dist/runtime/device.js";
+import type { LinearWeights, Recorder, Tensor } from "../../dist/runtime/recorder.js";
+import {
+  activation,
+  agree,
+  compute,
+  cpu,
+  e4m3Codes,
+  f32,
+  gpu,
+  i32,
+  relativeL2,
+  uniform,
+  weight,
+} from "./both.js";
 
 for (const [rows, n, k] of [
   [1, 256, 128],
@@ -324,4 +340,58 @@ test("images to 8 bits and back", async () => {
   actual.forEach((value, i) => {
     assert.ok(Math.abs(value - expected[i]!) <= 0.012, `pixel ${i}`);
   });
+});
+
+/** Weights [n, k] in e4m3 with a scale a channel, and what they stand for. */
+function quantisedLayer(n: number, k: number) {
+  const codes = e4m3Codes(n * k);
+  const scale = uniform(n, n).map((x) => 1e-3 * (2 + x));
+  const values = decodeValues("F8_E4M3", codes) as Float32Array;
+  return {
+    codes: { shape: [n, k], data: codes, dtype: "f8e4m3" as const },
+    scale: { shape: [n], data: scale, dtype: "f32" as const },
+    exact: {
+      shape: [n, k],
+      data: values.map((value, i) => value * scale[Math.floor(i / k)]!),
+      dtype: "f32" as const,
+    },
+  };
+}
+
+test("weightBounds agrees with the CPU's", () => {
+  const { codes, scale } = quantisedLayer(300, 128);
+  return agree(
+    { w: codes, s: scale, b: f32([300], 3) },
+    (g, { w, s, b }) => {
+      const bounds = (w as Buffer).device.buffer("f32", [2]);
+      g.weightBounds({ weight: w as never, scale: s as never, bias: b as never }, bounds);
+      return bounds.value;
+    },
+    1e-4,
+  );
+});
+
+test("a linear that quantises its result by a bound errs no more than one that knows its rows' maxima", async () => {
+  const up = quantisedLayer(512, 256);
+  const down = quantisedLayer(256, 512);
+  const x = activation([1, 130, 256]);
+  const two = (g: Recorder, first: LinearWeights, second: LinearWeights, input: Tensor) =>
+    g.linear(g.linear(input, first, { activation: "gelu", for: second }), second);
+  const exact = await compute(cpu, { x, u: up.exact, d: down.exact }, (g, { x, u, d }) =>
+    two(g, { weight: u as never }, { weight: d as never }, x),
+  );
+  const inputs = { x, u: up.codes, us: up.scale, d: down.codes, ds: down.scale };
+  const quantised = (device: Device) =>
+    compute(device, inputs, (g, { x, u, us, d, ds }) => {
+      const bounds = device.buffer("f32", [2]);
+      const first = { weight: u as never, scale: us as never, bounds };
+      g.weightBounds(first, bounds);
+      return two(g, first, { weight: d as never, scale: ds as never }, x);
+    });
+  const byMaximum = relativeL2(await quantised(cpu), exact);
+  const byBound = relativeL2(await quantised(gpu), exact);
+  console.log(
+    `two fp8 linears: relative L2 ${byBound.toExponential(2)}, by maxima ${byMaximum.toExponential(2)}`,
+  );
+  assert.ok(byBound <= 1.05 * byMaximum);
 });

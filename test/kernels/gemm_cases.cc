@@ -181,8 +181,10 @@ void test_e4m3_output(Context& c) {
   std::vector<GemmGroup> groups{product.group()};
   groups[0].c = {codes.data(), shape.n, 0};
   groups[0].c_scale = scale.data<float>();
-  groups[0].product_bound = float(448 * std::sqrt(double(shape.k)) * largest_norm);
-  groups[0].bias_bound = 6;
+  Matrix limits(1, 2, 6.0f);
+  limits.at(0, 0) = float(448 * std::sqrt(double(shape.k)) * largest_norm);
+  const Input bounds(limits, Element::kF32);
+  groups[0].bounds = bounds.data<float>();
   Gemm call = call_of(Element::kE4M3, shape, groups);
   call.output = Element::kE4M3;
   call.activation = Activation::kGelu;

@@ -164,9 +164,11 @@ void codes_out(Context& c, const Path& path) {
   std::vector<GemmGroup> groups{product.group()};
   groups[0].c = {codes.data(), shape.n, 0};
   groups[0].c_scale = scale.data<float>();
-  groups[0].product_bound =
+  Matrix limits(1, 2, 6.0f);
+  limits.at(0, 0) =
       448.0f * 32.0f * 0.9f;  // √1024 · an upper bound of the channels' norms (0.02 · √1024 = 0.64)
-  groups[0].bias_bound = 6;
+  const Input bounds(limits, Element::kF32);
+  groups[0].bounds = bounds.data<float>();
   Gemm call = call_of(path, shape, groups);
   call.output = Element::kE4M3;
   call.activation = Activation::kGelu;

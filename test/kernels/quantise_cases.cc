@@ -56,6 +56,35 @@ void test_weight(Context& c, Element type, int channels, int width, int gap, con
   if (ran) expect_same(c, codes, scale, x);
 }
 
+// Against f64: never under the bound, and not above it by more than its allowance.
+void test_weight_bounds(Context& c) {
+  constexpr int kChannels = 1000, kWidth = 3072;
+  const reference::Codes weight = reference::quantise(heavy_tailed(kChannels, kWidth, 35));
+  const std::vector<float> values = decode(weight.codes.data(), int64_t(weight.codes.size()), Element::kE4M3);
+  Matrix code_values(kChannels, kWidth);
+  code_values.values = values;
+  const Matrix bias = normal(1, kChannels, 36);
+  const Input codes(code_values, Element::kE4M3), scale(weight.scale, Element::kF32),
+      add(bias, Element::kF32);
+  Output bounds(1, 2, Element::kF32);
+  if (!c.run({&bounds}, [&] {
+        return weight_bounds(codes.data<uint8_t>(), scale.data<float>(), add.data<float>(), kChannels, kWidth,
+                             bounds.data<float>(), c.stream());
+      }))
+    return;
+  double product = 0, largest_bias = 0;
+  for (int64_t n = 0; n < kChannels; ++n) {
+    double squares = 0;
+    for (int64_t k = 0; k < kWidth; ++k)
+      squares += std::pow(double(code_values.at(n, k)) * weight.scale.at(n, 0), 2);
+    product = std::max(product, 448 * std::sqrt(double(kWidth) * squares));
+    largest_bias = std::max(largest_bias, std::abs(double(bias.at(0, n))));
+  }
+  const Matrix got = bounds.values();
+  c.expect(got.at(0, 0) >= product && got.at(0, 0) <= 1.0001 * product, "the products' bound");
+  c.expect(double(got.at(0, 1)) == largest_bias, "the bias's bound");
+}
+
 // Rows of zeros, tiny and huge values, infinities and NaN, by the definition in quantise/e4m3.cuh.
 Matrix special_rows(int width) {
   const float inf = std::numeric_limits<float>::infinity(), nan = std::nanf("");
@@ -175,6 +204,7 @@ const Cases kTests = [](Register& add) {
              [type](Context& c) { test_weight(c, type, 7, 65, 3, heavy_tailed(7, 65, 34)); });
     add.test(name + "/special", [type](Context& c) { test_weight(c, type, 12, 100, 0, special_rows(100)); });
   }
+  add.test("quantise/weight_bounds", test_weight_bounds);
   add.test("quantise/refusals", refusals);
   add.golden_test("quantise/golden", golden);
 };

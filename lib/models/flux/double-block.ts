@@ -43,7 +43,7 @@ class Stream {
     this.normQ = new RMSNorm(attn, names.normQ, 128, EPS);
     this.normK = new RMSNorm(attn, names.normK, 128, EPS);
     this.out = new Linear(attn, names.out, width, width, { quantised });
-    this.up = new Linear(scope.at(names.mlp), "net.0.proj", width, 4 * width, { quantised });
+    this.up = new Linear(scope.at(names.mlp), "net.0.proj", width, 4 * width, { quantised, bounded: true });
     this.down = new Linear(scope.at(names.mlp), "net.2", 4 * width, width, { quantised });
   }
 }
@@ -108,7 +108,7 @@ export class FluxDoubleBlock {
       });
       const mlp = modulation.branch(row, weights.layer, 1);
       const x = g.layerNorm(residual, { shift: mlp.shift, scale: mlp.scale, eps: EPS, for: weights.up });
-      const up = weights.up.forward(g, x, { activation: "gelu" });
+      const up = weights.up.forward(g, x, { activation: "gelu", for: weights.down });
       weights.down.forward(g, up, { gate: mlp.gate, residual, into: residual });
     });
   }
