@@ -11,6 +11,7 @@ export {
   FluxPipeline,
   type FromConfigOptions,
   type FromPretrainedOptions,
+  type FromSingleFileOptions,
   type GenerateResult,
 } from "./pipelines/flux-pipeline.js";
 export type { HostTensor } from "./pipelines/host-tensor.js";

@@ -43,6 +43,19 @@ export function piecesOf(tensor: StoredTensor): readonly (LocatedTensor | Random
   return "parts" in tensor ? tensor.parts : [tensor];
 }
 
+/** Rows [first, first + count) of a tensor in a file. */
+export function rowsOf(tensor: LocatedTensor, first: number, count: number): LocatedTensor {
+  const { shape, begin, end, scale } = tensor;
+  const rowBytes = (end - begin) / shape[0]!;
+  return {
+    ...tensor,
+    shape: [count, ...shape.slice(1)],
+    begin: begin + first * rowBytes,
+    end: begin + (first + count) * rowBytes,
+    ...(typeof scale === "object" && { scale: rowsOf(scale, first, count) }),
+  };
+}
+
 /** A view of `source` in which a tensor that is not there is looked up by its other names, the first that is there. */
 export function withAliases(
   source: TensorSource,

@@ -3,9 +3,10 @@ import { join } from "node:path";
 import { badArgument, FluxError } from "../errors.js";
 import { readModelIndex } from "../loaders/config.js";
 import { readPipelineConfigs } from "../loaders/pipeline-configs.js";
-import { loadClipTokenizer, loadT5Tokenizer } from "../loaders/tokenizers.js";
-import { WeightSource } from "../loaders/weights.js";
+import { findComponents, fp8Of, WEIGHT_COMPONENTS, type WeightComponent } from "../loaders/single-file.js";
+import type { TensorSource } from "../loaders/tensor-source.js";
 import type { CheckpointParts } from "./checkpoint.js";
+import { loadTokenizers, tokenizerFolders } from "./tokenizer-folders.js";
 
 /**
  * Opens a folder in diffusers' layout: configs and tokenizers first, so that a wrong folder fails before any weight is read.
@@ -15,16 +16,26 @@ export async function openFolder(folder: string): Promise<CheckpointParts> {
   await requireFolder(folder);
   const { pipelineClass: name } = await readModelIndex(folder);
   const configs = await readPipelineConfigs(folder);
-  const [clip, t5] = await Promise.all([
-    loadClipTokenizer(join(folder, "tokenizer")),
-    loadT5Tokenizer(join(folder, "tokenizer_2")),
-  ]);
+  const folders = tokenizerFolders(folder);
+  const tokenizers = await loadTokenizers(folders);
+  const sources = {} as Record<WeightComponent, TensorSource>;
+  for (const component of WEIGHT_COMPONENTS) {
+    sources[component] = await openComponent(join(folder, component), component);
+  }
   return {
     name,
     configs,
-    tokenizers: { clip, t5 },
-    weights: (component) => WeightSource.open(join(folder, component)),
+    tokenizers,
+    tokenizerFolders: folders,
+    stored: fp8Of(sources),
+    weights: async (component) => sources[component],
   };
+}
+
+/** A component's weights, under whichever names they are; unknown ones are seen as they are, and missed by name at loading. */
+async function openComponent(path: string, component: WeightComponent): Promise<TensorSource> {
+  const { source, found } = await findComponents(path);
+  return found[component] ?? source;
 }
 
 async function requireFolder(folder: string): Promise<void> {
@@ -33,6 +44,7 @@ async function requireFolder(folder: string): Promise<void> {
   }
   const found = await stat(folder).catch(() => undefined);
   if (found?.isDirectory()) return;
+  if (found?.isFile()) throw badArgument(`${folder} is a file; FluxPipeline.fromSingleFile() loads files`);
   throw new FluxError(
     "ERR_FLUX_BAD_WEIGHTS",
     `${folder} is not a folder. Give the path of a FLUX.1 checkpoint in diffusers' layout (the folder that holds model_index.json); ` +

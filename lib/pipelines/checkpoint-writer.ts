@@ -9,12 +9,13 @@ import { readJson } from "../loaders/json-fields.js";
 import { CONFIG_NAMES, type ConfigFiles, configPath } from "../loaders/pipeline-configs.js";
 import { MODEL_INDEX } from "../loaders/published-configs.js";
 import { type PlannedTensor, plannedBytes, SafetensorsWriter } from "../loaders/safetensors-writer.js";
+import { WEIGHT_COMPONENTS, type WeightComponent } from "../loaders/single-file.js";
 import type { TensorSource } from "../loaders/tensor-source.js";
 import { loadParameters } from "../nn/load.js";
 import type { Model } from "../nn/model.js";
 import { Parameter, type Storing } from "../nn/parameter.js";
 import type { Device } from "../runtime/device.js";
-import { type LoadProgress, WEIGHT_COMPONENTS, type WeightComponent } from "./checkpoint.js";
+import type { LoadProgress } from "./checkpoint.js";
 import type { TokenizerFolders } from "./tokenizer-folders.js";
 
 /** What is to be written. */

@@ -1,5 +1,6 @@
 import type { AutoencoderKLConfig, ComponentName } from "../loaders/config.js";
 import type { PipelineConfigs } from "../loaders/pipeline-configs.js";
+import { WEIGHT_COMPONENTS, type WeightComponent } from "../loaders/single-file.js";
 import type { TensorSource } from "../loaders/tensor-source.js";
 import type { Tokenizer } from "../loaders/tokenizers.js";
 import { CLIPTextEncoder } from "../models/clip-text-encoder.js";
@@ -12,6 +13,7 @@ import type { Precision } from "../nn/scope.js";
 import type { Device } from "../runtime/device.js";
 import type { AttentionType } from "../runtime/heads.js";
 import { type Variant, variantOf } from "./conditioning/variant.js";
+import type { TokenizerFolders } from "./tokenizer-folders.js";
 
 /** How far loading has come. */
 export interface LoadProgress {
@@ -22,16 +24,15 @@ export interface LoadProgress {
   readonly totalBytes: number;
 }
 
-/** The components that have weights, in the order in which they are loaded. */
-export const WEIGHT_COMPONENTS = ["text_encoder", "text_encoder_2", "vae", "transformer"] as const;
-export type WeightComponent = (typeof WEIGHT_COMPONENTS)[number];
-
 /** What a pipeline is made of, wherever it lies: checked, and none of its weights read. */
 export interface CheckpointParts {
   /** Its pipeline class or its file's name, which may say what it was trained for. */
   readonly name?: string;
   readonly configs: PipelineConfigs;
   readonly tokenizers: { readonly clip: Tokenizer; readonly t5: Tokenizer };
+  readonly tokenizerFolders: TokenizerFolders;
+  /** The components whose linears are stored in fp8. */
+  readonly stored: ReadonlySet<WeightComponent>;
   /** The tensors of a component, whose model says what it needs. */
   weights(component: WeightComponent, model: Model): Promise<TensorSource>;
 }

@@ -1,5 +1,6 @@
 import { badArgument, FluxError } from "../errors.js";
 import type { FluxConfig } from "../loaders/pipeline-configs.js";
+import type { WeightComponent } from "../loaders/single-file.js";
 import { MAX_T5_LENGTH } from "../loaders/tokenizers.js";
 import { imageIds, type LatentSize, SIZE_MULTIPLE, textIds } from "../models/latents.js";
 import type { Precision } from "../nn/scope.js";
@@ -40,12 +41,13 @@ import {
   countOf,
   type Request,
 } from "./request.js";
+import { openSingleFile, type SingleFileParts } from "./single-file.js";
 import { Turns } from "./turns.js";
 
 export interface FromPretrainedOptions {
   /** `"auto"` (the default: a GPU where there is one), `"cpu"`, `"cuda:0"`. Or a Device of one's own, which the pipeline does not dispose. */
   device?: DeviceName | Device;
-  /** What the linears compute in: `"bf16"` (a GPU's default), `"f32"` (the CPU's default) or `"fp8"` (both). */
+  /** What the linears compute in: `"bf16"` (a GPU's default), `"f32"` (the CPU's default) or `"fp8"` (both; the default where the weights are stored in it). */
   precision?: Precision;
   /** What the text encoders' linears compute in, where it is to differ from `precision`. */
   textEncoderPrecision?: Precision;
@@ -64,6 +66,9 @@ export interface FromPretrainedOptions {
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
 }
+
+/** How a single file is loaded. */
+export interface FromSingleFileOptions extends FromPretrainedOptions, SingleFileParts {}
 
 /** How a pipeline without a checkpoint is made. */
 export interface FromConfigOptions extends FromPretrainedOptions, RandomCheckpointOptions {
@@ -145,6 +150,18 @@ export class FluxPipeline {
     }, options ?? {});
   }
 
+  /**
+   * Loads a single file: Black Forest Labs' (flux1-dev.safetensors), or ComfyUI's in bf16 or fp8, which may hold all parts.
+   *
+   *     await FluxPipeline.fromSingleFile("flux1-dev.safetensors", { config: "path/to/FLUX.1-dev" });
+   *     await FluxPipeline.fromSingleFile("flux1-dev-fp8.safetensors", { tokenizers: "path/to/FLUX.1-dev" });
+   *
+   * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` when parts are missing, naming all of them, and as `fromPretrained` does.
+   */
+  static fromSingleFile(path: string, options: FromSingleFileOptions = {}): Promise<FluxPipeline> {
+    return FluxPipeline.#load(() => openSingleFile(path, options), options);
+  }
+
   static async #load(
     open: () => Promise<CheckpointParts>,
     options: FromPretrainedOptions,
@@ -155,11 +172,18 @@ export class FluxPipeline {
     const device =
       options.device instanceof Device ? options.device : Device.open(options.device, { threads });
     try {
-      const transformer = precisionOn(device, options.precision);
-      const textEncoders = precisionOn(device, options.textEncoderPrecision ?? transformer);
+      const { precision, textEncoderPrecision } = options;
+      for (const wanted of [precision, textEncoderPrecision]) precisionOn(device, wanted);
+      const parts = await open();
+      const ofStored = (component: WeightComponent) => (parts.stored.has(component) ? "fp8" : undefined);
+      const transformer = precisionOn(device, precision ?? ofStored("transformer"));
+      const textEncoders = precisionOn(
+        device,
+        textEncoderPrecision ?? precision ?? ofStored("text_encoder_2"),
+      );
       const attention = attentionType(options.attention, transformer, device);
       const precisions = { transformer, textEncoders, attention };
-      const checkpoint = await loadCheckpoint(await open(), device, precisions, options);
+      const checkpoint = await loadCheckpoint(parts, device, precisions, options);
       return new FluxPipeline(device, checkpoint, ownsDevice);
     } catch (error) {
       if (ownsDevice) device.dispose();

@@ -24,7 +24,7 @@ export interface RandomCheckpointOptions {
 export async function openRandom(
   config: FluxConfig,
   { seed = 0, tokenizers }: RandomCheckpointOptions,
-): Promise<CheckpointParts & { readonly tokenizerFolders: TokenizerFolders }> {
+): Promise<CheckpointParts> {
   if (tokenizers !== undefined && typeof tokenizers !== "string")
     throw badArgument("tokenizers is the path of a folder with tokenizer/ and tokenizer_2/");
   new RandomWeights([], seed); // a wrong seed fails before anything is read
@@ -35,6 +35,7 @@ export async function openRandom(
     configs,
     tokenizerFolders: folders,
     tokenizers: await loadTokenizers(folders),
+    stored: new Set(),
     weights: async (_, model) => new RandomWeights(model.tensors(), seed),
   };
 }

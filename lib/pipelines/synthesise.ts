@@ -1,6 +1,7 @@
 import type { FluxConfig } from "../loaders/pipeline-configs.js";
+import { WEIGHT_COMPONENTS } from "../loaders/single-file.js";
 import { Device } from "../runtime/device.js";
-import { modelsOf, WEIGHT_COMPONENTS } from "./checkpoint.js";
+import { modelsOf } from "./checkpoint.js";
 import { type WriteOptions, type WrittenCheckpoint, writeCheckpoint } from "./checkpoint-writer.js";
 import { openRandom, type RandomCheckpointOptions } from "./random-checkpoint.js";
 
