@@ -1,21 +1,14 @@
 import { access, constants } from "node:fs/promises";
 import { dirname, extname } from "node:path";
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import { FluxError } from "../errors.js";
 import type { CacheOptions, CacheReport } from "../pipelines/cache.js";
-import type { FluxPipeline, FromPretrainedOptions, GenerateResult } from "../pipelines/flux-pipeline.js";
+import type { FluxPipeline, GenerateResult } from "../pipelines/flux-pipeline.js";
 import { imageFormatOf } from "../pipelines/image.js";
 import type { GenerateOptions } from "../pipelines/options.js";
+import { addLoadOptions, CHECKPOINT, type LoadFlags, loadPipeline } from "./load-options.js";
 import { cacheOptions, decimal, seed, wholeNumber } from "./option-values.js";
 import { type CommandContext, ProgressLine } from "./terminal.js";
-
-/** Options that say how a checkpoint is loaded; `inspect plan` has them too. */
-export interface LoadFlags {
-  device: NonNullable<FromPretrainedOptions["device"]>;
-  precision?: NonNullable<FromPretrainedOptions["precision"]>;
-  attention?: NonNullable<FromPretrainedOptions["attention"]>;
-  threads?: number;
-}
 
 /** Options that give a run its shape; `inspect plan` has them too. */
 export interface ShapeFlags {
@@ -44,7 +37,7 @@ export function addGenerateCommand(program: Command, context: CommandContext): v
   const command = program
     .command("generate")
     .description("Make images from a prompt.")
-    .requiredOption("-m, --model <folder>", "FLUX.1 checkpoint in diffusers' layout")
+    .requiredOption("-m, --model <path>", CHECKPOINT)
     .requiredOption("-p, --prompt <text>", "what to draw")
     .option("--prompt2 <text>", "what T5 reads, when it is to differ from what CLIP reads")
     .option("--negative-prompt <text>", "what to avoid; needs --true-cfg-scale above 1")
@@ -64,6 +57,7 @@ Examples:
   $ fluxwarp generate -m FLUX.1-dev -p "a harbour at dawn" -W 1344 -H 768 --steps 28 --seed 7 -o harbour.webp
   $ fluxwarp generate -m FLUX.1-dev -p "a portrait" --negative-prompt "blurry" --true-cfg-scale 4
   $ fluxwarp generate -m FLUX.1-dev -p "a fox in the snow" --cache 0.08
+  $ fluxwarp generate -m flux1-dev-fp8.safetensors --tokenizers FLUX.1-dev -p "a lighthouse"
   $ fluxwarp generate -m FLUX.1-schnell -p "a fox" --images 4 -o fox.png     # fox-1.png … fox-4.png`,
     )
     .action((flags: GenerateFlags) => generate(flags, context));
@@ -84,18 +78,6 @@ export function addShapeOptions(command: Command): void {
     );
 }
 
-export function addLoadOptions(command: Command): void {
-  command
-    .option("--device <name>", "auto, cpu or cuda:0", "auto")
-    .addOption(
-      new Option("--precision <name>", "what the linears compute in").choices(["f32", "bf16", "fp8"]),
-    )
-    .addOption(
-      new Option("--attention <name>", "what attention multiplies in").choices(["bf16", "fp8", "int8"]),
-    )
-    .option("--threads <number>", "CPU threads (default: all cores)", wholeNumber(1));
-}
-
 /** The shape's options under the pipeline's names. */
 export function shapeOf(flags: ShapeFlags): GenerateOptions {
   return {
@@ -107,27 +89,6 @@ export function shapeOf(flags: ShapeFlags): GenerateOptions {
     maxSequenceLength: flags.maxSequenceLength,
     cache: flags.cache,
   };
-}
-
-/** Loads a checkpoint, with its progress on the terminal. The library is loaded here, so that --help does without it. */
-export async function loadPipeline(
-  folder: string,
-  flags: LoadFlags,
-  { signal }: CommandContext,
-  progress: ProgressLine,
-): Promise<FluxPipeline> {
-  const { FluxPipeline } = await import("../pipelines/flux-pipeline.js");
-  const { device, precision, attention, threads } = flags;
-  return FluxPipeline.fromPretrained(folder, {
-    device,
-    precision,
-    attention,
-    threads,
-    signal,
-    onProgress: ({ component, loadedBytes, totalBytes }) => {
-      progress.show(`loading ${component}`, loadedBytes / totalBytes);
-    },
-  });
 }
 
 async function generate(flags: GenerateFlags, context: CommandContext): Promise<void> {

@@ -1,14 +1,8 @@
 import type { Command } from "commander";
 import { FluxError } from "../errors.js";
 import type { DeviceInfo } from "../runtime/device.js";
-import {
-  addLoadOptions,
-  addShapeOptions,
-  type LoadFlags,
-  loadPipeline,
-  type ShapeFlags,
-  shapeOf,
-} from "./generate.js";
+import { addShapeOptions, type ShapeFlags, shapeOf } from "./generate.js";
+import { addLoadOptions, CHECKPOINT, type LoadFlags, loadPipeline } from "./load-options.js";
 import { alignColumns, type CommandContext, formatBytes, ProgressLine } from "./terminal.js";
 
 interface JsonFlag {
@@ -56,7 +50,7 @@ Examples:
   const plan = inspect
     .command("plan")
     .description("Print the ops of one denoising step: shapes, FLOPs, bytes, memory.")
-    .argument("<model>", "FLUX.1 checkpoint in diffusers' layout")
+    .argument("<model>", CHECKPOINT)
     .option("--profile", "run a step and print each op's time")
     .option("--json", "print as JSON");
   addShapeOptions(plan);

@@ -25,7 +25,14 @@ async function smallModel(): Promise<string> {
 
 describe("fluxwarp", () => {
   it("prints help with examples for every command and exits with 0", async () => {
-    for (const command of [[], ["generate"], ["inspect", "model"], ["inspect", "gpu"], ["inspect", "plan"]]) {
+    for (const command of [
+      [],
+      ["generate"],
+      ["synth"],
+      ["inspect", "model"],
+      ["inspect", "gpu"],
+      ["inspect", "plan"],
+    ]) {
       const { code, stdout, stderr } = await run(...command, "--help");
       expect(code, command.join(" ")).toBe(0);
       expect(stdout).toContain(`Usage: ${["fluxwarp", ...command].join(" ")}`);
@@ -57,9 +64,11 @@ describe("fluxwarp", () => {
     [["generate", "-m", "x", "-p", "x", "--cache", "often"], /--cache.*a number/],
     [["generate", "-m", "x", "-p", "x", "--cache", "-0.1"], /--cache.*at least 0, not -0\.1/],
     [["generate", "-m", "x", "-p", "x", "--cache", "0.1,warmup=2"], /--cache.*no option "warmup"/],
-    [["generate", "-m", "x", "-p", "x", "--precision", "f8"], /--precision.*f32, fp8/],
+    [["generate", "-m", "x", "-p", "x", "--precision", "f8"], /--precision.*f32, bf16, fp8/],
     [["generate", "-m", "x", "-p", "x", "--attention", "f8"], /--attention.*bf16, fp8, int8/],
     [["generate", "-m", "x", "-p", "x", "-o", "a.gif"], /a\.gif.*\.png.*ERR_FLUX_BAD_ARGUMENT/],
+    [["synth", "flux1-dev"], /missing required argument 'folder'/],
+    [["synth", "flux1-dve", "x"], /"flux1-dve" is none of them.*ERR_FLUX_BAD_ARGUMENT/],
     [["inspect", "gpu", "surplus"], /too many arguments/],
     [["inspect", "model"], /missing required argument 'path'/],
   ])("exits with 2 for a wrong command line: %j", async (args, says) => {
@@ -82,6 +91,61 @@ describe("fluxwarp", () => {
     );
     expect(stderr).toMatch(/absent is not there.*ERR_FLUX_IO/);
     expect(code).toBe(1);
+  });
+});
+
+describe("fluxwarp synth", () => {
+  it("writes a checkpoint that can be inspected, with fewer blocks if asked", async () => {
+    const folder = join(await temporaryFolder(), "made-up");
+    const config = goldenPath("configs/tiny-flux");
+    const { code, stdout, stderr } = await run("synth", config, folder, "--single-blocks", "5", "--json");
+    expect(stderr).toBe("");
+    expect(code).toBe(0);
+    const { bytes } = JSON.parse(stdout);
+    const inspected = await run("inspect", "model", folder, "--json");
+    expect(inspected.code).toBe(0);
+    expect(JSON.parse(inspected.stdout)).toMatchObject({ bytes, problems: [] });
+    const again = await run("synth", config, folder);
+    expect(again).toMatchObject({ code: 2, stderr: expect.stringMatching(/is there already/) });
+  });
+});
+
+describe("fluxwarp generate", () => {
+  it("takes the options of single files with single files only", async () => {
+    const model = await smallModel();
+    const output = join(await temporaryFolder(), "a.png");
+    const { code, stderr } = await run(
+      "generate",
+      "-m",
+      model,
+      "-p",
+      "x",
+      "-o",
+      output,
+      "--vae",
+      "x",
+      "--device",
+      "cpu",
+    );
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/--vae is for single files/);
+    const file = join(model, "transformer/diffusion_pytorch_model.safetensors");
+    const size = ["-H", "64", "-W", "64", "--max-sequence-length", "32", "--device", "cpu"];
+    const drawn = await run(
+      "generate",
+      "-m",
+      file,
+      "--config",
+      model,
+      "-p",
+      "x",
+      "-o",
+      output,
+      "-s",
+      "1",
+      ...size,
+    );
+    expect(drawn).toMatchObject({ code: 0, stderr: "" });
   });
 });
 
