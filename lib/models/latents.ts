@@ -71,14 +71,6 @@ export function textIds(tokens: number): Float32Array {
   return new Float32Array(tokens * 3);
 }
 
-/** Ids of the image that is made, followed by those of Kontext's reference image with index 1: [tokens of both, 3]. */
-export function kontextImageIds(target: LatentSize, reference: LatentSize): Float32Array {
-  const ids = new Float32Array((target.tokens + reference.tokens) * 3);
-  ids.set(imageIds(target));
-  ids.set(imageIds(reference, 1), target.tokens * 3);
-  return ids;
-}
-
 function checkSide(name: "height" | "width", side: number): void {
   if (Number.isSafeInteger(side) && side >= SIZE_MULTIPLE && side % SIZE_MULTIPLE === 0) return;
   const nearest = Math.max(1, Math.round(side / SIZE_MULTIPLE)) * SIZE_MULTIPLE;

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { imageIds, kontextImageIds, latentSize, textIds } from "../../lib/models/latents.js";
+import { imageIds, latentSize, textIds } from "../../lib/models/latents.js";
 import { golden } from "../support/golden.js";
 
 const packing = golden("cases/packing.safetensors");
@@ -51,12 +51,6 @@ describe("latentSize of the golden packing", () => {
 describe("ids", () => {
   it.each(SIZES)("equal diffusers exactly for %i×%i", (height, width) => {
     expect(imageIds(latentSize(height, width))).toEqual(packing.f32(`${height}x${width}.img_ids`));
-  });
-
-  it("of Kontext's reference follow with index 1", () => {
-    expect(kontextImageIds(latentSize(128, 128), latentSize(96, 160))).toEqual(
-      packing.f32("kontext.img_ids"),
-    );
   });
 
   it("of text are zero", () => {

@@ -43,13 +43,13 @@ export function sizeOfArea({ width, height }: PixelSize, maxArea: number): Pixel
   };
 }
 
-/** What a reference image is resized to: the trained size of the nearest proportions, or without `autoResize` its own. */
+/**
+ * What a reference image is resized to: the trained size of the nearest proportions, or without `autoResize` its own. The proportions
+ * are the picture's, as in Black Forest Labs' code; diffusers rounds the sides down to multiples of 16 first, which seldom matters.
+ */
 export function referenceSize({ width, height }: PixelSize, autoResize: boolean): PixelSize {
-  const own = { width: floorSide(width), height: floorSide(height) };
-  if (!autoResize) return own;
-  const isSmall = Math.min(width, height) < SIZE_MULTIPLE;
-  const ratio = isSmall ? width / height : own.width / own.height;
-  const distance = ([w, h]: readonly [number, number]) => Math.abs(ratio - w / h);
+  if (!autoResize) return { width: floorSide(width), height: floorSide(height) };
+  const distance = ([w, h]: readonly [number, number]) => Math.abs(width / height - w / h);
   const [best] = PREFERRED.toSorted((a, b) => distance(a) - distance(b));
   return { width: best![0], height: best![1] };
 }

@@ -123,11 +123,19 @@ export async function pasteBack(
       if (alpha === 0) continue;
       for (let c = 0; c < 3; c++) {
         const fresh = data[(y * size.width + x) * 3 + c];
-        out[3 * pixel + c] = Math.round((fresh * alpha + out[3 * pixel + c] * (255 - alpha)) / 255);
+        out[3 * pixel + c] = alpha === 255 ? fresh : composite(out[3 * pixel + c], 255 - alpha, fresh);
       }
     }
   }
   return new FluxImage(picture.width, picture.height, out);
+}
+
+/** A level of `alpha` (1 to 254) over an opaque one, with the roundings of Pillow's premultiplied paste and alpha_composite. */
+function composite(over: number, alpha: number, under: number): number {
+  const premultiplied = over * alpha + 128;
+  const straight = Math.trunc((255 * ((premultiplied + (premultiplied >> 8)) >> 8)) / alpha);
+  const sum = (straight * alpha + under * (255 - alpha)) * 128 + 0x4000;
+  return ((sum >> 8) + sum) >> 15;
 }
 
 function blank(width: number, height: number, channels: 1 | 3): Picture {
