@@ -6,7 +6,7 @@ import { wholeNumber } from "./option-values.js";
 import type { CommandContext, ProgressLine } from "./terminal.js";
 
 /** Options that say how a checkpoint is loaded. */
-export interface LoadFlags extends FileFlags {
+export interface LoadFlags extends PartFlags {
   device: NonNullable<FromPretrainedOptions["device"]>;
   precision?: NonNullable<FromPretrainedOptions["precision"]>;
   textEncoderPrecision?: NonNullable<FromPretrainedOptions["textEncoderPrecision"]>;
@@ -15,7 +15,7 @@ export interface LoadFlags extends FileFlags {
 }
 
 /** What a single file may lack. */
-interface FileFlags {
+export interface PartFlags {
   config?: string;
   vae?: string;
   clip?: string;
@@ -37,7 +37,12 @@ export function addLoadOptions(command: Command): void {
     .addOption(
       new Option("--attention <name>", "what attention multiplies in").choices(["bf16", "fp8", "int8"]),
     )
-    .option("--threads <number>", "CPU threads (default: all cores)", wholeNumber(1))
+    .option("--threads <number>", "CPU threads (default: all cores)", wholeNumber(1));
+  addPartOptions(command);
+}
+
+export function addPartOptions(command: Command): void {
+  command
     .option(
       "--config <name>",
       "of a single file: flux1-dev, flux1-schnell, or a folder that has what it lacks",
@@ -68,11 +73,19 @@ export async function loadPipeline(
       progress.show(`loading ${component}`, loadedBytes / totalBytes);
     },
   };
+  const parts = await partsOf(path, flags);
+  return parts === undefined
+    ? FluxPipeline.fromPretrained(path, options)
+    : FluxPipeline.fromSingleFile(path, { ...options, ...parts });
+}
+
+/** What goes with a single file; undefined for anything else. @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for options that do not fit. */
+export async function partsOf(path: string, flags: PartFlags): Promise<PartFlags | undefined> {
   const { config, vae, clip, t5, tokenizers } = flags;
   const parts = { config, vae, clip, t5, tokenizers };
   const isFile = (await stat(path).catch(() => undefined))?.isFile() === true;
-  if (isFile) return FluxPipeline.fromSingleFile(path, { ...options, ...parts });
+  if (isFile) return parts;
   const given = Object.entries(parts).find(([, value]) => value !== undefined);
   if (given !== undefined) throw badArgument(`--${given[0]} is for single files, and ${path} is none`);
-  return FluxPipeline.fromPretrained(path, options);
+  return undefined;
 }

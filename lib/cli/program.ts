@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { FluxError } from "../errors.js";
+import { addConvertCommand } from "./convert.js";
 import { addGenerateCommand } from "./generate.js";
 import { addInspectCommand } from "./inspect.js";
 import { addSynthCommand } from "./synth.js";
@@ -46,6 +47,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted.`,
     );
   addGenerateCommand(program, context);
   addInspectCommand(program, context);
+  addConvertCommand(program, context);
   addSynthCommand(program, context);
   return program;
 }

@@ -88,9 +88,8 @@ export const PUBLISHED_CONFIGS: Readonly<Record<"flux1-dev" | "flux1-schnell", C
   },
 };
 
-/** What a folder's model_index.json says of such a pipeline. */
+/** What a folder's model_index.json says of its components. */
 export const MODEL_INDEX = {
-  _class_name: "FluxPipeline",
   scheduler: ["diffusers", "FlowMatchEulerDiscreteScheduler"],
   text_encoder: ["transformers", "CLIPTextModel"],
   text_encoder_2: ["transformers", "T5EncoderModel"],

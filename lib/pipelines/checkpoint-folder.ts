@@ -2,7 +2,8 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { badArgument, FluxError } from "../errors.js";
 import { readModelIndex } from "../loaders/config.js";
-import { readPipelineConfigs } from "../loaders/pipeline-configs.js";
+import { configPath, readPipelineConfigs } from "../loaders/pipeline-configs.js";
+import { checkQuantisation } from "../loaders/quantisation.js";
 import { findComponents, fp8Of, WEIGHT_COMPONENTS, type WeightComponent } from "../loaders/single-file.js";
 import type { TensorSource } from "../loaders/tensor-source.js";
 import type { CheckpointParts } from "./checkpoint.js";
@@ -20,7 +21,10 @@ export async function openFolder(folder: string): Promise<CheckpointParts> {
   const tokenizers = await loadTokenizers(folders);
   const sources = {} as Record<WeightComponent, TensorSource>;
   for (const component of WEIGHT_COMPONENTS) {
-    sources[component] = await openComponent(join(folder, component), component);
+    const { source, found } = await findComponents(join(folder, component));
+    checkQuantisation(configs.files[component], configPath(folder, component), source);
+    // Names that nobody knows are seen as they are, and missed one by one when the model loads.
+    sources[component] = found[component] ?? source;
   }
   return {
     name,
@@ -30,12 +34,6 @@ export async function openFolder(folder: string): Promise<CheckpointParts> {
     stored: fp8Of(sources),
     weights: async (component) => sources[component],
   };
-}
-
-/** A component's weights, under whichever names they are; unknown ones are seen as they are, and missed by name at loading. */
-async function openComponent(path: string, component: WeightComponent): Promise<TensorSource> {
-  const { source, found } = await findComponents(path);
-  return found[component] ?? source;
 }
 
 async function requireFolder(folder: string): Promise<void> {

@@ -4,6 +4,7 @@
 import { copyFile, mkdir, readdir, rename, rm, stat, statfs, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { badArgument, FluxError } from "../errors.js";
+import type { ModelIndex } from "../loaders/config.js";
 import type { SafetensorsDtype } from "../loaders/dtype.js";
 import { readJson } from "../loaders/json-fields.js";
 import { CONFIG_NAMES, type ConfigFiles, configPath } from "../loaders/pipeline-configs.js";
@@ -20,6 +21,8 @@ import type { TokenizerFolders } from "./tokenizer-folders.js";
 
 /** What is to be written. */
 export interface WrittenCheckpoint {
+  /** Of model_index.json. */
+  readonly pipelineClass: ModelIndex["pipelineClass"];
   readonly configs: ConfigFiles;
   readonly tokenizers: TokenizerFolders;
   /** Of each component its model, which has no weights yet, and where they are to come from. */
@@ -151,14 +154,17 @@ async function writeWeights(
   }
 }
 
-async function writeConfigs(folder: string, { configs, tokenizers }: WrittenCheckpoint): Promise<void> {
+async function writeConfigs(
+  folder: string,
+  { pipelineClass, configs, tokenizers }: WrittenCheckpoint,
+): Promise<void> {
   const writeJson = async (path: string, value: object) => {
     await ioOf(path, async () => {
       await mkdir(dirname(path), { recursive: true });
       await writeFile(path, `${JSON.stringify(value, null, 2)}\n`);
     });
   };
-  await writeJson(join(folder, "model_index.json"), MODEL_INDEX);
+  await writeJson(join(folder, "model_index.json"), { _class_name: pipelineClass, ...MODEL_INDEX });
   for (const name of CONFIG_NAMES) await writeJson(configPath(folder, name), configs[name]);
   await copyFiles(tokenizers.clip, join(folder, "tokenizer"));
   await copyFiles(tokenizers.t5, join(folder, "tokenizer_2"));

@@ -26,7 +26,7 @@ export async function synthesise(
   const { files: configs } = parts.configs;
   return await writeCheckpoint(
     folder,
-    { configs, tokenizers: parts.tokenizerFolders, components },
+    { pipelineClass: "FluxPipeline", configs, tokenizers: parts.tokenizerFolders, components },
     device,
     options,
   );

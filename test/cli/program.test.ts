@@ -67,6 +67,8 @@ describe("fluxwarp", () => {
     [["generate", "-m", "x", "-p", "x", "--precision", "f8"], /--precision.*f32, bf16, fp8/],
     [["generate", "-m", "x", "-p", "x", "--attention", "f8"], /--attention.*bf16, fp8, int8/],
     [["generate", "-m", "x", "-p", "x", "-o", "a.gif"], /a\.gif.*\.png.*ERR_FLUX_BAD_ARGUMENT/],
+    [["convert", "x"], /missing required argument 'folder'/],
+    [["convert", "x", "y", "--precision", "int8"], /--precision.*fp8, bf16/],
     [["synth", "flux1-dev"], /missing required argument 'folder'/],
     [["synth", "flux1-dve", "x"], /"flux1-dve" is none of them.*ERR_FLUX_BAD_ARGUMENT/],
     [["inspect", "gpu", "surplus"], /too many arguments/],
@@ -107,6 +109,19 @@ describe("fluxwarp synth", () => {
     expect(JSON.parse(inspected.stdout)).toMatchObject({ bytes, problems: [] });
     const again = await run("synth", config, folder);
     expect(again).toMatchObject({ code: 2, stderr: expect.stringMatching(/is there already/) });
+  });
+});
+
+describe("fluxwarp convert", () => {
+  it("writes a folder in fp8, of half the size, that can be inspected", async () => {
+    const model = await smallModel();
+    const folder = join(await temporaryFolder(), "fp8");
+    const { code, stdout, stderr } = await run("convert", model, folder, "--json");
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    const inspected = await run("inspect", "model", folder, "--json");
+    expect(JSON.parse(inspected.stdout)).toMatchObject({ bytes: JSON.parse(stdout).bytes, problems: [] });
+    const text = (await run("inspect", "model", folder)).stdout;
+    expect(text).toMatch(/transformer .*F8_E4M3 \d+\.\d %, BF16/);
   });
 });
 
