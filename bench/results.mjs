@@ -48,20 +48,20 @@ export function formatRows(rows) {
 }
 
 /**
- * Results of a run on the CPU.
  * @param {string} name
  * @param {Row[]} rows
+ * @param {{ gpu?: boolean }} [where] by default on the CPU
  * @returns {Promise<string>} the file
  */
-export async function writeResults(name, rows) {
+export async function writeResults(name, rows, { gpu = false } = {}) {
   const { deviceInfo } = await import("../dist/index.js");
-  const { cpu } = deviceInfo();
+  const { cpu, cuda } = deviceInfo();
   const model = cpus()[0]?.model.trim() ?? "unknown processor";
   const report = {
     bench: name,
-    gpu: null,
+    gpu: gpu ? cuda.devices[0].name : null,
     cpu: `${cpu.cores} cores of ${model}, ${cpu.simd}`,
-    driver: null,
+    driver: gpu ? String(cuda.driver) : null,
     date: new Date().toISOString().slice(0, 10),
     sources: sourcesDigest(),
     rows,

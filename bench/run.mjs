@@ -13,6 +13,12 @@ const benches = {
   },
   startup: { about: "from the start of the process to a PNG, on the CPU", parts: ["cpu/startup"] },
   "event-loop": { about: "how long Node's event loop is held up, on the CPU", parts: ["cpu/event-loop"] },
+  cache: {
+    about: "first-block caching on the GPU, written to bench/results/cache.json",
+    parts: ["gpu/cache"],
+    writes: true,
+    gpu: true,
+  },
 };
 
 await main(async () => {
@@ -29,11 +35,11 @@ await main(async () => {
   }
   await ready();
   for (const name of names) {
-    const { parts, writes } = benches[name];
+    const { parts, writes, gpu } = benches[name];
     const rows = [];
     for (const part of parts) rows.push(...(await (await import(`./${part}.mjs`)).bench(options)));
     console.log(formatRows(rows));
-    if (writes) console.error(`written to ${await writeResults(name, rows)}`);
+    if (writes) console.error(`written to ${await writeResults(name, rows, { gpu })}`);
   }
   return 0;
 });

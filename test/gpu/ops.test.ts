@@ -327,6 +327,39 @@ test("latents: pack, unpack, sample, noise, Euler", async () => {
   );
 });
 
+for (const [batch, tokens, text, width] of [
+  [1, 256, 40, 3072],
+  [2, 77, 16, 256],
+  [3, 5, 2, 65],
+] as const) {
+  test(`a residual of [${batch}, ${tokens}, ${width}] beside ${text} text tokens: difference, sums`, async () => {
+    const shape = [batch, text + tokens, width];
+    const inputs = {
+      x: activation(shape, 2),
+      base: activation([batch, tokens, width], 2),
+      previous: activation([batch, tokens, width]),
+      factor: f32([1]),
+    };
+    const image = (g: Parameters<Parameters<typeof cpu.record>[1]>[0], x: Parameters<typeof g.add>[0]) => {
+      const hidden = g.empty(shape);
+      g.copy(x, hidden);
+      return { hidden, part: hidden.slice(1, text, tokens) };
+    };
+    await agree(
+      inputs,
+      (g, { x, base, previous }) => g.relativeDifference(image(g, x).part, base, previous),
+      1e-5,
+    );
+    await agree(inputs, (g, { x, base }) => g.subtract(image(g, x).part, base));
+    await agree(inputs, (g, { x, base, previous, factor }) => {
+      const { hidden, part } = image(g, x);
+      g.add(part, base, part);
+      g.addScaled(part, previous, factor);
+      return hidden;
+    });
+  });
+}
+
 test("images to 8 bits and back", async () => {
   const build = (g: Parameters<Parameters<typeof cpu.record>[1]>[0], x: Parameters<typeof g.toImage>[0]) => {
     const pixels = g.empty([1, 9, 11, 3], "u8");

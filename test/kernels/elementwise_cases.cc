@@ -72,6 +72,17 @@ void all_functions(Context& c, const Layout& l) {
   check(
       c, o, [](double a, double b) { return a + b; },
       [&] { return add(o.a_view, o.b_view, o.y_view, o.extent, c.stream()); });
+  check(
+      c, o, [](double a, double b) { return a - b; },
+      [&] { return subtract(o.a_view, o.b_view, o.y_view, o.extent, c.stream()); });
+  for (const float factor : {0.0f, 1.5f}) {
+    const Input factors(Matrix(1, 1, factor), kF32);
+    check(
+        c, o, [=](double a, double b) { return a + double(factor) * b; },
+        [&] {
+          return add_scaled(o.a_view, o.b_view, o.y_view, o.extent, factors.data<float>(), c.stream());
+        });
+  }
   for (const Activation kind :
        {Activation::kNone, Activation::kGelu, Activation::kSilu, Activation::kQuickGelu}) {
     check(
@@ -118,6 +129,19 @@ void euler_in_place(Context& c) {
                       sigmas.data<float>(), step.data<int32_t>(), c.stream());
   });
   if (ran) c.expect_within("y", y.values(), want, kAfterF32);
+}
+
+// Factor 0 leaves x as it is, whatever a holds.
+void add_nothing(Context& c) {
+  const Matrix x = rounded_to(normal(64, 256, 58), kBF16);
+  const Input a(Matrix(64, 256, std::nanf("")), kBF16), factor(Matrix(1, 1, 0.0f), kF32);
+  Output y(64, 256, kBF16);
+  y.starts_as(x);
+  const bool ran = c.run({&y}, [&] {
+    return add_scaled({y.data(), kBF16, 0, 256}, {a.data(), kBF16, 0, 256}, {y.data(), kBF16, 0, 256},
+                      {1, 64, 256}, factor.data<float>(), c.stream());
+  });
+  if (ran) c.expect_within("y", y.values(), x, {0, 0, 0});
 }
 
 void activations_golden(Context& c) {
@@ -435,6 +459,7 @@ const Cases kTests = [](Register& add) {
     add.test("elementwise/" + name_of(l), [l](Context& c) { all_functions(c, l); });
   }
   add.test("elementwise/euler_in_place", euler_in_place);
+  add.test("elementwise/add_scaled/nothing", add_nothing);
   add.golden_test("elementwise/activations/golden", activations_golden);
   for (const Element type : {kF32, kBF16}) {
     const std::string name = std::string("elementwise/rgb/") + testing::name_of(type);
