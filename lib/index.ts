@@ -13,6 +13,7 @@ export {
   type FromPretrainedOptions,
   type FromSingleFileOptions,
   type GenerateResult,
+  type Timings,
 } from "./pipelines/flux-pipeline.js";
 export type { HostTensor } from "./pipelines/host-tensor.js";
 export { type EncodeOptions, FluxImage, type ImageFormat } from "./pipelines/image.js";

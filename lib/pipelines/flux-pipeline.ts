@@ -88,6 +88,18 @@ export interface GenerateResult {
   seed: number | bigint;
   /** With a cache: which steps were skipped, and why. */
   cache?: CacheReport;
+  /** Where the time went, from this call's turn on. */
+  timings: Timings;
+}
+
+/** Milliseconds. */
+export interface Timings {
+  /** Texts and pictures to what the loop reads, and the recording of a shape that is new. */
+  encode: number;
+  /** All steps. */
+  denoise: number;
+  /** Latents to pixels in host memory. */
+  decode: number;
 }
 
 /** Recorded shapes that are kept; the least recently used goes first. */
@@ -206,14 +218,22 @@ export class FluxPipeline {
     checkNames(options);
     options.signal?.throwIfAborted();
     return this.#inTurn(options, async (request, generator) => {
+      const begun = performance.now();
       const denoiser = await this.#prepare(request, generator);
+      const encoded = performance.now();
       await runSteps(denoiser, options);
       const latents = { data: await denoiser.latents.read(), shape: denoiser.latents.shape };
+      const denoised = performance.now();
       requireFinite(latents);
       const cache = await denoiser.cacheReport();
       options.signal?.throwIfAborted();
       const pictures = await this.#finish(request, latents, options.signal);
-      return { ...pictures, seed: request.seed, ...(cache && { cache }) };
+      const timings = {
+        encode: encoded - begun,
+        denoise: denoised - encoded,
+        decode: performance.now() - denoised,
+      };
+      return { ...pictures, seed: request.seed, ...(cache && { cache }), timings };
     });
   }
 
