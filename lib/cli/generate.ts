@@ -8,6 +8,7 @@ import { imageFormatOf } from "../pipelines/image.js";
 import type { GenerateOptions } from "../pipelines/options.js";
 import { addLoadOptions, CHECKPOINT, type LoadFlags, loadPipeline } from "./load-options.js";
 import { cacheOptions, decimal, seed, wholeNumber } from "./option-values.js";
+import { addPictureOptions, type PictureFlags, picturesOf, requirePictures } from "./picture-options.js";
 import { type CommandContext, ProgressLine } from "./terminal.js";
 
 /** Options that give a run its shape; `inspect plan` has them too. */
@@ -21,7 +22,7 @@ export interface ShapeFlags {
   cache?: CacheOptions;
 }
 
-interface GenerateFlags extends LoadFlags, ShapeFlags {
+interface GenerateFlags extends LoadFlags, ShapeFlags, PictureFlags {
   model: string;
   prompt: string;
   prompt2?: string;
@@ -36,16 +37,17 @@ interface GenerateFlags extends LoadFlags, ShapeFlags {
 export function addGenerateCommand(program: Command, context: CommandContext): void {
   const command = program
     .command("generate")
-    .description("Make images from a prompt.")
+    .description("Make images from a prompt, and from pictures.")
     .requiredOption("-m, --model <path>", CHECKPOINT)
     .requiredOption("-p, --prompt <text>", "what to draw")
     .option("--prompt2 <text>", "what T5 reads, when it is to differ from what CLIP reads")
     .option("--negative-prompt <text>", "what to avoid; needs --true-cfg-scale above 1")
-    .option("-g, --guidance-scale <number>", "embedded guidance (default: 3.5)", decimal)
+    .option("-g, --guidance-scale <number>", "embedded guidance (default: 3.5, or 30 for Fill)", decimal)
     .option("--seed <number>", "same seed, same image (default: random)", seed)
     .option("-o, --output <file>", "where to save: .png, .jpg, .webp or .avif", "fluxwarp.png")
     .option("--quality <1-100>", "of .jpg, .webp and .avif (default: 90)", wholeNumber(1))
     .option("--json", "print the result as JSON");
+  addPictureOptions(command);
   addShapeOptions(command);
   addLoadOptions(command);
   command
@@ -57,6 +59,10 @@ Examples:
   $ fluxwarp generate -m FLUX.1-dev -p "a harbour at dawn" -W 1344 -H 768 --steps 28 --seed 7 -o harbour.webp
   $ fluxwarp generate -m FLUX.1-dev -p "a portrait" --negative-prompt "blurry" --true-cfg-scale 4
   $ fluxwarp generate -m FLUX.1-dev -p "a fox in the snow" --cache 0.08
+  $ fluxwarp generate -m FLUX.1-dev -p "an oil painting" --image photo.jpg --strength 0.7
+  $ fluxwarp generate -m FLUX.1-Fill-dev -p "a red door" --image house.jpg --mask door.png
+  $ fluxwarp generate -m FLUX.1-Kontext-dev -p "make it winter" --image house.jpg -g 2.5
+  $ fluxwarp generate -m FLUX.1-Depth-dev -p "a robot" --control-image depth.png -g 10
   $ fluxwarp generate -m flux1-dev-fp8.safetensors --tokenizers FLUX.1-dev -p "a lighthouse"
   $ fluxwarp generate -m FLUX.1-schnell -p "a fox" --images 4 -o fox.png     # fox-1.png … fox-4.png`,
     )
@@ -65,9 +71,21 @@ Examples:
 
 export function addShapeOptions(command: Command): void {
   command
-    .option("-H, --height <pixels>", "a multiple of 16 (default: the model's)", wholeNumber(1))
-    .option("-W, --width <pixels>", "a multiple of 16 (default: the model's)", wholeNumber(1))
-    .option("-s, --steps <number>", "denoising steps (default: 28, or 4 for schnell)", wholeNumber(1))
+    .option(
+      "-H, --height <pixels>",
+      "a multiple of 16 (default: the picture's, or the model's)",
+      wholeNumber(1),
+    )
+    .option(
+      "-W, --width <pixels>",
+      "a multiple of 16 (default: the picture's, or the model's)",
+      wholeNumber(1),
+    )
+    .option(
+      "-s, --steps <number>",
+      "denoising steps (default: 28; 4 for schnell, 50 for Fill)",
+      wholeNumber(1),
+    )
     .option("--true-cfg-scale <number>", "guidance by a negative prompt, at twice the time", decimal)
     .option("-n, --images <number>", "images to make", wholeNumber(1))
     .option("--max-sequence-length <tokens>", "T5 tokens of the prompt, up to 512", wholeNumber(1))
@@ -94,6 +112,7 @@ export function shapeOf(flags: ShapeFlags): GenerateOptions {
 async function generate(flags: GenerateFlags, context: CommandContext): Promise<void> {
   imageFormatOf(flags.output);
   await requireWritableFolder(flags.output);
+  await requirePictures(flags);
   const progress = new ProgressLine(context.stderr);
   const started = performance.now();
   let pipeline: FluxPipeline | undefined;
@@ -101,6 +120,7 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
     pipeline = await loadPipeline(flags.model, flags, context, progress);
     const result = await pipeline.generate({
       ...shapeOf(flags),
+      ...picturesOf(flags),
       prompt: flags.prompt,
       prompt2: flags.prompt2,
       negativePrompt: flags.negativePrompt,

@@ -1,6 +1,7 @@
 import { stat } from "node:fs/promises";
 import { type Command, Option } from "commander";
 import { badArgument } from "../errors.js";
+import { VARIANTS } from "../pipelines/conditioning/variant.js";
 import type { FluxPipeline, FromPretrainedOptions } from "../pipelines/flux-pipeline.js";
 import { wholeNumber } from "./option-values.js";
 import type { CommandContext, ProgressLine } from "./terminal.js";
@@ -12,6 +13,7 @@ export interface LoadFlags extends PartFlags {
   textEncoderPrecision?: NonNullable<FromPretrainedOptions["textEncoderPrecision"]>;
   attention?: NonNullable<FromPretrainedOptions["attention"]>;
   threads?: number;
+  variant?: NonNullable<FromPretrainedOptions["variant"]>;
 }
 
 /** What a single file may lack. */
@@ -37,7 +39,10 @@ export function addLoadOptions(command: Command): void {
     .addOption(
       new Option("--attention <name>", "what attention multiplies in").choices(["bf16", "fp8", "int8"]),
     )
-    .option("--threads <number>", "CPU threads (default: all cores)", wholeNumber(1));
+    .option("--threads <number>", "CPU threads (default: all cores)", wholeNumber(1))
+    .addOption(
+      new Option("--variant <name>", "what the checkpoint is, where its files do not tell").choices(VARIANTS),
+    );
   addPartOptions(command);
 }
 
@@ -61,13 +66,14 @@ export async function loadPipeline(
   progress: ProgressLine,
 ): Promise<FluxPipeline> {
   const { FluxPipeline } = await import("../pipelines/flux-pipeline.js");
-  const { device, precision, textEncoderPrecision, attention, threads } = flags;
+  const { device, precision, textEncoderPrecision, attention, threads, variant } = flags;
   const options: FromPretrainedOptions = {
     device,
     precision,
     textEncoderPrecision,
     attention,
     threads,
+    variant,
     signal,
     onProgress: ({ component, loadedBytes, totalBytes }) => {
       progress.show(`loading ${component}`, loadedBytes / totalBytes);

@@ -340,7 +340,7 @@ export class FluxPipeline {
     const request = this.#request({ ...options, cache, ...outputSize(options, can, pictures) });
     if (pictures === undefined) return request;
     const prompts = countOf(request.positive);
-    return { ...request, task: await imageTask(options, can.variant, pictures, request.size, prompts) };
+    return { ...request, task: await imageTask(options, can, pictures, request.size, prompts) };
   }
 
   /** Fills the denoiser of the request's shape with everything that the loop reads. */

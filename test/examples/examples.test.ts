@@ -8,10 +8,11 @@ import { dirname, join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import sharp from "sharp";
-import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { compiledLibrary } from "../support/compiled-library.js";
 import { temporaryFolder } from "../support/fixture-folder.js";
 import { schnellFolder } from "../support/folders.js";
+import { TINY, wideCheckpoint } from "../support/wide-checkpoint.js";
 
 const REPOSITORY = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
 const library = compiledLibrary();
@@ -61,6 +62,60 @@ it("text-to-image.mjs writes a picture and tells its seed", async () => {
   const [, width, height] = /(\d+)×(\d+)/.exec(stdout)!;
   const found = await sharp(join(folder, "cat.png")).metadata();
   expect(found).toMatchObject({ format: "png", width: Number(width), height: Number(height) });
+});
+
+describe("programs that take pictures", () => {
+  /** A picture in a folder of its own. */
+  async function withPicture() {
+    const folder = await temporaryFolder();
+    await sharp({ create: { width: 70, height: 54, channels: 3, background: "teal" } })
+      .jpeg()
+      .toFile(join(folder, "photo.jpg"));
+    return folder;
+  }
+
+  it("image-to-image.mjs starts from one, its own or a drawn one", async () => {
+    const folder = await withPicture();
+    const given = await run("image-to-image.mjs", [TINY, "a star", "photo.jpg", "0.5", "out.png"], folder);
+    expect(given).toEqual({ code: 0, stdout: "out.png: 64×48\n" });
+    const drawn = await run("image-to-image.mjs", [model], folder);
+    expect(drawn.stdout).toMatch(/^image\.png: \d+×\d+\n$/);
+  });
+
+  it("inpaint.mjs repaints with dev's weights and with Fill's", async () => {
+    const folder = await withPicture();
+    await sharp({ create: { width: 70, height: 54, channels: 3, background: "white" } })
+      .png()
+      .toFile(join(folder, "mask.png"));
+    const fill = wideCheckpoint(384);
+    onTestFinished(() => rm(fill, { recursive: true }));
+    for (const checkpoint of [TINY, fill]) {
+      const { code, stdout } = await run(
+        "inpaint.mjs",
+        [checkpoint, "a star", "photo.jpg", "mask.png"],
+        folder,
+      );
+      expect({ code, stdout }).toEqual({ code: 0, stdout: "image.png: 64×48\n" });
+    }
+    expect((await run("inpaint.mjs", [model], folder)).stdout).toMatch(/^image\.png: \d+×\d+\n$/);
+  });
+
+  it("control.mjs finds edges and draws along them", async () => {
+    const folder = await withPicture();
+    const control = wideCheckpoint(128);
+    onTestFinished(() => rm(control, { recursive: true }));
+    for (const flag of [[], ["--as-it-is"]]) {
+      const ran = await run("control.mjs", [control, "a star", "photo.jpg", "out.png", ...flag], folder);
+      expect(ran).toEqual({ code: 0, stdout: "out.png: 64×48\n" });
+    }
+  });
+
+  it("kontext.mjs tells its usage, and edits", async () => {
+    const folder = await withPicture();
+    expect(await run("kontext.mjs", [], folder)).toEqual({ code: 2, stdout: "" });
+    const ran = await run("kontext.mjs", [TINY, "a star", "out.png", "photo.jpg"], folder);
+    expect(ran).toEqual({ code: 0, stdout: "out.png: 288×224\n" });
+  });
 });
 
 it("batch.mjs writes a picture for each seed, and ends cleanly at its limit", async () => {

@@ -8,6 +8,8 @@ export interface PixelSize {
   readonly height: number;
 }
 
+/** What FLUX.1's VAE was made for. */
+const TRAINED_SIDE = 1024;
 /** Width and height of the pictures that Kontext was trained with. */
 const PREFERRED: readonly (readonly [number, number])[] = [
   [672, 1568],
@@ -46,12 +48,19 @@ export function sizeOfArea({ width, height }: PixelSize, maxArea: number): Pixel
 /**
  * What a reference image is resized to: the trained size of the nearest proportions, or without `autoResize` its own. The proportions
  * are the picture's, as in Black Forest Labs' code; diffusers rounds the sides down to multiples of 16 first, which seldom matters.
+ *
+ * @param sampleSize Side in pixels of the images that the VAE was made for; a smaller model's references are smaller.
  */
-export function referenceSize({ width, height }: PixelSize, autoResize: boolean): PixelSize {
+export function referenceSize(
+  { width, height }: PixelSize,
+  autoResize: boolean,
+  sampleSize = TRAINED_SIDE,
+): PixelSize {
   if (!autoResize) return { width: floorSide(width), height: floorSide(height) };
   const distance = ([w, h]: readonly [number, number]) => Math.abs(width / height - w / h);
   const [best] = PREFERRED.toSorted((a, b) => distance(a) - distance(b));
-  return { width: best![0], height: best![1] };
+  const scale = sampleSize / TRAINED_SIDE;
+  return { width: floorSide(best![0] * scale), height: floorSide(best![1] * scale) };
 }
 
 /**

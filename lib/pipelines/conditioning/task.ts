@@ -11,6 +11,13 @@ import { binarise, normalise } from "./pixels.js";
 import { type Box, resize } from "./resample.js";
 import { PUBLISHED_NAME, type Variant } from "./variant.js";
 
+/** What of a checkpoint matters here. */
+interface Capabilities {
+  readonly variant: Variant;
+  /** The default side of an image in pixels. */
+  readonly sampleSize: number;
+}
+
 /** The options that concern pictures. */
 const IMAGE_OPTIONS = ["image", "maskImage", "controlImage"] as const;
 
@@ -133,10 +140,7 @@ export function hasPictures(options: GenerateOptions): boolean {
 }
 
 /** With grey pictures where a checkpoint needs some and the call has none: the ops of a step do not depend on them. */
-export function standIns(
-  options: GenerateOptions,
-  { variant, sampleSize }: { readonly variant: Variant; readonly sampleSize: number },
-): GenerateOptions {
+export function standIns(options: GenerateOptions, { variant, sampleSize }: Capabilities): GenerateOptions {
   if (hasPictures(options) || (variant !== "fill" && variant !== "control")) return options;
   const grey = { data: new Uint8Array(3).fill(128), width: 1, height: 1 };
   const pictures = variant === "fill" ? { image: grey, maskImage: grey } : { controlImage: grey };
@@ -160,7 +164,7 @@ function listOf(name: string, value: ImageInput | readonly ImageInput[] | undefi
  */
 export function outputSize(
   options: GenerateOptions,
-  { variant, sampleSize }: { readonly variant: Variant; readonly sampleSize: number },
+  { variant, sampleSize }: Capabilities,
   pictures: Pictures | undefined,
 ): { height?: number; width?: number } {
   const { height, width, maxArea = sampleSize ** 2 } = options;
@@ -203,7 +207,7 @@ function askedSize({ height, width }: { height?: number; width?: number }, like:
 /** The pictures' pixels at the sizes at which they are encoded. */
 export async function imageTask(
   options: GenerateOptions,
-  variant: Variant,
+  { variant, sampleSize }: Capabilities,
   pictures: Pictures,
   size: PixelSize,
   prompts: number,
@@ -217,7 +221,7 @@ export async function imageTask(
   const nothing = { strength, image: [], mask: [], control, references: [], patches: [] };
   if (variant === "kontext") {
     const references = pictures.image.map(async (picture) => {
-      const own = referenceSize(picture, autoResize);
+      const own = referenceSize(picture, autoResize, sampleSize);
       return { size: latentSize(own.height, own.width), pixels: await pixelsAt(picture, own) };
     });
     return { ...nothing, references: await Promise.all(references) };

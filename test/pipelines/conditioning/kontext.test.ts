@@ -49,6 +49,11 @@ describe("sizes at the edge", () => {
     expect(referenceSize({ width: 1, height: 17 }, false)).toEqual({ width: 16, height: 16 });
   });
 
+  it("a model for smaller images sees smaller references", () => {
+    expect(referenceSize({ width: 300, height: 300 }, true, 256)).toEqual({ width: 256, height: 256 });
+    expect(referenceSize({ width: 1500, height: 688 }, true, 512)).toEqual({ width: 752, height: 336 });
+  });
+
   it("no side is below 16", () => {
     expect(sizeOfArea({ width: 1_000_000, height: 1 }, 256)).toEqual({ width: 16000, height: 16 });
   });

@@ -1,5 +1,11 @@
-import { describe, expect, it } from "vitest";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, it } from "vitest";
+import { FluxPipeline } from "../../../lib/index.js";
 import { conditionChannels, type Variant, variantOf } from "../../../lib/pipelines/conditioning/variant.js";
+import { asBf16, bflTransformer, readFolder, writeTensors } from "../../support/single-files.js";
+import { TINY, wideCheckpoint } from "../../support/wide-checkpoint.js";
 
 const signs = (inChannels: number, guidanceEmbeds = true, name?: string) => ({
   inChannels,
@@ -59,4 +65,24 @@ it("a token brings in what the published x_embedders are wider by", () => {
     (variant) => 64 + conditionChannels(variant, 64),
   );
   expect(widths).toEqual([64, 64, 64, 128, 384]);
+});
+
+describe("a single file says by its tensors what it is", () => {
+  const folder = mkdtempSync(join(tmpdir(), "fluxwarp-variant-"));
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  it.each<[Variant, number, string]>([
+    ["fill", 384, "model.safetensors"],
+    ["control", 128, "flux1-canny-dev.safetensors"],
+    ["kontext", 64, "flux1-kontext-dev.safetensors"],
+    ["dev", 64, "flux1-dev.safetensors"],
+  ])("%s", async (variant, channels, name) => {
+    const source = channels === 64 ? TINY : wideCheckpoint(channels);
+    const file = join(folder, name);
+    const tensors = bflTransformer(readFolder(join(source, "transformer")));
+    writeTensors(file, new Map([...tensors].map(([key, stored]) => [key, asBf16(stored)])));
+    using pipe = await FluxPipeline.fromSingleFile(file, { device: "cpu", config: source });
+    expect(pipe.variant).toBe(variant);
+    if (channels !== 64) rmSync(source, { recursive: true });
+  });
 });
