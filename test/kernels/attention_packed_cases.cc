@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "attention_problem.h"
+#include "packed_reading.h"
 
 namespace flux::testing {
 namespace {
@@ -71,26 +72,11 @@ void hold(Context& c, const Expected& e) {
   c.expect_within("output", got.output, expected.output, {e.error, -1, 2 * e.error});
 }
 
-std::vector<uint8_t> download(const void* data, size_t bytes) {
-  std::vector<uint8_t> host(bytes);
-  must(cudaMemcpy(host.data(), data, bytes, cudaMemcpyDeviceToHost), "download");
-  return host;
-}
-
-// int8 rows are rotated by y[8i + j] = ¼ Σ_m (−1)^popcount(i & m) σ(m) x[8m + j]: the entry of row c, column from, times 4.
-float rotation(int c, int from) {
-  if (c % 8 != from % 8) return 0;
-  const int m = from / 8;
-  const bool signs = ((m & m >> 1) ^ (m >> 2 & m >> 3)) & 1;
-  return (__builtin_popcount(c / 8 & m) + signs) % 2 ? -1.0f : 1.0f;
-}
-
 // In int8 token t of q and k holds 1 at channel t alone, in e4m3 each channel's number within 16 and 448 at channel t; v its token's number
 // within 16 and its channel's parity. Each code must lie at the byte that qkv_layout.cuh's text says. The formulas here are that
 // text's, not the header's functions.
 void layout(Context& c, ScoreType type) {
-  constexpr int kTokens = 150, kHeads = 2,
-                kOrder[16] = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
+  constexpr int kTokens = 150, kHeads = 2;
   const bool int8 = type == ScoreType::kInt8;
   const auto channel = [&](int t, int x) {
     return x == t % 128 ? (int8 ? 1.0f : 448.0f) : int8 ? 0.0f : float(x % 16);
@@ -120,15 +106,10 @@ void layout(Context& c, ScoreType type) {
     const auto host = download(codes, sizes.query);
     for (int s = 0; s < kHeads; ++s) {
       for (int t = 0; t < kTokens; ++t) {
-        for (int i = 0; i < 16; ++i) {
-          for (int quad = 0; quad < 4; ++quad) {
-            for (int b = 0; b < 2; ++b) {
-              const int x = 8 * i + 2 * quad + b;
-              const size_t at = (size_t(s) * kTokens + t) * 128 + 64 * (i / 8) + 16 * quad + 2 * (i % 8) + b;
-              wrong += int8 ? float(int8_t(host[at])) != 127 * rotation(x, t % 128)
-                            : e4m3_to_float(host[at]) != channel(t, x);
-            }
-          }
+        for (int x = 0; x < 128; ++x) {
+          const uint8_t code = host[(size_t(s) * kTokens + t) * 128 + size_t(scored_byte(x))];
+          wrong += int8 ? float(int8_t(code)) != 4 * 127 * rotation(x, t % 128)
+                        : e4m3_to_float(code) != channel(t, x);
         }
       }
     }
@@ -139,15 +120,12 @@ void layout(Context& c, ScoreType type) {
   wrong = 0;
   const int blocks = (kTokens + 15) / 16;
   for (int s = 0; s < kHeads; ++s) {
-    for (int block = 0; block < blocks; ++block) {
+    for (int t = 0; t < 16 * blocks; ++t) {
       for (int x = 0; x < 128; ++x) {
-        for (int slot = 0; slot < 16; ++slot) {
-          const int token = block * 16 + kOrder[slot];
-          const float code = e4m3_to_float(host[((size_t(s) * blocks + block) * 128 + x) * 16 + slot]);
-          // 16 · 2⁴ is the largest that fits 448
-          const float want = token < kTokens ? 16.0f * float(token % 16 + 1) * (x % 2 ? -1.0f : 1.0f) : 0.0f;
-          wrong += code != want;
-        }
+        const float code = e4m3_to_float(host[size_t(s) * blocks * 2048 + value_byte(t, x)]);
+        // 16 · 2⁴ is the largest that fits 448
+        const float want = t < kTokens ? 16.0f * float(t % 16 + 1) * (x % 2 ? -1.0f : 1.0f) : 0.0f;
+        wrong += code != want;
       }
     }
   }
