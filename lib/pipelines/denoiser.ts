@@ -153,10 +153,12 @@ export class Denoiser {
   }
 
   #branch(): Branch {
-    const { batch, textTokens, rows, columns, steps, cache } = this.shape;
-    const stream = { batch, textTokens, imageTokens: rows * columns, width: this.transformer.width, steps };
+    const { batch, textTokens, rows, columns, steps, cache, images } = this.shape;
+    const targetTokens = rows * columns;
+    const imageTokens = targetTokens + (images?.referenceTokens ?? 0);
     const { config, width, modulationColumns } = this.transformer;
     const allocation = this.#allocation;
+    const stream = { batch, textTokens, imageTokens, targetTokens, width, steps };
     return {
       promptEmbeds: allocation.buffer("f32", [batch, textTokens, config.jointAttentionDim]),
       pooled: allocation.buffer("f32", [batch, config.pooledProjectionDim]),

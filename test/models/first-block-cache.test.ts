@@ -11,7 +11,7 @@ import {
 import { bufferOf, cpuDevice } from "../support/device.js";
 import { relativeL2 } from "../support/golden.js";
 
-const STREAM: StreamShape = { batch: 2, textTokens: 3, imageTokens: 5, width: 8, steps: 24 };
+const STREAM: StreamShape = { batch: 2, textTokens: 3, imageTokens: 5, targetTokens: 4, width: 8, steps: 24 };
 const TOKENS = STREAM.textTokens + STREAM.imageTokens;
 const ROW = STREAM.width;
 const SIZE = STREAM.batch * TOKENS * ROW;
@@ -34,6 +34,11 @@ const inputs = Array.from({ length: STREAM.steps }, (_, step) => {
 });
 
 const isImage = (i: number) => Math.floor(i / ROW) % TOKENS >= STREAM.textTokens;
+const isTarget = (i: number) => {
+  const place = (Math.floor(i / ROW) % TOKENS) - STREAM.textTokens;
+  return place >= 0 && place < STREAM.targetTokens;
+};
+const targetOf = (stream: ArrayLike<number>) => Array.from(stream).filter((_, i) => isTarget(i));
 const imageOf = (stream: ArrayLike<number>) => Array.from(stream).filter((_, i) => isImage(i));
 
 /** stream · weight; then each of the first image tokens gets a text token added. */
@@ -160,8 +165,8 @@ describe.each<[string, CacheShape]>([
       expect(actual.differences[0]).toBe(0);
       expect(relativeL2(actual.differences.slice(1), expected.differences.slice(1))).toBeLessThan(1e-5);
       actual.outputs.forEach((output, step) => {
-        // Without final blocks nothing reads the text any more, and it is not kept.
-        const compared = shape.finalBlocks > 0 ? (stream: number[]) => stream : imageOf;
+        // Without final blocks nothing reads text and references any more, and they are not kept.
+        const compared = shape.finalBlocks > 0 ? (stream: number[]) => stream : targetOf;
         const error = relativeL2(compared(output), compared(expected.outputs[step]!));
         expect(error, `step ${step}`).toBeLessThan(1e-5);
       });
@@ -172,8 +177,8 @@ describe.each<[string, CacheShape]>([
     const device = cpuDevice();
     const before = device.memoryUsage().allocated;
     new FirstBlockCache(device, "f32", shape, STREAM);
-    const { batch, textTokens, imageTokens, width, steps } = STREAM;
-    const kept = shape.finalBlocks > 0 ? textTokens + imageTokens : imageTokens;
+    const { batch, textTokens, imageTokens, targetTokens, width, steps } = STREAM;
+    const kept = shape.finalBlocks > 0 ? textTokens + imageTokens : targetTokens;
     const residuals = batch * width * (imageTokens + kept * (1 + shape.taylorOrder));
     expect(device.memoryUsage().allocated - before).toBe(4 * (residuals + 2 * steps + 1 + 2 + 4));
   });

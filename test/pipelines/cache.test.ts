@@ -3,8 +3,15 @@
 
 import { rmSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type CacheOptions, Device, FluxPipeline, type GenerateOptions } from "../../lib/index.js";
+import {
+  type CacheOptions,
+  Device,
+  FluxPipeline,
+  type GenerateOptions,
+  type Variant,
+} from "../../lib/index.js";
 import { schnellFolder } from "../support/folders.js";
+import { TINY, wideCheckpoint } from "../support/wide-checkpoint.js";
 
 const folder = schnellFolder();
 const STEPS = 6;
@@ -203,4 +210,42 @@ it("a profiled step with a cache shows its conditions", async () => {
   const ops = plan.describe().ops.filter(({ depth }) => depth === 0);
   expect(ops.map(({ kind }) => kind)).toEqual(expect.arrayContaining(["cacheDecision", "if"]));
   for (const { kind, ms } of ops) expect(ms, kind).toBeGreaterThanOrEqual(0);
+});
+
+describe("the cache in every task", () => {
+  const flat = (level: number) => ({ width: 64, height: 48, data: new Uint8Array(3 * 64 * 48).fill(level) });
+  const gradient = {
+    width: 64,
+    height: 48,
+    data: Uint8Array.from({ length: 3 * 64 * 48 }, (_, i) => i % 251),
+  };
+  it.each<[string, Variant, GenerateOptions, number]>([
+    ["image to image", "dev", { image: gradient, strength: 0.5 }, 3],
+    ["inpainting", "dev", { image: gradient, maskImage: flat(255), strength: 1 }, 6],
+    ["Kontext with a reference", "kontext", { image: gradient, maxArea: 4096, autoResize: false }, 6],
+    ["Fill", "fill", { image: gradient, maskImage: flat(255) }, 6],
+    ["control", "control", { controlImage: gradient }, 6],
+  ])("%s", async (_, variant, task, steps) => {
+    const folder =
+      variant === "fill" ? wideCheckpoint(384) : variant === "control" ? wideCheckpoint(128) : TINY;
+    try {
+      using other = await FluxPipeline.fromPretrained(folder, { device: "cpu", variant });
+      const draw = (cache: CacheOptions | false) =>
+        other.generate({
+          ...{ prompt: "a red circle", seed: 5, numInferenceSteps: 6, maxSequenceLength: 32 },
+          ...{ ...task, outputType: "latents", cache },
+        });
+      const plain = await draw(false);
+      for (const options of [{}, { finalBlocks: 1 }, { finalBlocks: 2, taylorOrder: 1 }] as CacheOptions[]) {
+        const never = await draw({ ...options, threshold: 0 });
+        expect(never.cache).toMatchObject({ computedSteps: steps, skippedSteps: 0 });
+        expect(never.latents).toEqual(plain.latents);
+        const half = await draw({ ...options, ...HALF });
+        expect(computed(half.cache)).toEqual(ALTERNATING.slice(0, steps));
+        expect(half.latents).not.toEqual(plain.latents);
+      }
+    } finally {
+      if (folder !== TINY) rmSync(folder, { recursive: true });
+    }
+  });
 });

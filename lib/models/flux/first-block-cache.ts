@@ -24,7 +24,10 @@ export interface CacheLimits {
 export interface StreamShape {
   readonly batch: number;
   readonly textTokens: number;
+  /** With those of references. */
   readonly imageTokens: number;
+  /** Of them, the first, which become the picture. */
+  readonly targetTokens: number;
   readonly width: number;
   readonly steps: number;
 }
@@ -52,7 +55,7 @@ export class FirstBlockCache implements CacheDecisionMemory {
   readonly decisions: Buffer<"i32">;
   /** The probe's residual at the last computed step: [B, image, D]. */
   readonly #previous: Buffer;
-  /** What the skippable blocks added at that step: [B, image, D], with final blocks [B, text + image, D]. */
+  /** What the skippable blocks added at that step: [B, target, D], with final blocks [B, text + image, D]. */
   readonly #residual: Buffer;
   /** By how much that differs from the computed step before it. */
   readonly #change: Buffer | undefined;
@@ -63,15 +66,15 @@ export class FirstBlockCache implements CacheDecisionMemory {
     readonly shape: CacheShape,
     readonly stream: StreamShape,
   ) {
-    const { batch, textTokens, imageTokens, width, steps } = stream;
+    const { batch, textTokens, imageTokens, targetTokens, width, steps } = stream;
     this.threshold = device.buffer("f32", [1]);
     this.limits = device.buffer("i32", [2]);
     this.state = device.buffer("i32", [4]);
     this.differences = device.buffer("f32", [steps]);
     this.decisions = device.buffer("i32", [steps]);
     this.#previous = device.buffer(dtype, [batch, imageTokens, width]);
-    // Nothing reads the text after the last block, so without final blocks only the image is kept.
-    const kept = shape.finalBlocks > 0 ? textTokens + imageTokens : imageTokens;
+    // Nothing reads text and references after the last block, so without final blocks they are not kept.
+    const kept = shape.finalBlocks > 0 ? textTokens + imageTokens : targetTokens;
     this.#residual = device.buffer(dtype, [batch, kept, width]);
     this.#change = shape.taylorOrder === 1 ? device.buffer(dtype, [batch, kept, width]) : undefined;
   }
@@ -79,10 +82,10 @@ export class FirstBlockCache implements CacheDecisionMemory {
   /** Records all blocks, given in order, on the joint stream [B, text + image, D]. */
   record(g: Recorder, hidden: Value, blocks: readonly (() => void)[]): void {
     const { probeBlocks, finalBlocks } = this.shape;
-    const { textTokens, imageTokens } = this.stream;
+    const { textTokens, imageTokens, targetTokens } = this.stream;
     const final = blocks.length - finalBlocks;
     const image = hidden.slice(1, textTokens, imageTokens);
-    const cached = finalBlocks > 0 ? hidden : image;
+    const cached = finalBlocks > 0 ? hidden : image.slice(1, 0, targetTokens);
 
     const input = g.empty(image.shape);
     g.copy(image, input);
