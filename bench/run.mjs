@@ -1,4 +1,4 @@
-// npm run bench -- NAME… [--model PATH]: brings the clone to readiness and runs benchmarks, in the order given. Without a name
+// npm run bench -- NAME… [--model PATH] [--precision NAME]: brings the clone to readiness and runs benchmarks, in the order given. Without a name
 // it lists them. The model is that of `npm start` unless one is named.
 import { parseArgs } from "node:util";
 import { main, ready } from "../scripts/ready.mjs";
@@ -13,6 +13,13 @@ const benches = {
   },
   startup: { about: "from the start of the process to a PNG, on the CPU", parts: ["cpu/startup"] },
   "event-loop": { about: "how long Node's event loop is held up, on the CPU", parts: ["cpu/event-loop"] },
+  load: {
+    about:
+      "loading onto the GPU and the first image, of --model in --precision, written to bench/results/load.json",
+    parts: ["gpu/load"],
+    writes: true,
+    gpu: true,
+  },
   cache: {
     about: "first-block caching on the GPU, written to bench/results/cache.json",
     parts: ["gpu/cache"],
@@ -23,13 +30,13 @@ const benches = {
 
 await main(async () => {
   const { positionals: names, values: options } = parseArgs({
-    options: { model: { type: "string" } },
+    options: { model: { type: "string" }, precision: { type: "string" } },
     allowPositionals: true,
   });
   const unknown = names.filter((name) => !Object.hasOwn(benches, name));
   if (names.length === 0 || unknown.length > 0) {
     if (unknown.length > 0) console.error(`there is no benchmark ${unknown.join(", ")}`);
-    console.error("npm run bench -- NAME… [--model PATH]");
+    console.error("npm run bench -- NAME… [--model PATH] [--precision NAME]");
     for (const [name, { about }] of Object.entries(benches)) console.error(`  ${name.padEnd(12)} ${about}`);
     return unknown.length > 0 ? 2 : 0;
   }

@@ -1,5 +1,6 @@
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import type { FluxConfig } from "../loaders/pipeline-configs.js";
+import type { WrittenPrecisions } from "../pipelines/convert.js";
 import { seed, wholeNumber } from "./option-values.js";
 import { type CommandContext, formatBytes, ProgressLine } from "./terminal.js";
 
@@ -8,13 +9,14 @@ interface SynthFlags {
   doubleBlocks?: number;
   singleBlocks?: number;
   tokenizers?: string;
+  precision: NonNullable<WrittenPrecisions["precision"]>;
   json?: boolean;
 }
 
 export function addSynthCommand(program: Command, context: CommandContext): void {
   program
     .command("synth")
-    .description("Write a checkpoint with random weights in bf16, for benchmarks and tests of loading.")
+    .description("Write a checkpoint with random weights, for benchmarks and tests of loading.")
     .argument("<config>", "flux1-dev, flux1-schnell, or a folder with configs in diffusers' layout")
     .argument("<folder>", "where to write; must not be there yet")
     .option("--seed <number>", "of the weights (default: 0)", seed)
@@ -24,6 +26,7 @@ export function addSynthCommand(program: Command, context: CommandContext): void
       "--tokenizers <folder>",
       "with tokenizer/ and tokenizer_2/ (default: the config's, or a small vocabulary)",
     )
+    .addOption(new Option("--precision <name>", "of the linears").choices(["fp8", "bf16"]).default("bf16"))
     .option("--json", "print the result as JSON")
     .addHelpText(
       "after",
@@ -54,6 +57,7 @@ async function synth(
     const bytes = await synthesise(config, folder, {
       seed: flags.seed,
       tokenizers: flags.tokenizers,
+      precision: flags.precision,
       signal,
       onProgress: ({ component, loadedBytes, totalBytes }) => {
         progress.show(`writing ${component}`, loadedBytes / totalBytes);

@@ -4,18 +4,21 @@ import type { ConfigFiles } from "../loaders/pipeline-configs.js";
 import { FP8_MARK } from "../loaders/quantisation.js";
 import { WEIGHT_COMPONENTS, type WeightComponent } from "../loaders/single-file.js";
 import { Device } from "../runtime/device.js";
-import { modelsOf } from "./checkpoint.js";
+import { type CheckpointParts, modelsOf } from "./checkpoint.js";
 import { openFolder } from "./checkpoint-folder.js";
 import { type WriteOptions, type WrittenCheckpoint, writeCheckpoint } from "./checkpoint-writer.js";
 import { variantOf } from "./conditioning/variant.js";
 import { openSingleFile, type SingleFileParts } from "./single-file.js";
 
-export interface ConvertOptions extends SingleFileParts, WriteOptions {
-  /** Of the transformer's linears; `"fp8"` by default. */
-  precision?: "fp8" | "bf16";
-  /** Of T5's; as `precision` by default. */
-  textEncoderPrecision?: "fp8" | "bf16";
+/** How the linears of a checkpoint are written. */
+export interface WrittenPrecisions {
+  /** The transformer's; `"fp8"` by default. */
+  precision?: "fp8" | "bf16" | undefined;
+  /** T5's; as `precision` by default. */
+  textEncoderPrecision?: "fp8" | "bf16" | undefined;
 }
+
+export type ConvertOptions = SingleFileParts & WrittenPrecisions & WriteOptions;
 
 /** The class that a folder's model_index.json names, by what the transformer was trained for. */
 const CLASSES = {
@@ -33,13 +36,21 @@ const CLASSES = {
  * @throws FluxError as `openSingleFile` and `writeCheckpoint` do.
  */
 export async function convert(path: string, folder: string, options: ConvertOptions = {}): Promise<number> {
+  const isFile = (await stat(path).catch(() => undefined))?.isFile() === true;
+  return writeParts(isFile ? await openSingleFile(path, options) : await openFolder(path), folder, options);
+}
+
+/** Writes what a pipeline is made of as a folder. */
+export async function writeParts(
+  parts: CheckpointParts,
+  folder: string,
+  options: WrittenPrecisions & WriteOptions,
+): Promise<number> {
   const { precision = "fp8", textEncoderPrecision = precision } = options;
   for (const name of [precision, textEncoderPrecision]) {
     if (name !== "fp8" && name !== "bf16")
-      throw badArgument(`weights are converted to "fp8" or "bf16", not "${name}"`);
+      throw badArgument(`weights are written in "fp8" or "bf16", not "${name}"`);
   }
-  const isFile = (await stat(path).catch(() => undefined))?.isFile() === true;
-  const parts = isFile ? await openSingleFile(path, options) : await openFolder(path);
   using device = Device.open("cpu");
   const precisionOf = (name: "fp8" | "bf16") => (name === "fp8" ? "fp8" : "f32");
   const models = modelsOf(parts.configs, device, {
@@ -57,12 +68,8 @@ export async function convert(path: string, folder: string, options: ConvertOpti
     text_encoder_2: marked(parts.configs.files.text_encoder_2, textEncoderPrecision),
   };
   const pipelineClass = CLASSES[variantOf({ ...parts.configs.transformer, name: parts.name })];
-  return await writeCheckpoint(
-    folder,
-    { pipelineClass, configs, tokenizers: parts.tokenizerFolders, components },
-    device,
-    options,
-  );
+  const checkpoint = { pipelineClass, configs, tokenizers: parts.tokenizerFolders, components };
+  return await writeCheckpoint(folder, checkpoint, device, options);
 }
 
 function marked(config: object, precision: "fp8" | "bf16"): object {

@@ -99,6 +99,13 @@ describe("synthesise", () => {
     expect(loaded).toEqual(await latentsOf(await random(9)));
   });
 
+  it("writes fp8 weights that load as those that fromConfig quantises", async () => {
+    const folder = join(await temporaryFolder(), "made-up");
+    await synthesise(CONFIGS, folder, { seed: 9, precision: "fp8" });
+    const loaded = await latentsOf(await FluxPipeline.fromPretrained(folder, { device: "cpu", threads: 2 }));
+    expect(loaded).toEqual(await latentsOf(await random(9, { precision: "fp8" })));
+  });
+
   it("leaves nothing behind when it is aborted, and overwrites nothing", async () => {
     const parent = await temporaryFolder();
     const folder = join(parent, "made-up");
