@@ -2,7 +2,7 @@
 import { type CacheReport, type FluxImage, FluxPipeline, type FromPretrainedOptions } from "fluxwarp";
 import { cacheOptions } from "./cache.js";
 import type { Prompt } from "./prompts.js";
-import { type EvalOptions, nameOf, type Setting, UsageError } from "./settings.js";
+import { type EvalOptions, nameOf, type Setting } from "./settings.js";
 
 export interface Drawn {
   images: FluxImage[];
@@ -12,14 +12,6 @@ export interface Drawn {
   reports: CacheReport[];
   /** The device that "auto" chose. */
   device: string;
-}
-
-interface LoadsAdapters {
-  loadLoraWeights(file: string): Promise<unknown>;
-}
-
-function loadsAdapters(pipe: object): pipe is LoadsAdapters {
-  return "loadLoraWeights" in pipe;
 }
 
 /** One picture after another, so that times are of single pictures; progress goes to stderr. */
@@ -33,11 +25,8 @@ export async function drawAll(
     precision: setting.precision as FromPretrainedOptions["precision"],
   });
   try {
-    for (const file of setting.lora) {
-      if (!loadsAdapters(pipe))
-        throw new UsageError("this version of fluxwarp cannot load adapters: leave out --lora");
-      await pipe.loadLoraWeights(file);
-    }
+    for (const file of setting.lora) await pipe.loadLoraWeights(file);
+    await pipe.setAdapters(pipe.listAdapters().map(({ name }) => name));
     const images: FluxImage[] = [];
     const times: number[] = [];
     const reports: CacheReport[] = [];

@@ -2,6 +2,11 @@
 export { FLUX_ERROR_CODES, FluxError, type FluxErrorCode } from "./errors.js";
 export type { ComponentName } from "./loaders/config.js";
 export type { FluxConfig } from "./loaders/pipeline-configs.js";
+export type { AdapterInfo } from "./lora/adapters.js";
+export type { LoraChoice } from "./lora/choices.js";
+export type { LoraFormat } from "./lora/format.js";
+export type { UnusedKey } from "./lora/pairs.js";
+export type { HotswapOptions } from "./lora/targets.js";
 export type { Precision } from "./nn/scope.js";
 export type { CacheCount, CacheOptions, CacheReport, CacheStep } from "./pipelines/cache.js";
 export type { LoadProgress } from "./pipelines/checkpoint.js";
@@ -17,6 +22,7 @@ export {
 } from "./pipelines/flux-pipeline.js";
 export type { HostTensor } from "./pipelines/host-tensor.js";
 export { type EncodeOptions, FluxImage, type ImageFormat } from "./pipelines/image.js";
+export type { LoadedLora, LoadLoraOptions } from "./pipelines/lora-loader.js";
 export type { GenerateOptions, StepEvent } from "./pipelines/options.js";
 export {
   Device,

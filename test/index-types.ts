@@ -3,6 +3,7 @@
 
 import type * as fluxwarp from "../lib/index.js";
 import type {
+  AdapterInfo,
   AttentionType,
   ComponentName,
   DeviceInfo,
@@ -14,13 +15,19 @@ import type {
   GenerateOptions,
   GenerateResult,
   HostTensor,
+  HotswapOptions,
   ImageFormat,
+  LoadedLora,
+  LoadLoraOptions,
   LoadProgress,
+  LoraChoice,
+  LoraFormat,
   OpDescription,
   Plan,
   PlanDescription,
   Precision,
   StepEvent,
+  UnusedKey,
 } from "../lib/index.js";
 
 type Pipeline = fluxwarp.FluxPipeline;
@@ -39,6 +46,15 @@ export const same: {
   ops: Same<PlanDescription["ops"], OpDescription[]>;
   open: Same<Parameters<typeof fluxwarp.Device.open>, [name?: DeviceName, options?: DeviceOptions]>;
   deviceInfo: Same<ReturnType<typeof fluxwarp.deviceInfo>, DeviceInfo>;
+  load: Same<
+    Pipeline["loadLoraWeights"],
+    (source: string | Uint8Array, options?: LoadLoraOptions) => Promise<LoadedLora>
+  >;
+  hotswap: Same<Pipeline["enableLoraHotswap"], (options?: HotswapOptions) => Promise<void>>;
+  adapters: Same<ReturnType<Pipeline["listAdapters"]>, AdapterInfo[]>;
+  loras: Same<GenerateOptions["loras"], readonly LoraChoice[] | undefined>;
+  loraFormat: Same<AdapterInfo["format"], LoraFormat>;
+  unused: Same<LoadedLora["unused"], readonly UnusedKey[]>;
   codes: Same<(typeof fluxwarp.FLUX_ERROR_CODES)[number], FluxErrorCode>;
 } = {
   generate: true,
@@ -54,5 +70,11 @@ export const same: {
   ops: true,
   open: true,
   deviceInfo: true,
+  load: true,
+  hotswap: true,
+  adapters: true,
+  loras: true,
+  loraFormat: true,
+  unused: true,
   codes: true,
 };

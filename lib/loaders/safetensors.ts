@@ -42,6 +42,18 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   });
 }
 
+/**
+ * The same of a file that is in memory.
+ *
+ * @param name For messages.
+ * @throws FluxError ERR_FLUX_BAD_WEIGHTS.
+ */
+export function parseSafetensors(bytes: Uint8Array, name: string): SafetensorsFile {
+  const headerBytes = parseHeaderLength(bytes.subarray(0, 8), bytes.length, name);
+  const header = parseHeader(bytes.subarray(8, 8 + headerBytes), bytes.length, name);
+  return { path: name, fileBytes: bytes.length, dataOffset: 8 + headerBytes, ...header };
+}
+
 /** Values of one tensor on the host, with the shape that they have in the file. */
 export interface HostTensor {
   readonly shape: readonly number[];

@@ -11,7 +11,8 @@ type LinearOptions = Parameters<Recorder["linear"]>[2];
  * y = x·Wᵀ + b. Several projections of one input (q, k and v, say) are one Linear with stacked rows.
  */
 export class Linear implements LinearWeights {
-  readonly #weight: Parameter;
+  /** Of the weight. @internal */
+  readonly parameter: Parameter;
   readonly #bias: Parameter | undefined;
   /** Full names of the stacked layers, in order. */
   readonly names: readonly string[];
@@ -40,7 +41,7 @@ export class Linear implements LinearWeights {
     const widths = typeof rows === "number" ? [rows] : rows;
     this.bounded = options.bounded === true && scope.precision === "fp8";
     const storing = options.quantised === true && scope.precision === "fp8" ? "f8e4m3" : "stored";
-    this.#weight = scope.stack(
+    this.parameter = scope.stack(
       layers.map((name) => `${name}.weight`),
       widths.map((width) => [width, columns]),
       storing,
@@ -59,11 +60,11 @@ export class Linear implements LinearWeights {
   }
 
   get weight() {
-    return this.#weight.buffer;
+    return this.parameter.buffer;
   }
 
   get scale() {
-    return this.#weight.scale;
+    return this.parameter.scale;
   }
 
   get bias() {

@@ -88,6 +88,15 @@ export class Parameter {
     this.#scale = scale;
   }
 
+  /** Takes over what another parameter holds; what this one had is given back. @internal */
+  take(other: Parameter): void {
+    this.release();
+    this.#buffer = other.#buffer;
+    this.#scale = other.#scale;
+    other.#buffer = undefined;
+    other.#scale = undefined;
+  }
+
   /** @internal */
   release(): void {
     this.#buffer?.dispose();

@@ -50,6 +50,8 @@ export interface Checkpoint {
   };
   readonly t5: { readonly model: T5Encoder; readonly tokenizer: Tokenizer };
   readonly scheduler: FlowMatchEulerScheduler;
+  /** Where the weights of a component came from, under the names of its model. */
+  original(component: WeightComponent): Promise<TensorSource>;
 }
 
 /** What the linears of the parts compute in. */
@@ -116,5 +118,9 @@ export async function loadCheckpoint(
     clip: { model: models.text_encoder, tokenizer: tokenizers.clip, eosTokenId: configs.clip.eosTokenId },
     t5: { model: models.text_encoder_2, tokenizer: tokenizers.t5 },
     scheduler: new FlowMatchEulerScheduler(configs.scheduler),
+    original: async (component) => {
+      const model: Model = models[component];
+      return model.named(await parts.weights(component, model));
+    },
   };
 }

@@ -2,6 +2,8 @@ import { badArgument, FluxError } from "../errors.js";
 import type { FluxConfig } from "../loaders/pipeline-configs.js";
 import type { WeightComponent } from "../loaders/single-file.js";
 import { MAX_T5_LENGTH } from "../loaders/tokenizers.js";
+import { Adapters } from "../lora/adapters.js";
+import { sitesOf } from "../lora/sites.js";
 import { imageIds, type LatentSize, SIZE_MULTIPLE, textIds } from "../models/latents.js";
 import type { Precision } from "../nn/scope.js";
 import { Device, type DeviceName } from "../runtime/device.js";
@@ -30,6 +32,7 @@ import { type HostTensor, repeatRows, stack } from "./host-tensor.js";
 import { FluxImage } from "./image.js";
 import { ImageDecoder } from "./image-decoder.js";
 import { kept } from "./kept.js";
+import { LoraLoader } from "./lora-loader.js";
 import type { GenerateOptions } from "./options.js";
 import { PromptEncoder } from "./prompt-encoder.js";
 import { openRandom, type RandomCheckpointOptions } from "./random-checkpoint.js";
@@ -63,6 +66,8 @@ export interface FromPretrainedOptions {
    * pipeline class. By default what model_index.json and the transformer's widths say.
    */
   variant?: Variant;
+  /** Host memory for adapters that were read; the least recently used go first. By default a quarter of the machine's, at most 8 GiB. */
+  loraPoolBytes?: number;
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
 }
@@ -113,7 +118,7 @@ const KEPT_DECODERS = 4;
  *     const { images } = await pipe.generate({ prompt: "a cat", seed: 42 });
  *     await images[0].save("cat.png");
  */
-export class FluxPipeline {
+export class FluxPipeline extends LoraLoader {
   readonly #checkpoint: Checkpoint;
   readonly #ownsDevice: boolean;
   readonly #prompts: PromptEncoder;
@@ -125,18 +130,23 @@ export class FluxPipeline {
   /** Of every call that does not say otherwise. */
   #cache: CacheOptions | undefined;
   readonly #turns = new Turns();
+  /** @internal */
+  protected readonly adapters: Adapters;
   #disposed = false;
 
   private constructor(
     readonly device: Device,
     checkpoint: Checkpoint,
     ownsDevice: boolean,
+    loraPoolBytes: number | undefined,
   ) {
+    super();
     this.#checkpoint = checkpoint;
     this.#ownsDevice = ownsDevice;
     const { clip, t5, transformer } = checkpoint;
     const { pooledProjectionDim: pooled, jointAttentionDim: sequence } = transformer.config;
     this.#prompts = new PromptEncoder(device, { clip, t5 }, { pooled, sequence });
+    this.adapters = this.#makeAdapters(loraPoolBytes);
     this.#pictures = new PictureEncoder(checkpoint.vae, checkpoint.vaeConfig, checkpoint.variant);
   }
 
@@ -196,7 +206,7 @@ export class FluxPipeline {
       const attention = attentionType(options.attention, transformer, device);
       const precisions = { transformer, textEncoders, attention };
       const checkpoint = await loadCheckpoint(parts, device, precisions, options);
-      return new FluxPipeline(device, checkpoint, ownsDevice);
+      return new FluxPipeline(device, checkpoint, ownsDevice, options.loraPoolBytes);
     } catch (error) {
       if (ownsDevice) device.dispose();
       throw error;
@@ -218,6 +228,7 @@ export class FluxPipeline {
     checkNames(options);
     options.signal?.throwIfAborted();
     return this.#inTurn(options, async (request, generator) => {
+      await this.adapters.apply(request.loras);
       const begun = performance.now();
       const denoiser = await this.#prepare(request, generator);
       const encoded = performance.now();
@@ -281,6 +292,7 @@ export class FluxPipeline {
     this.#alive();
     const can = this.#capabilities();
     return this.#inTurn(standIns(withTexts(options), can), async (request, generator) => {
+      await this.adapters.apply(request.loras);
       const { prepare, step } = await this.#prepare(request, generator);
       await prepare.run();
       await step.profile();
@@ -298,6 +310,7 @@ export class FluxPipeline {
     for (const decoder of this.#decoders.values()) decoder.dispose();
     this.#prompts.dispose();
     this.#pictures.dispose();
+    this.adapters.dispose();
     const { clip, t5, transformer, vae } = this.#checkpoint;
     for (const model of [clip.model, t5.model, transformer, vae]) model.dispose();
     if (this.#ownsDevice) this.device.dispose();
@@ -310,6 +323,34 @@ export class FluxPipeline {
   async [Symbol.asyncDispose](): Promise<void> {
     this.dispose();
     await this.#turns.idle();
+  }
+
+  /** @internal */
+  protected async inOrder<T>(work: () => Promise<T>): Promise<T> {
+    this.#alive();
+    return this.#turns.take(undefined, async () => {
+      this.#alive();
+      return work();
+    });
+  }
+
+  #makeAdapters(poolBytes: number | undefined): Adapters {
+    const { transformer, clip, original } = this.#checkpoint;
+    const onClip = new Set(clip.model.linears);
+    return new Adapters(
+      this.device,
+      sitesOf(transformer, clip.model),
+      {
+        forgetPlans: () => {
+          for (const denoiser of this.#denoisers.values()) denoiser.dispose();
+          this.#denoisers.clear();
+          this.#prompts.forgetClip({ plan: true });
+        },
+        forgetEmbeddings: () => this.#prompts.forgetClip({ plan: false }),
+        originals: (linear) => original(onClip.has(linear) ? "text_encoder" : "transformer"),
+      },
+      poolBytes,
+    );
   }
 
   /** Checks and reads what the call brings at once, and does `work` when its turn comes. */

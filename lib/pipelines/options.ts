@@ -1,3 +1,4 @@
+import type { LoraChoice } from "../lora/choices.js";
 import type { CacheOptions } from "./cache.js";
 import type { ImageInput } from "./conditioning/picture.js";
 import type { HostTensor } from "./host-tensor.js";
@@ -71,6 +72,8 @@ export interface GenerateOptions {
   cache?: CacheOptions | false;
   /** `"image"` (default): FluxImages; `"raw"`: f32 in [0, 1], [B, H, W, 3]; `"latents"`: packed, undecoded. */
   outputType?: "image" | "raw" | "latents";
+  /** Loaded adapters that act on this call instead of those that are active; none for an empty list. */
+  loras?: readonly LoraChoice[];
   /** Ends the run between two steps; the promise rejects with the signal's reason. */
   signal?: AbortSignal;
   /** Called after each step, in order. What it throws ends the run. */

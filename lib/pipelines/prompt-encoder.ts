@@ -76,6 +76,18 @@ export class PromptEncoder {
     this.#cachedBytes = 0;
   }
 
+  /** CLIP is another from now on: its embeddings, and with `plan` its recording, are of no use any more. */
+  forgetClip({ plan }: { plan: boolean }): void {
+    for (const [key, { data }] of this.#cache) {
+      if (!key.startsWith("clip:")) continue;
+      this.#cache.delete(key);
+      this.#cachedBytes -= data.byteLength;
+    }
+    if (!plan) return;
+    this.#plans.get("clip")?.allocation.dispose();
+    this.#plans.delete("clip");
+  }
+
   #clipPlan(): EncoderPlan {
     return this.#planOf("clip", (allocation) => {
       const { model } = this.encoders.clip;

@@ -1,5 +1,6 @@
 import { badArgument } from "../errors.js";
 import { MAX_PROMPT_LENGTH, MAX_T5_LENGTH } from "../loaders/tokenizers.js";
+import { checkChoices, type LoraChoice } from "../lora/choices.js";
 import { type LatentSize, latentSize } from "../models/latents.js";
 import { type CacheSettings, checkCache } from "./cache.js";
 import type { ImageTask } from "./conditioning/task.js";
@@ -47,6 +48,8 @@ export interface Request {
   readonly maxSequenceLength: number;
   readonly cache: CacheSettings | undefined;
   readonly outputType: "image" | "raw" | "latents";
+  /** Adapters for this call alone. */
+  readonly loras: readonly LoraChoice[] | undefined;
   /** What the call's pictures are for; undefined without any. */
   readonly task?: ImageTask | undefined;
 }
@@ -95,6 +98,7 @@ const NAMES: Readonly<Record<keyof GenerateOptions, true>> = {
   signal: true,
   onStep: true,
   preview: true,
+  loras: true,
 };
 
 /**
@@ -166,6 +170,7 @@ export function checkRequest(options: GenerateOptions, can: Capabilities): Reque
         ? undefined
         : checkCache(options.cache, can.blocks),
     outputType,
+    loras: options.loras && checkChoices(options.loras),
   };
 }
 

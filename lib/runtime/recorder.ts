@@ -564,8 +564,12 @@ export class Recorder {
   }
 
   /** Per-row e4m3: codes like x, carrying their scale [rows] f32 = max|x|/448. */
-  quantizeRows(x: Tensor): Value {
+  quantizeRows(x: Tensor, into?: { codes: Tensor; scale: Tensor }): Value {
     const { shape } = valueOf(x);
+    if (into !== undefined) {
+      const outputs = { codes: valueOf(into.codes), scale: valueOf(into.scale) };
+      return this.#emit("quantizeRows", { inputs: { x }, outputs });
+    }
     const scale = this.empty([elementsOf(shape.slice(0, -1))], "f32");
     const codes = this.#quantised(shape, scale);
     return this.#emit("quantizeRows", { inputs: { x }, outputs: { codes, scale } });
