@@ -54,29 +54,43 @@ CUtensorMapSwizzle swizzle_of(Swizzle swizzle) {
 
 }  // namespace
 
-Status make_tensor_map(const TensorMapSpec& spec, CUtensorMap* map) {
+Status make_tensor_map(const TensorBoxSpec& spec, CUtensorMap* map) {
   const PFN_cuTensorMapEncodeTiled_v12000 encode = encode_entry_point();
   if (encode == nullptr) {
     return Status::unsupported(
         "the NVIDIA driver has no cuTensorMapEncodeTiled; install a driver for CUDA 12 or later");
   }
   const ElementFormat format = format_of(spec.element);
-  const cuuint64_t sizes[3] = {cuuint64_t(spec.columns), cuuint64_t(spec.rows), cuuint64_t(spec.batches)};
-  // A single batch has no stride of its own; the driver still wants a valid one.
-  const int64_t batch_stride = spec.batches > 1 ? spec.batch_stride : spec.row_stride;
-  const cuuint64_t strides[2] = {cuuint64_t(spec.row_stride * format.bytes),
-                                 cuuint64_t(batch_stride * format.bytes)};
-  const cuuint32_t box[3] = {cuuint32_t(spec.box_columns), cuuint32_t(spec.box_rows), 1};
-  const cuuint32_t steps[3] = {1, 1, 1};
+  cuuint64_t sizes[TensorBoxSpec::kMaxRank], strides[TensorBoxSpec::kMaxRank - 1];
+  cuuint32_t box[TensorBoxSpec::kMaxRank], steps[TensorBoxSpec::kMaxRank];
+  std::string shape;
+  for (int axis = 0; axis < spec.rank; ++axis) {
+    sizes[axis] = cuuint64_t(spec.size[axis]);
+    box[axis] = cuuint32_t(spec.box[axis]);
+    steps[axis] = 1;
+    if (axis > 0) strides[axis - 1] = cuuint64_t(spec.stride[axis - 1] * format.bytes);
+    shape = std::to_string(spec.size[axis]) + (axis > 0 ? " x " : "") + shape;
+  }
   const CUresult result = encode(map, format.type, cuuint32_t(spec.rank), const_cast<void*>(spec.data), sizes,
                                  strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle_of(spec.swizzle),
                                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return {};
-  return Status::bad_argument("no tensor map for " + std::to_string(spec.batches) + " x " +
-                              std::to_string(spec.rows) + " x " + std::to_string(spec.columns) +
-                              " elements of " + std::to_string(format.bytes) + " bytes with row stride " +
-                              std::to_string(spec.row_stride) +
-                              ": pointers and strides must be multiples of 16 bytes");
+  return Status::bad_argument("no tensor map for " + shape + " elements of " + std::to_string(format.bytes) +
+                              " bytes: pointers and strides must be multiples of 16 bytes");
+}
+
+Status make_tensor_map(const TensorMapSpec& spec, CUtensorMap* map) {
+  TensorBoxSpec boxes;
+  boxes.data = spec.data;
+  boxes.element = spec.element;
+  boxes.rank = spec.rank;
+  boxes.swizzle = spec.swizzle;
+  boxes.size[0] = spec.columns, boxes.size[1] = spec.rows, boxes.size[2] = spec.batches;
+  boxes.stride[0] = spec.row_stride;
+  // A single batch has no stride of its own; the driver still wants a valid one.
+  boxes.stride[1] = spec.batches > 1 ? spec.batch_stride : spec.row_stride;
+  boxes.box[0] = spec.box_columns, boxes.box[1] = spec.box_rows, boxes.box[2] = 1;
+  return make_tensor_map(boxes, map);
 }
 
 }  // namespace flux::kernels

@@ -20,7 +20,20 @@ struct TensorMapSpec {
   Swizzle swizzle = Swizzle::kNone;
 };
 
+// A window of any rank, innermost axis contiguous. What lies outside it reads as zeros.
+struct TensorBoxSpec {
+  static constexpr int kMaxRank = 5;
+  const void* data = nullptr;  // 16-byte aligned
+  Element element = Element::kBF16;
+  int rank = 0;
+  int64_t size[kMaxRank] = {};        // innermost first
+  int64_t stride[kMaxRank - 1] = {};  // in elements, of axes 1 and on; multiples of 16 bytes
+  int box[kMaxRank] = {};
+  Swizzle swizzle = Swizzle::k128;
+};
+
 // Needs no device call beyond the driver's entry point, so it may run while a stream is captured.
 Status make_tensor_map(const TensorMapSpec& spec, CUtensorMap* map);
+Status make_tensor_map(const TensorBoxSpec& spec, CUtensorMap* map);
 
 }  // namespace flux::kernels

@@ -39,7 +39,7 @@ void conv2d(const OpCall& call, const Launch& launch) {
   conv.stride = size(call.integer("stride"));
   conv.pad_top = size(call.integer("padTop"));
   conv.pad_left = size(call.integer("padLeft"));
-  check(kernels::conv2d(conv, launch.stream), "conv2d");
+  check(kernels::conv2d(conv, launch.workspace, launch.stream), "conv2d");
 }
 
 }  // namespace flux::cuda

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "conv/conv.h"
-#include "vector.cuh"
 
 namespace flux::kernels::conv {
 
@@ -27,9 +26,8 @@ inline Status check(const Conv2d& conv) {
     return bad("phases are 2 x 2 kernels with stride 1 whose output is twice as high and wide as x");
   }
   if (conv.x == nullptr || conv.weight == nullptr || conv.y == nullptr) return bad("x, weight or y is null");
-  if (!aligned16(conv.x, 0, 2) || !aligned16(conv.weight, 0, 2) || !aligned16(conv.y, 0, 2) ||
-      !aligned16(conv.residual, 0, 2)) {
-    return bad("arrays must be aligned to 16 bytes");
+  for (const void* array : {conv.x, conv.weight, conv.residual, static_cast<const void*>(conv.y)}) {
+    if (reinterpret_cast<uintptr_t>(array) % 16 != 0) return bad("arrays must be aligned to 16 bytes");
   }
   return {};
 }

@@ -27,11 +27,27 @@ struct Conv2d {
   // then 2 and weight is [out_channels, 4 phases (row, column), 4 taps (row, column), channels], where taps that fall on
   // the same pixel have been summed: even rows (w0, w1 + w2), odd rows (w0 + w1, w2), columns alike.
   bool phases = false;
+
+  // GroupNorm and SiLU of x on the way in: with affine [batch, channels, 2] (norm/norm.h: group_norm_affine) x is read as
+  // SiLU(x·multiplier + addend); padding stays zero. Optional.
+  const float* affine = nullptr;
+  // GroupNorm's sums of y on the way out: [batch, kGroupNormSumParts, out_channels / 2, 2] (norm/norm.h). Optional.
+  float* sums = nullptr;
 };
 
-// By mma.sync, on every GPU from sm_80 on.
+// By wgmma and TMA on sm_90a. kUnsupported: not a Hopper GPU, or a shape that it has no kernel for (`conv2d_hopper_takes`).
+Status conv2d_hopper(const Conv2d& conv, cudaStream_t stream);
+// Whether it has: channels and out_channels multiples of 8 (out_channels up to 16: any, without residual and sums); kernels up
+// to 3 × 3; stride 1, or 2 with x's sides even and channels a multiple of 64; upsampling by phases, without a residual; affine
+// with stride 1; sums with an even number of out_channels.
+bool conv2d_hopper_takes(const Conv2d& conv);
+
+// By mma.sync, on every GPU from sm_80 on; neither affine nor sums.
 Status conv2d_portable(const Conv2d& conv, cudaStream_t stream);
 
-Status conv2d(const Conv2d& conv, cudaStream_t stream);
+// The first that takes it; around conv2d_portable, affine and sums are passes of their own.
+// workspace: conv2d_workspace_bytes on the current device, 256-byte aligned.
+Status conv2d(const Conv2d& conv, void* workspace, cudaStream_t stream);
+int64_t conv2d_workspace_bytes(const Conv2d& conv);
 
 }  // namespace flux::kernels

@@ -131,11 +131,11 @@ class PanelWriter {
     }
   }
 
- private:
   __device__ __forceinline__ uint32_t address(int index) const {
     return panels_ + index % Config::kPanelBuffers * Config::kPanelBytes;
   }
 
+ private:
   uint32_t panels_;
   uint32_t lane_;
 };

@@ -44,6 +44,8 @@ __device__ __forceinline__ void walk(const bf16* column, int channels, int64_t b
   for (; pixel < end; pixel += step) visit(pixel, *reinterpret_cast<const uint4*>(column + pixel * channels));
 }
 
+// kPairs: sums of pairs of channels, without a pivot.
+template <bool kPairs>
 __global__ void __launch_bounds__(kThreads, 4) statistics(const GroupNorm norm, float* sums) {
   __shared__ float shared[16][kThreads];
   const Layout layout = layout_of(norm.channels);
@@ -56,8 +58,8 @@ __global__ void __launch_bounds__(kThreads, 4) statistics(const GroupNorm norm, 
   const bf16* x = static_cast<const bf16*>(norm.x) + batch * norm.pixels * norm.channels + column * 8;
   float sum[8] = {}, square[8] = {};
   if (lane < layout.pixel_lanes) {
-    float pivot[8];
-    load8(x, pivot);
+    float pivot[8] = {};
+    if constexpr (!kPairs) load8(x, pivot);
     walk(x, norm.channels, begin + lane, end, layout.pixel_lanes, [&](int64_t, const uint4& packed) {
       float values[8];
       unpack8(packed, values);
@@ -75,36 +77,43 @@ __global__ void __launch_bounds__(kThreads, 4) statistics(const GroupNorm norm, 
     shared[8 + i][threadIdx.x] = square[i];
   }
   __syncthreads();
-  float2* out = reinterpret_cast<float2*>(sums) + (int64_t(batch) * parts + part) * norm.channels;
-  for (int channel = threadIdx.x; channel < norm.channels; channel += kThreads) {
+  constexpr int kWidth = kPairs ? 2 : 1;
+  float2* out = reinterpret_cast<float2*>(sums) + (int64_t(batch) * parts + part) * (norm.channels / kWidth);
+  for (int index = threadIdx.x; index < norm.channels / kWidth; index += kThreads) {
     float2 total = make_float2(0.0f, 0.0f);
     for (int l = 0; l < layout.pixel_lanes; ++l) {
-      const int thread = l * layout.columns + channel / 8;
-      total.x += shared[channel % 8][thread];
-      total.y += shared[8 + channel % 8][thread];
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        const int channel = index * kWidth + i, thread = l * layout.columns + channel / 8;
+        total.x += shared[channel % 8][thread];
+        total.y += shared[8 + channel % 8][thread];
+      }
     }
-    out[channel] = total;
+    out[index] = total;
   }
 }
 
-// A block a group. First every thread sums one channel over every kth part, then one thread a channel adds those up.
+// A block a group. First every thread adds one channel (or pair of channels) up over every kth part, then one thread for each
+// of them adds those up.
 __global__ void __launch_bounds__(kAffineThreads)
     combine(const GroupNorm norm, const GroupNormSums partial, float* affine) {
   __shared__ double sum[kAffineThreads], square[kAffineThreads];
   __shared__ double group_mean, group_rstd;
-  const int size = norm.channels / norm.groups, first = blockIdx.x * size, batch = blockIdx.y;
+  const int width = partial.channels_per_sum;
+  const int size = norm.channels / norm.groups / width, first = blockIdx.x * size, batch = blockIdx.y;
+  const int sums_wide = norm.channels / width;
   const int lanes = kAffineThreads / size, offset = threadIdx.x % size, lane = threadIdx.x / size;
-  const double pixels = double(norm.pixels);
+  const double count = double(norm.pixels) * width;
 
   wait_for_predecessors();
   let_successor_start();
   double own_sum = 0.0, own_square = 0.0;
   if (lane < lanes) {
     const float2* in = reinterpret_cast<const float2*>(partial.sums) +
-                       int64_t(batch) * partial.parts * norm.channels + first + offset;
+                       int64_t(batch) * partial.parts * sums_wide + first + offset;
 #pragma unroll 4
     for (int part = lane; part < partial.parts; part += lanes) {
-      const float2 value = in[int64_t(part) * norm.channels];
+      const float2 value = in[int64_t(part) * sums_wide];
       own_sum += value.x;
       own_square += value.y;
     }
@@ -112,7 +121,7 @@ __global__ void __launch_bounds__(kAffineThreads)
   sum[threadIdx.x] = own_sum;
   square[threadIdx.x] = own_square;
   __syncthreads();
-  // Each channel's mean and sum of squared deviations; they replace the sums of lane 0.
+  // Each one's mean and sum of squared deviations; they replace the sums of lane 0.
   if (threadIdx.x < size) {
     for (int l = 1; l < lanes; ++l) {
       own_sum += sum[l * size + threadIdx.x];
@@ -122,21 +131,21 @@ __global__ void __launch_bounds__(kAffineThreads)
     const double pivot =
         pivots ? double(__bfloat162float(pivots[batch * partial.pivot_batch_stride + first + threadIdx.x]))
                : 0.0;
-    sum[threadIdx.x] = pivot + own_sum / pixels;
-    square[threadIdx.x] = own_square - own_sum * own_sum / pixels;
+    sum[threadIdx.x] = pivot + own_sum / count;
+    square[threadIdx.x] = own_square - own_sum * own_sum / count;
   }
   __syncthreads();
   if (threadIdx.x == 0) {
     double mean = 0.0, deviations = 0.0;
     for (int c = 0; c < size; ++c) mean += sum[c];
     mean /= size;
-    for (int c = 0; c < size; ++c) deviations += square[c] + pixels * (sum[c] - mean) * (sum[c] - mean);
+    for (int c = 0; c < size; ++c) deviations += square[c] + count * (sum[c] - mean) * (sum[c] - mean);
     group_mean = mean;
-    group_rstd = rsqrt(fmax(deviations, 0.0) / (pixels * size) + double(norm.epsilon));
+    group_rstd = rsqrt(fmax(deviations, 0.0) / (count * size) + double(norm.epsilon));
   }
   __syncthreads();
-  if (threadIdx.x < size) {
-    const int channel = first + threadIdx.x;
+  if (threadIdx.x < size * width) {
+    const int channel = first * width + threadIdx.x;
     const double multiplier = norm.weight[channel] * group_rstd;
     reinterpret_cast<float2*>(affine)[int64_t(batch) * norm.channels + channel] =
         make_float2(float(multiplier), float(norm.bias[channel] - group_mean * multiplier));
@@ -216,12 +225,21 @@ int64_t group_norm_workspace_bytes(const GroupNorm& norm) {
 Status group_norm_statistics(const GroupNorm& norm, float* sums, cudaStream_t stream) {
   if (Status status = check(norm); !status.ok()) return status;
   const dim3 grid(group_norm_parts(norm), norm.batch);
-  return launch("group_norm_statistics", statistics, grid, dim3(kThreads), 0, stream, norm, sums);
+  return launch("group_norm_statistics", statistics<false>, grid, dim3(kThreads), 0, stream, norm, sums);
+}
+
+Status group_norm_pair_sums(const GroupNorm& norm, float* sums, cudaStream_t stream) {
+  if (Status status = check(norm); !status.ok()) return status;
+  const dim3 grid(kGroupNormSumParts, norm.batch);
+  return launch("group_norm_pair_sums", statistics<true>, grid, dim3(kThreads), 0, stream, norm, sums);
 }
 
 Status group_norm_affine(const GroupNorm& norm, const GroupNormSums& sums, float* affine,
                          cudaStream_t stream) {
   if (Status status = check(norm); !status.ok()) return status;
+  if (sums.channels_per_sum == 2 && norm.channels / norm.groups % 2 != 0) {
+    return Status::bad_argument("group_norm: pairs of channels need groups of an even number of channels");
+  }
   const dim3 grid(norm.groups, norm.batch);
   return launch("group_norm_affine", combine, grid, dim3(kAffineThreads), 0, stream, norm, sums, affine);
 }
@@ -243,7 +261,7 @@ Status group_norm(const GroupNorm& norm, void* workspace, cudaStream_t stream) {
   float* affine = static_cast<float*>(workspace);
   float* sums = affine + int64_t(norm.batch) * norm.channels * 2;
   if (Status status = group_norm_statistics(norm, sums, stream); !status.ok()) return status;
-  const GroupNormSums partial{sums, parts, norm.x, norm.pixels * norm.channels};
+  const GroupNormSums partial{sums, parts, 1, norm.x, norm.pixels * norm.channels};
   if (Status status = group_norm_affine(norm, partial, affine, stream); !status.ok()) return status;
   return group_norm_apply(norm, affine, stream);
 }

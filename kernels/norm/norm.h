@@ -58,14 +58,20 @@ struct GroupNorm {
   Activation activation = Activation::kNone;
 };
 
-// Sums of x − pivot and of its square for each channel over a run of pixels, written by group_norm_statistics or by a
-// convolution's epilogue, in f32: sums [batch, parts, channels, 2]. Parts are disjoint and together hold every pixel.
+// Sums of x − pivot and of its square for each channel over a run of pixels, in f32: sums [batch, parts, channels, 2]. Parts
+// are disjoint and together hold every pixel.
 struct GroupNormSums {
   const float* sums = nullptr;
   int parts = 0;
+  int channels_per_sum = 1;      // 2: of pairs of channels, sums [batch, parts, channels / 2, 2]
   const void* pivots = nullptr;  // bf16 [batch, channels] at pivot_batch_stride; null: zero
   int64_t pivot_batch_stride = 0;
 };
+
+// What a convolution's epilogue and group_norm_pair_sums write: this many parts, pairs of channels, no pivot. Unused parts are
+// zeros.
+inline constexpr int kGroupNormSumParts = 160;
+Status group_norm_pair_sums(const GroupNorm& norm, float* sums, cudaStream_t stream);
 
 // How many parts group_norm_statistics writes for this shape on the current device, and the bytes that group_norm needs.
 int group_norm_parts(const GroupNorm& norm);

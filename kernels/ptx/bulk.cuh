@@ -1,4 +1,4 @@
-// The copy engine beyond TMA's 2-D and 3-D tiles: four-dimensional tiles, and flat runs of bytes.
+// The copy engine beyond TMA's 2-D and 3-D tiles: tiles of four and five dimensions, and flat runs of bytes.
 #pragma once
 
 #include <cuda.h>
@@ -15,6 +15,17 @@ __device__ __forceinline__ void cp_async_bulk_tensor_4d_load(uint32_t destinatio
       "%5, %6}], "
       "[%2];" ::"r"(destination),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
+      : "memory");
+}
+
+__device__ __forceinline__ void cp_async_bulk_tensor_5d_load(uint32_t destination, const CUtensorMap* map,
+                                                             uint32_t barrier, int32_t x, int32_t y,
+                                                             int32_t z, int32_t w, int32_t v) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, "
+      "%5, %6, %7}], "
+      "[%2];" ::"r"(destination),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w), "r"(v)
       : "memory");
 }
 

@@ -41,6 +41,12 @@ __device__ __forceinline__ void st_shared_v4_b32(uint32_t address, const uint4& 
                : "memory");
 }
 
+__device__ __forceinline__ float2 ld_shared_v2_f32(uint32_t address) {
+  float2 value;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(address) : "memory");
+  return value;
+}
+
 __device__ __forceinline__ float4 ld_shared_v4_f32(uint32_t address) {
   float4 value;
   asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"

@@ -37,6 +37,12 @@ __device__ __forceinline__ void wgmma_wait_group() {
       "+f"(d[i + 6]), "+f"(d[i + 7])
 #define FLUX_D32(i) FLUX_D8(i), FLUX_D8(i + 8), FLUX_D8(i + 16), FLUX_D8(i + 24)
 
+#define FLUX_R0_7 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define FLUX_R0_31                                                   \
+  FLUX_R0_7                                                          \
+      ", %8, %9, %10, %11, %12, %13, %14, %15, "                     \
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, " \
+      "%28, %29, %30, %31"
 #define FLUX_R0_63                                                                   \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
@@ -83,6 +89,8 @@ __device__ __forceinline__ void wgmma_wait_group() {
 template <typename Operand, int kN>
 struct Wgmma;
 
+FLUX_WGMMA_OVERLOADS(16, FLUX_R0_7, "%8", "%9", "%10", FLUX_D8(0));
+FLUX_WGMMA_OVERLOADS(64, FLUX_R0_31, "%32", "%33", "%34", FLUX_D32(0));
 FLUX_WGMMA_OVERLOADS(128, FLUX_R0_63, "%64", "%65", "%66", FLUX_D32(0), FLUX_D32(32));
 FLUX_WGMMA_OVERLOADS(192, FLUX_R0_63 ", " FLUX_R64_95, "%96", "%97", "%98", FLUX_D32(0), FLUX_D32(32),
                      FLUX_D32(64));
@@ -93,6 +101,8 @@ FLUX_WGMMA_OVERLOADS(256, FLUX_R0_63 ", " FLUX_R64_95 ", " FLUX_R96_111 ", " FLU
 
 #undef FLUX_WGMMA_OVERLOADS
 #undef FLUX_WGMMA
+#undef FLUX_R0_7
+#undef FLUX_R0_31
 #undef FLUX_R0_63
 #undef FLUX_R64_95
 #undef FLUX_R96_111

@@ -1,9 +1,10 @@
 // Convolutions against sums in double precision of what they read.
 #include <algorithm>
-#include <set>
+#include <cmath>
 
 #include "conv/conv.h"
 #include "harness/case.h"
+#include "norm/norm.h"
 #include "reference/conv.h"
 
 namespace flux::testing {
@@ -18,7 +19,11 @@ struct Path {
   int architecture;  // that it needs, 0: any
 };
 
-constexpr Path kPaths[] = {{"portable", kernels::conv2d_portable, 0}};
+constexpr Path kPaths[] = {{"portable", kernels::conv2d_portable, 0}, {"hopper", kernels::conv2d_hopper, 90}};
+
+bool takes(const Path& path, const Conv2d& conv) {
+  return path.run != kernels::conv2d_hopper || kernels::conv2d_hopper_takes(conv);
+}
 
 std::string text(const ConvShape& s) {
   std::string name = std::to_string(s.batch) + "x" + std::to_string(s.height) + "x" +
@@ -91,6 +96,10 @@ void check(Context& c, const Path& path, const ConvShape& s, const Operands& o, 
     y.starts_as(extra);
     conv.residual = y.data();
   }
+  if (!takes(path, conv)) {
+    c.expect_refused("a shape without a kernel", path.run(conv, c.stream()), Status::Code::kUnsupported);
+    return;
+  }
   if (!c.run({&y}, [&] { return path.run(conv, c.stream()); })) return;
   Matrix want = sums;
   if (residual != Residual::kNone) {
@@ -122,6 +131,55 @@ void layout(Context& c, const Path& path, const ConvShape& s) {
   }
 }
 
+// GroupNorm and SiLU on the way in, GroupNorm's sums on the way out, a residual between.
+void check_norms(Context& c, const ConvShape& s, bool normalises) {
+  const Operands o = random_operands(s, 51);
+  const Matrix affine = normal(s.batch, 2 * s.channels, 54, 0.5f, 0.25f);
+  const Matrix extra = rounded_to(normal(s.pixels(), s.out_channels, 55, 2.0f), Element::kBF16);
+  const Matrix weight = s.upsample ? reference::phases_of(o.weight, s.channels) : o.weight;
+  const Input x(o.x, Element::kBF16), weights(weight, Element::kBF16), bias(o.bias, Element::kF32),
+      multipliers(affine, Element::kF32), residual(extra, Element::kBF16);
+  Output y(s.pixels(), s.out_channels, Element::kBF16);
+  Output sums(s.batch * kernels::kGroupNormSumParts, s.out_channels, Element::kF32);
+  Conv2d conv = call_of(s, s.upsample);
+  conv.x = x.data();
+  conv.weight = weights.data();
+  conv.bias = bias.data<float>();
+  conv.residual = s.upsample ? nullptr : residual.data();
+  conv.y = y.data();
+  conv.affine = normalises ? multipliers.data<float>() : nullptr;
+  conv.sums = sums.data<float>();
+  const DeviceBytes workspace(std::max<int64_t>(256, kernels::conv2d_workspace_bytes(conv)));
+  if (!c.run({&y, &sums}, [&] { return kernels::conv2d(conv, workspace.data(), c.stream()); })) return;
+
+  Matrix read = o.x;
+  const int64_t image = s.height * s.width, out_image = s.out_height() * s.out_width();
+  for (int64_t r = 0; normalises && r < read.rows; ++r) {
+    for (int64_t ch = 0; ch < s.channels; ++ch) {
+      const float* pair = affine.row(r / image) + 2 * ch;
+      const double h = double(read.at(r, ch)) * double(pair[0]) + double(pair[1]);
+      read.at(r, ch) = float(h / (1.0 + std::exp(-h)));
+    }
+  }
+  Matrix want = reference::conv(s, rounded_to(read, Element::kBF16), o.weight, o.bias.values);
+  for (size_t i = 0; conv.residual && i < want.values.size(); ++i) want.values[i] += extra.values[i];
+  c.expect_within("y", y.values(), want, kAfterBf16);
+
+  // Of pairs of channels of each image: the sum, and the sum of the squares.
+  const Matrix parts = sums.values();
+  Matrix got(s.batch, s.out_channels), total(s.batch, s.out_channels);
+  for (int64_t r = 0; r < parts.rows; ++r) {
+    for (int64_t i = 0; i < parts.cols; ++i) got.at(r / kernels::kGroupNormSumParts, i) += parts.at(r, i);
+  }
+  for (int64_t r = 0; r < want.rows; ++r) {
+    for (int64_t ch = 0; ch < s.out_channels; ++ch) {
+      total.at(r / out_image, ch / 2 * 2) += want.at(r, ch);
+      total.at(r / out_image, ch / 2 * 2 + 1) += want.at(r, ch) * want.at(r, ch);
+    }
+  }
+  c.expect_within("sums", got, total, {1e-3, -1, -1});
+}
+
 void refusals(Context& c) {
   const ConvShape s{1, 8, 8, 16, 16};
   const Operands o = random_operands(s, 41);
@@ -133,7 +191,7 @@ void refusals(Context& c) {
     conv.weight = weight.data();
     conv.y = y.data();
     change(conv);
-    c.expect_refused(what, kernels::conv2d(conv, c.stream()), Status::Code::kBadArgument);
+    c.expect_refused(what, kernels::conv2d(conv, nullptr, c.stream()), Status::Code::kBadArgument);
   };
   refused("no batch", [](Conv2d& conv) { conv.batch = 0; });
   refused("no channels", [](Conv2d& conv) { conv.channels = 0; });
@@ -196,6 +254,17 @@ const Cases kTests = [](Register& add) {
       layout(c, path, upsampling(1, 9, 19, 64, 64));
       layout(c, path, downsampling(1, 18, 20, 64, 64));
     });
+  }
+  for (const ConvShape& shape :
+       {ConvShape{1, 8, 16, 64, 64}, ConvShape{2, 17, 35, 128, 128}, ConvShape{1, 33, 65, 72, 264},
+        ConvShape{1, 20, 70, 256, 512}, ConvShape{3, 9, 18, 16, 48}, ConvShape{1, 100, 150, 64, 136},
+        pointwise(1, 12, 40, 64, 128), downsampling(1, 34, 66, 64, 128), upsampling(2, 9, 19, 64, 256),
+        ConvShape{1, 24, 40, 3, 64}}) {
+    for (const bool normalises : {false, true}) {
+      if (normalises && (shape.upsample || shape.channels % 8 != 0)) continue;
+      add.test("conv/norms/" + text(shape) + (normalises ? "/normalised" : ""),
+               [=](Context& c) { check_norms(c, shape, normalises); });
+    }
   }
   add.test("conv/refusals", refusals);
 };

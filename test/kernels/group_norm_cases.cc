@@ -70,7 +70,7 @@ void foreign_sums(Context& c) {
   norm.x = input.data();
   norm.y = y.data();
   const bool ran = c.run({&y}, [&] {
-    const GroupNormSums given{partial.data<float>(), kParts, nullptr, 0};
+    const GroupNormSums given{partial.data<float>(), kParts, 1, nullptr, 0};
     auto* multipliers = reinterpret_cast<float*>(affine.data());
     Status status = group_norm_affine(norm, given, multipliers, c.stream());
     return status.ok() ? group_norm_apply(norm, multipliers, c.stream()) : status;

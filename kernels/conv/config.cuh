@@ -1,0 +1,71 @@
+// The shape of one convolution kernel: tile, rings, shared-memory map, register budgets.
+#pragma once
+
+#include <cstdint>
+
+namespace flux::kernels::conv {
+
+// A tile is 16 × 8·kBlocks output pixels × kTileN output channels; math warpgroup g has the pixels of columns 8g to 8g + 7,
+// in blocks of 8 × 8, the 64 rows of one wgmma. For 64 input channels (128 bytes, one row of the 128-byte swizzle) the tile
+// and the pixels around it, the halo, are loaded once. A tap's operand A is then that halo seen from another pixel: its
+// groups of 8 pixels lie one halo row apart and may start at any pixel, since the swizzle goes by address.
+//
+// The two CTAs of a cluster have neighbouring tiles and the same channels; each loads half of W, which goes to both.
+template <int kBlocks_, int kTileN_, bool kNormalises_>
+struct ConvConfig {
+  static constexpr int kBlocks = kBlocks_;
+  static constexpr int kTileN = kTileN_;
+  static constexpr bool kNormalises = kNormalises_;  // x becomes SiLU(x·multiplier + addend) in shared memory
+  static constexpr int kCluster = 2;
+
+  static constexpr int kMathGroups = 2;
+  static constexpr int kMathWarps = 4 * kMathGroups;
+  static constexpr int kThreads = 128 * (1 + kMathGroups);  // warpgroup 0 produces
+  // The kernel starts with 168 registers a thread, and the warpgroups trade.
+  static constexpr int kProducerRegisters = kNormalises ? 56 : 24;
+  static constexpr int kMathRegisters = kNormalises ? 224 : 240;
+  static_assert(128 * (kProducerRegisters + kMathGroups * kMathRegisters) <= 168 * kThreads);
+
+  static constexpr int kTileWidth = 16, kTileHeight = 8 * kBlocks;
+  static constexpr int kHaloWidth = kTileWidth + 2, kHaloHeight = kTileHeight + 2;
+  static constexpr int kPixelBytes = 128;
+  static constexpr int kHaloPixels = kHaloWidth * kHaloHeight;
+  static constexpr int kHaloBytes = (kHaloPixels * kPixelBytes + 1023) / 1024 * 1024;
+  static constexpr int kHalos = 2;
+
+  // A k-block is one tap of 64 channels. Its stage of W also takes the epilogue's residual, in boxes of 16 × 8 pixels × 64
+  // channels.
+  static constexpr int kWeightBytes = kTileN * 128;
+  static constexpr int kBoxBytes = 16 * 8 * 128;
+  static constexpr bool kTakesResidual = kTileN >= 64;
+  static constexpr int kStageBytes = kTakesResidual && kWeightBytes < kBoxBytes ? kBoxBytes : kWeightBytes;
+  static constexpr int kBoxesPerStage = kStageBytes / kBoxBytes;
+  static constexpr int kStages = kTileN == 256 ? 4 : 6;
+
+  // How far, in k-blocks, the second math warpgroup starts a tile behind the first: its products hide the first one's epilogue.
+  static constexpr int kLag = 1;
+
+  // Results leave through panels of 16 pixels × 64 channels, two for every math warp; what has no panel free waits in
+  // registers. A panel leaves every kDeferBlocks k-blocks of the next tile.
+  static constexpr int kPanelBytes = 2048;
+  static constexpr int kPanelBuffers = 2;
+  static constexpr int kColumnPanels = kTileN / 64;
+  static constexpr int kPanels = kColumnPanels * kBlocks;
+  static constexpr int kDeferBlocks = 2;
+
+  // Shared memory, from a 1024-byte aligned start.
+  static constexpr int kStagesAt = kHalos * kHaloBytes;
+  static constexpr int kPanelsAt = kStagesAt + kStages * kStageBytes;
+  static constexpr int kSumsAt = kPanelsAt + (kPanels > 0 ? kMathWarps * kPanelBuffers * kPanelBytes : 0);
+  static constexpr int kBarriersAt = kSumsAt + kColumnPanels * kMathWarps * 32 * 8;
+  static constexpr int kFullAt = kBarriersAt;  // a stage's bytes have arrived
+  static constexpr int kEmptyAt =
+      kFullAt + 8 * kStages;  // all math warps of the cluster are done with a stage
+  static constexpr int kHaloFullAt = kEmptyAt + 8 * kStages;      // a halo's bytes have arrived
+  static constexpr int kHaloReadyAt = kHaloFullAt + 8 * kHalos;   // and have been normalised
+  static constexpr int kHaloEmptyAt = kHaloReadyAt + 8 * kHalos;  // the CTA's math warps are done with a halo
+  static constexpr int kSharedBytes = kHaloEmptyAt + 8 * kHalos;
+  static_assert(kSharedBytes <= 232448, "a Hopper CTA has 227 KiB");
+};
+
+}  // namespace flux::kernels::conv
