@@ -17,6 +17,7 @@ import type {
   HostTensor,
   HotswapOptions,
   ImageFormat,
+  ImageInput,
   LoadedLora,
   LoadLoraOptions,
   LoadProgress,
@@ -26,8 +27,10 @@ import type {
   Plan,
   PlanDescription,
   Precision,
+  RawImage,
   StepEvent,
   UnusedKey,
+  Variant,
 } from "../lib/index.js";
 
 type Pipeline = fluxwarp.FluxPipeline;
@@ -35,6 +38,9 @@ type Same<A, B> = [A, B] extends [B, A] ? true : false;
 export const same: {
   generate: Same<Pipeline["generate"], (options: GenerateOptions) => Promise<GenerateResult>>;
   profile: Same<Pipeline["profile"], (options?: GenerateOptions) => Promise<Plan>>;
+  image: Same<GenerateOptions["image"], ImageInput | readonly ImageInput[] | undefined>;
+  rawImage: Same<Extract<ImageInput, { width: number }>, RawImage>;
+  variant: Same<Pipeline["variant"], Variant>;
   raw: Same<GenerateResult["raw"], HostTensor | undefined>;
   onStep: Same<Parameters<NonNullable<GenerateOptions["onStep"]>>, [event: StepEvent]>;
   onProgress: Same<Parameters<NonNullable<FromPretrainedOptions["onProgress"]>>, [progress: LoadProgress]>;
@@ -59,6 +65,9 @@ export const same: {
 } = {
   generate: true,
   profile: true,
+  image: true,
+  rawImage: true,
+  variant: true,
   raw: true,
   onStep: true,
   onProgress: true,

@@ -214,6 +214,11 @@ describe("model_index.json", () => {
     expect(parseModelIndex(index({ image_encoder: [null, null] }), "f").pipelineClass).toBe("FluxPipeline");
   });
 
+  it.each(["FluxKontextPipeline", "FluxFillPipeline", "FluxControlPipeline", "FluxInpaintPipeline"])(
+    "takes %s, as the published variants name themselves",
+    (name) => expect(parseModelIndex(index({ _class_name: name }), "f").pipelineClass).toBe(name),
+  );
+
   it("names a component that is missing or malformed", () => {
     expect(() => parseModelIndex(index({ vae: undefined }), "f")).toThrow(bad('"vae"', "missing"));
     expect(() => parseModelIndex(index({ vae: "AutoencoderKL" }), "f")).toThrow(

@@ -53,7 +53,7 @@ async function decode(name: string, input: ImageInput, background: string): Prom
   // What is in memory is copied now: the caller may change it at once.
   const bytes =
     raw === undefined ? await encodedBytes(name, input as Exclude<ImageInput, RawImage>) : raw.bytes;
-  const { default: sharp } = await import("sharp");
+  const sharp = await loadSharp();
   try {
     const { data, info } = await sharp(bytes, { autoOrient: true, ...(raw && { raw: raw.info }) })
       .flatten({ background })
@@ -64,13 +64,29 @@ async function decode(name: string, input: ImageInput, background: string): Prom
     const { width, height, channels } = info;
     return { data: channels === 3 ? data : spread(data, channels), width, height, channels: 3 };
   } catch (cause) {
+    throw undecodable(name, cause as Error);
+  }
+}
+
+/** Loaded on first use: a process that draws from text alone does without it. */
+async function loadSharp() {
+  try {
+    return (await import("sharp")).default;
+  } catch (cause) {
     throw new FluxError(
-      "ERR_FLUX_BAD_ARGUMENT",
-      `${name} cannot be decoded: ${(cause as Error).message.trim()}. It is damaged, incomplete or of an unknown format; ` +
-        "save it again as PNG, JPEG or WebP.",
+      "ERR_FLUX_UNSUPPORTED",
+      `pictures cannot be decoded here: ${(cause as Error).message}. Reinstall the package "sharp".`,
       { cause },
     );
   }
+}
+
+function undecodable(name: string, cause: Error): FluxError {
+  const reason = cause.message.trim();
+  const advice = /pixel limit/.test(reason)
+    ? "Make it smaller."
+    : "It is damaged, incomplete or of an unknown format; save it again as PNG, JPEG or WebP.";
+  return new FluxError("ERR_FLUX_BAD_ARGUMENT", `${name} cannot be decoded: ${reason}. ${advice}`, { cause });
 }
 
 async function encodedBytes(name: string, input: string | URL | Uint8Array | ArrayBuffer): Promise<Buffer> {

@@ -179,6 +179,14 @@ describe("what cannot be read is refused with what to do", () => {
     );
   });
 
+  it("a picture of more pixels than sharp decodes", async () => {
+    const svg = '<svg xmlns="http://www.w3.org/2000/svg" width="20000" height="20000"/>';
+    await expect(readPicture("image", Buffer.from(svg))).rejects.toMatchObject({
+      code: "ERR_FLUX_BAD_ARGUMENT",
+      message: expect.stringMatching(/exceeds pixel limit\. Make it smaller\./),
+    });
+  });
+
   it.each<[string, unknown, RegExp]>([
     ["a missing file", "/nowhere/cat.png", /\/nowhere\/cat\.png is not there/],
     ["a folder", "/", /is a folder/],
