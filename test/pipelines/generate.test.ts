@@ -201,8 +201,9 @@ describe("a plan", () => {
     const plan = await pipe.profile(SMALL);
     const { ops } = plan.describe();
     expect(ops.length).toBeGreaterThan(20);
-    for (const { kind, ms } of ops) expect(ms, kind).toBeGreaterThanOrEqual(0);
-    expect(ops.reduce((sum, { ms }) => sum + ms!, 0)).toBeGreaterThan(0);
+    const whole = ops.filter(({ depth }) => depth === 0); // those inside another one are timed with it
+    for (const { kind, ms } of whole) expect(ms, kind).toBeGreaterThanOrEqual(0);
+    expect(whole.reduce((sum, { ms }) => sum + ms!, 0)).toBeGreaterThan(0);
     expect(plan.toString()).toMatch(/attention .* ms/);
     const after = await pipe.generate(options);
     expect(Buffer.from(after.images[0]!.data).equals(before.images[0]!.data)).toBe(true);
