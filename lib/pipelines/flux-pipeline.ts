@@ -28,7 +28,7 @@ import {
 import type { Variant } from "./conditioning/variant.js";
 import { runSteps } from "./denoise-loop.js";
 import { Denoiser } from "./denoiser.js";
-import { type HostTensor, repeatRows, stack } from "./host-tensor.js";
+import { allFinite, type HostTensor, repeatRows, stack } from "./host-tensor.js";
 import { FluxImage } from "./image.js";
 import { ImageDecoder } from "./image-decoder.js";
 import { kept } from "./kept.js";
@@ -437,12 +437,11 @@ export class FluxPipeline extends LoraLoader {
     if (!("texts" in conditions)) {
       return { embeds: repeatRows(conditions.embeds, copies), pooled: repeatRows(conditions.pooled, copies) };
     }
-    const embeds: HostTensor[] = [];
-    const pooled: HostTensor[] = [];
-    for (const { clip, t5 } of conditions.texts) {
-      pooled.push(await this.#prompts.pooled(clip));
-      embeds.push(await this.#prompts.sequence(t5, maxSequenceLength));
-    }
+    const { texts } = conditions; // all at once: the device has the next one queued while a result is read
+    const [pooled, embeds] = await Promise.all([
+      Promise.all(texts.map(({ clip }) => this.#prompts.pooled(clip))),
+      Promise.all(texts.map(({ t5 }) => this.#prompts.sequence(t5, maxSequenceLength))),
+    ]);
     return { embeds: repeatRows(stack(embeds), copies), pooled: repeatRows(stack(pooled), copies) };
   }
 
@@ -557,7 +556,7 @@ function withTexts(options: GenerateOptions): GenerateOptions {
 
 /** Finite weights can still overflow: better an error than a black image. */
 function requireFinite({ data }: HostTensor): void {
-  if (data.every(Number.isFinite)) return;
+  if (allFinite(data)) return;
   throw new FluxError(
     "ERR_FLUX_BAD_WEIGHTS",
     "the transformer produced NaN or infinite latents; the checkpoint is damaged, or embeddings, guidanceScale or trueCfgScale are far out of range",

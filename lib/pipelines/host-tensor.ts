@@ -23,14 +23,21 @@ export function checkTensor(name: string, tensor: HostTensor, shape: readonly nu
   if (tensor.data.length !== elementsOf(tensor.shape)) {
     throw badArgument(`${name} has ${tensor.data.length} numbers for [${tensor.shape.join(", ")}]`);
   }
-  if (!tensor.data.every(Number.isFinite)) {
+  if (!allFinite(tensor.data)) {
     throw badArgument(`${name} holds NaN or infinite values`);
   }
 }
 
-/** Tensors of one shape along a new first axis. */
+/** A loop, since a callback for each of millions of numbers takes milliseconds. */
+export function allFinite(data: Float32Array): boolean {
+  for (let i = 0; i < data.length; i++) if (!Number.isFinite(data[i]!)) return false;
+  return true;
+}
+
+/** Tensors of one shape along a new first axis; a single one keeps its memory. */
 export function stack(tensors: readonly HostTensor[]): HostTensor {
   const { data: first, shape } = tensors[0]!;
+  if (tensors.length === 1) return { data: first, shape: [1, ...shape] };
   const data = new Float32Array(tensors.length * first.length);
   tensors.forEach((tensor, index) => {
     data.set(tensor.data, index * first.length);
@@ -38,8 +45,9 @@ export function stack(tensors: readonly HostTensor[]): HostTensor {
   return { data, shape: [tensors.length, ...shape] };
 }
 
-/** Each entry of the first axis `copies` times in a row. */
+/** Each entry of the first axis `copies` times in a row; one copy keeps its memory. */
 export function repeatRows({ data, shape }: HostTensor, copies: number): HostTensor {
+  if (copies === 1) return { data, shape };
   const rows = shape[0]! * copies;
   const length = data.length / shape[0]!;
   const out = new Float32Array(rows * length);
