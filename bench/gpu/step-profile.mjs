@@ -12,14 +12,14 @@ export async function bench({ device = "cuda:0", config = "flux1-dev", precision
   const { ops } = (await pipe.profile(request)).describe();
   pipe.dispose();
   const kinds = new Map();
-  for (const op of ops) {
+  for (const [at, op] of ops.entries()) {
     if (op.ms === undefined) continue;
-    const kind = kinds.get(op.kind) ?? { count: 0, ms: 0, floor: 0, flops: 0 };
+    const name = op.kind === "together" ? `${ops[at + 1].kind} of text and image` : op.kind;
+    const kind = kinds.get(name) ?? { count: 0, ms: 0, floor: 0 };
     kind.count++;
     kind.ms += op.ms;
-    kind.flops += op.flops;
     kind.floor += Math.max(op.flops / PEAK[precision], op.bytes / BYTES);
-    kinds.set(op.kind, kind);
+    kinds.set(name, kind);
   }
   const total = [...kinds.values()].reduce((sum, { ms }) => sum + ms, 0);
   return [...kinds]

@@ -80,9 +80,14 @@ export class Plan {
 
   describe(): PlanDescription {
     const ops: OpDescription[] = [];
+    const total = { flops: 0, bytes: 0 };
     const visit = (list: readonly Op[], depth: number) => {
       list.forEach((op, at) => {
         const ms = depth === 0 ? this.#times?.[at] : undefined;
+        if (op.kind !== "together") {
+          total.flops += op.flops;
+          total.bytes += bytesOf(op);
+        }
         ops.push({
           kind: op.kind,
           depth,
@@ -99,8 +104,7 @@ export class Plan {
     return {
       name: this.name,
       ops,
-      flops: ops.reduce((sum, op) => sum + op.flops, 0),
-      bytes: ops.reduce((sum, op) => sum + op.bytes, 0),
+      ...total, // of what "together" joins, the ops themselves
       arenaBytes: this.#placement.arenaBytes,
       liveBytes: this.#placement.liveBytes,
       bufferBytes: this.#buffers.reduce((sum, buffer) => sum + buffer.bytes, 0),
