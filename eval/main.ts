@@ -1,5 +1,6 @@
 /** The program behind `npm run eval`; see README.md beside it. */
 import { Command } from "commander";
+import { deviceInfo } from "fluxwarp";
 import { cacheOptions } from "./cache.js";
 import { cacheTable } from "./cache-table.js";
 import { type Drawn, drawAll } from "./draw.js";
@@ -37,7 +38,7 @@ export function parseOptions(args: readonly string[], model: string | undefined)
     .option("--kinds <list>", "kinds of scenes, or all", "single,pair")
     .option("--model <folder>", "a model trained on this grammar; by default the one in models/")
     .option("--device <name>", "auto, cpu or cuda", "auto")
-    .option("--precision <name>", "f32, bf16 or fp8", "f32")
+    .option("--precision <name>", "f32, bf16 or fp8; by default what the device computes in")
     .option("--steps <count>", "denoising steps", "20")
     .option("--guidance <scale>", "guidance scale", "3.5")
     .option("--lora <file...>", "adapters to load", [])
@@ -62,7 +63,7 @@ export function parseOptions(args: readonly string[], model: string | undefined)
   const setting: Setting = {
     model: folder,
     device: given.device!,
-    precision: given.precision!,
+    precision: given.precision ?? ownPrecision(given.device!),
     steps: wholeNumber("--steps", given.steps!, 1),
     guidance: positive("--guidance", given.guidance!),
     lora: given.lora,
@@ -85,6 +86,11 @@ export function parseOptions(args: readonly string[], model: string | undefined)
     sheet: given.sheet!,
     shown: wholeNumber("--shown", given.shown!, 1),
   };
+}
+
+function ownPrecision(device: string): string {
+  const gpu = device === "auto" ? deviceInfo().cuda.available : device !== "cpu";
+  return gpu ? "bf16" : "f32";
 }
 
 /** Draws, judges, prints; returns the rows for bench/results/eval.json. */
