@@ -7,6 +7,7 @@ import type { FluxPipeline, GenerateResult } from "../pipelines/flux-pipeline.js
 import { imageFormatOf } from "../pipelines/image.js";
 import type { GenerateOptions } from "../pipelines/options.js";
 import { addLoadOptions, CHECKPOINT, type LoadFlags, loadPipeline } from "./load-options.js";
+import { addLoraOptions, type LoraFlags, loadLoras, requireLoras } from "./lora-options.js";
 import { cacheOptions, decimal, seed, wholeNumber } from "./option-values.js";
 import { addPictureOptions, type PictureFlags, picturesOf, requirePictures } from "./picture-options.js";
 import { type CommandContext, ProgressLine } from "./terminal.js";
@@ -22,7 +23,7 @@ export interface ShapeFlags {
   cache?: CacheOptions;
 }
 
-interface GenerateFlags extends LoadFlags, ShapeFlags, PictureFlags {
+interface GenerateFlags extends LoadFlags, ShapeFlags, PictureFlags, LoraFlags {
   model: string;
   prompt: string;
   prompt2?: string;
@@ -48,6 +49,7 @@ export function addGenerateCommand(program: Command, context: CommandContext): v
     .option("--quality <1-100>", "of .jpg, .webp and .avif (default: 90)", wholeNumber(1))
     .option("--json", "print the result as JSON");
   addPictureOptions(command);
+  addLoraOptions(command);
   addShapeOptions(command);
   addLoadOptions(command);
   command
@@ -59,6 +61,7 @@ Examples:
   $ fluxwarp generate -m FLUX.1-dev -p "a harbour at dawn" -W 1344 -H 768 --steps 28 --seed 7 -o harbour.webp
   $ fluxwarp generate -m FLUX.1-dev -p "a portrait" --negative-prompt "blurry" --true-cfg-scale 4
   $ fluxwarp generate -m FLUX.1-dev -p "a fox in the snow" --cache 0.08
+  $ fluxwarp generate -m FLUX.1-dev -p "a fox" --lora ink.safetensors --lora snow.safetensors:0.6
   $ fluxwarp generate -m FLUX.1-dev -p "an oil painting" --image photo.jpg --strength 0.7
   $ fluxwarp generate -m FLUX.1-Fill-dev -p "a red door" --image house.jpg --mask door.png
   $ fluxwarp generate -m FLUX.1-Kontext-dev -p "make it winter" --image house.jpg -g 2.5
@@ -113,6 +116,7 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
   imageFormatOf(flags.output);
   await requireWritableFolder(flags.output);
   await requirePictures(flags);
+  await requireLoras(flags);
   const progress = new ProgressLine(context.stderr);
   const started = performance.now();
   let pipeline: FluxPipeline | undefined;
@@ -121,6 +125,7 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
     const result = await pipeline.generate({
       ...shapeOf(flags),
       ...picturesOf(flags),
+      ...(await loadLoras(pipeline, flags)),
       prompt: flags.prompt,
       prompt2: flags.prompt2,
       negativePrompt: flags.negativePrompt,

@@ -16,7 +16,7 @@ interface PlanFlags extends JsonFlag, LoadFlags, ShapeFlags {
 export function addInspectCommand(program: Command, context: CommandContext): void {
   const inspect = program
     .command("inspect")
-    .description("Show what a model, this machine or a plan consists of.");
+    .description("Show what a model, an adapter, this machine or a plan consists of.");
 
   inspect
     .command("model")
@@ -33,6 +33,22 @@ Examples:
   $ fluxwarp inspect model flux1-dev.safetensors --json`,
     )
     .action((path: string, flags: JsonFlag) => printModel(path, flags, context));
+
+  inspect
+    .command("lora")
+    .description(
+      "Say what an adapter file holds: format, ranks, layers, scales, and the tensors that are not used.",
+    )
+    .argument("<path>", "LoRA file, or a folder that holds one")
+    .option("--json", "print as JSON")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  $ fluxwarp inspect lora style.safetensors
+  $ fluxwarp inspect lora style.safetensors --json`,
+    )
+    .action((path: string, flags: JsonFlag) => printLora(path, flags, context));
 
   inspect
     .command("gpu")
@@ -77,6 +93,12 @@ async function printModel(path: string, { json }: JsonFlag, { stdout }: CommandC
       `${path} cannot be used as it is: ${report.problems.length} problem(s), listed above.`,
     );
   }
+}
+
+async function printLora(path: string, { json }: JsonFlag, { stdout }: CommandContext): Promise<void> {
+  const { formatLoraReport, inspectLora } = await import("./lora-report.js");
+  const report = await inspectLora(path);
+  stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : formatLoraReport(report));
 }
 
 async function printDevices({ json }: JsonFlag, { stdout }: CommandContext): Promise<void> {

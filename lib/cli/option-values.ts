@@ -43,6 +43,18 @@ export function cacheOptions(text: string): CacheOptions {
   return options;
 }
 
+/** An adapter's file and its weight. */
+export interface LoraFlag {
+  readonly path: string;
+  readonly weight: number;
+}
+
+/** style.safetensors or style.safetensors:0.8, added to those before. */
+export function loraFlag(text: string, before: readonly LoraFlag[] = []): readonly LoraFlag[] {
+  const [, path = text, number] = /^(.+):([^:/\\]*)$/.exec(text) ?? [];
+  return [...before, { path, weight: number === undefined ? 1 : decimal(number) }];
+}
+
 function decimalOrInfinity(text: string): number {
   return text === "Infinity" ? Infinity : decimal(text);
 }

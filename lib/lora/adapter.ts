@@ -7,7 +7,7 @@ import type { Device } from "../runtime/device.js";
 import { elementsOf, sizeOf } from "../runtime/dtype.js";
 import { columnsInUse, type Gather, gather, HostMemory } from "../runtime/host-memory.js";
 import { describeLora, type LoraDescription } from "./description.js";
-import { LoraData, type LoraFile, openLoraFile } from "./file.js";
+import { LoraData, type LoraFile } from "./file.js";
 import { type FittedPair, fitPairs } from "./fit.js";
 import type { UnusedKey } from "./pairs.js";
 import type { Site, Sites } from "./sites.js";
@@ -39,16 +39,10 @@ const ALIGNMENT = 64;
 
 /**
  * Reads a file for a device's models; the weights are read and converted beside the device's thread and the event loop.
- * @throws FluxError `ERR_FLUX_BAD_WEIGHTS` that names the tensor: see `openLoraFile`, `collectPairs`, `fitPairs`; or values
- *   that are not finite, or nothing in the file that this model has.
+ * @throws FluxError `ERR_FLUX_BAD_WEIGHTS` that names the tensor: see `collectPairs` and `fitPairs`; or values that are not
+ *   finite, or nothing in the file that this model has.
  */
-export async function readAdapter(
-  device: Device,
-  sites: Sites,
-  source: string | Uint8Array | LoraFile,
-): Promise<Adapter> {
-  const file =
-    typeof source === "string" || source instanceof Uint8Array ? await openLoraFile(source) : source;
+export async function readAdapter(device: Device, sites: Sites, file: LoraFile): Promise<Adapter> {
   const data = new LoraData(device, file);
   try {
     const description = await describeLora(device, file, data);
