@@ -165,6 +165,12 @@ function nothingUsable({ location, header }: LoraFile, unused: readonly UnusedKe
   );
 }
 
+/** @throws FluxError `ERR_FLUX_DISPOSED` when it was given back, with the pipeline that it belonged to. */
+export function memoryOf({ memory, location }: Adapter): HostMemory {
+  if (memory !== undefined) return memory;
+  throw new FluxError("ERR_FLUX_DISPOSED", `${location} is no longer in memory; load the pipeline again`);
+}
+
 /** The rank that an adapter needs in each part of each Linear. */
 export function ranksOf({ pieces }: Adapter): Map<Linear, number[]> {
   const ranks = new Map<Linear, number[]>();

@@ -8,7 +8,7 @@ import type { Buffer } from "../runtime/buffer.js";
 import type { Device } from "../runtime/device.js";
 import { sizeOf } from "../runtime/dtype.js";
 import { clear, gather, HostMemory, transfer } from "../runtime/host-memory.js";
-import type { AdapterPiece } from "./adapter.js";
+import { type AdapterPiece, memoryOf } from "./adapter.js";
 import { startsOf } from "./sites.js";
 import { type Applied, paddedRank } from "./slots.js";
 
@@ -55,7 +55,7 @@ function piecesIn(linear: Linear, applied: readonly Applied[]): WeightedPiece[] 
   return applied.flatMap(({ adapter, weight }) =>
     adapter.pieces
       .filter((piece) => piece.linear === linear)
-      .map((piece) => ({ ...piece, factor: weight * piece.scale, memory: adapter.memory! })),
+      .map((piece) => ({ ...piece, factor: weight * piece.scale, memory: memoryOf(adapter) })),
   );
 }
 

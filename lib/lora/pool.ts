@@ -51,6 +51,7 @@ export class AdapterPool {
     for (const adapter of adapters) this.#used.set(adapter, (this.#used.get(adapter) ?? 0) + 1);
     try {
       for (const adapter of adapters) await this.#fetch(adapter);
+      this.#requireAlive();
       return await use();
     } finally {
       for (const adapter of adapters) {
@@ -72,7 +73,13 @@ export class AdapterPool {
     for (const adapter of this.#resident) this.#evict(adapter);
   }
 
+  #requireAlive(): void {
+    if (!this.#disposed) return;
+    throw new FluxError("ERR_FLUX_DISPOSED", "the pipeline was disposed meanwhile; load it again");
+  }
+
   async #fetch(adapter: Adapter): Promise<void> {
+    this.#requireAlive();
     if (adapter.memory === undefined) {
       const again = await this.read(adapter.location);
       if (again.identity !== adapter.identity) {

@@ -4,7 +4,7 @@ import type { Linear } from "../nn/linear.js";
 import type { Buffer } from "../runtime/buffer.js";
 import type { Device } from "../runtime/device.js";
 import { clear, type HostMemory, type Transfer, transfer } from "../runtime/host-memory.js";
-import type { Adapter, AdapterPiece } from "./adapter.js";
+import { type Adapter, type AdapterPiece, memoryOf } from "./adapter.js";
 import { startsOf } from "./sites.js";
 
 /** An adapter that is in effect, and how strongly. */
@@ -135,7 +135,7 @@ export class Slots {
         const at = takePlace(piece);
         const row = piece.part * slot.rank + at;
         scales.fill(weight * piece.scale, slot.firstScale + row, slot.firstScale + row + piece.rank);
-        if (i >= kept) transfers.push(...transfersOf(adapter.memory!, piece, slot, row, at));
+        if (i >= kept) transfers.push(...transfersOf(memoryOf(adapter), piece, slot, row, at));
       }
     });
     const before = this.#written;

@@ -30,6 +30,7 @@ describe("fluxwarp", () => {
       ["generate"],
       ["synth"],
       ["inspect", "model"],
+      ["inspect", "lora"],
       ["inspect", "gpu"],
       ["inspect", "plan"],
     ]) {
@@ -71,6 +72,8 @@ describe("fluxwarp", () => {
     [["convert", "x", "y", "--precision", "int8"], /--precision.*fp8, bf16/],
     [["synth", "flux1-dev"], /missing required argument 'folder'/],
     [["synth", "flux1-dve", "x"], /"flux1-dve" is none of them.*ERR_FLUX_BAD_ARGUMENT/],
+    [["generate", "-m", "x", "-p", "x", "--lora", "a.safetensors:strong"], /--lora.*a number/],
+    [["inspect", "lora"], /missing required argument 'path'/],
     [["inspect", "gpu", "surplus"], /too many arguments/],
     [["inspect", "model"], /missing required argument 'path'/],
   ])("exits with 2 for a wrong command line: %j", async (args, says) => {
