@@ -20,8 +20,8 @@ const HALF = { threshold: Infinity, warmupSteps: 0, maxConsecutiveHits: 1 };
 const FIRST_BLOCK = { probeBlocks: 1, finalBlocks: 0, taylorOrder: 0 };
 
 /** @param {Partial<typeof DEV>} [changes] of what is measured */
-export async function bench(changes = {}) {
-  const setting = { ...DEV, ...changes };
+export async function bench({ precision = DEV.precision, ...changes } = {}) {
+  const setting = { ...DEV, ...changes, precision };
   const { side, steps } = setting;
   const { transformer, denoisers, extra } = await prepare(setting);
   const { plain, cached, oneBlock, noBlock } = denoisers;

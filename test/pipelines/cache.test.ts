@@ -2,12 +2,14 @@
 // models/first-block-cache.test.ts.
 
 import { rmSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
   type CacheOptions,
   Device,
   FluxPipeline,
   type GenerateOptions,
+  type HostTensor,
   type Variant,
 } from "../../lib/index.js";
 import { schnellFolder } from "../support/folders.js";
@@ -248,4 +250,23 @@ describe("the cache in every task", () => {
       if (folder !== TINY) rmSync(folder, { recursive: true });
     }
   });
+});
+
+it("the cache works with adapters, loaded and changed under it", async () => {
+  using other = await FluxPipeline.fromPretrained(TINY, { device: "cpu" });
+  const draw = async (cache: CacheOptions | false) => {
+    const options = { ...SMALL, prompt: "a red circle", seed: 5, outputType: "latents", cache } as const;
+    return other.generate(options);
+  };
+  await other.loadLoraWeights(join(TINY, "../tiny-loras/night.safetensors"), { adapterName: "night" });
+  let last: HostTensor | undefined;
+  for (const weight of [1, 0.5]) {
+    await other.setAdapters("night", weight);
+    const plain = await draw(false);
+    expect((await draw({ threshold: 0 })).latents).toEqual(plain.latents);
+    const half = await draw(HALF);
+    expect(computed(half.cache)).toEqual(ALTERNATING);
+    expect(half.latents).not.toEqual(last);
+    last = half.latents;
+  }
 });
