@@ -66,6 +66,25 @@ struct Packed {
   }
 };
 
+// int8 codes are of rotated rows: y[8i + j] = ¼ Σ_m (−1)^popcount(i & m) σ(m) x[8m + j]. Added in the order of butterflies, as the
+// GPU does.
+void rotate(const float* x, float* y) {
+  for (int64_t c = 0; c < kHeadSize; ++c) {
+    const int64_t m = c / 8;
+    const bool negative = ((m & m >> 1) ^ (m >> 2 & m >> 3)) & 1;
+    y[c] = negative ? -x[c] : x[c];
+  }
+  for (int64_t step = 8; step < kHeadSize; step *= 2) {
+    for (int64_t c = 0; c < kHeadSize; ++c) {
+      if (c & step) continue;
+      const float a = y[c], b = y[c + step];
+      y[c] = a + b;
+      y[c + step] = a - b;
+    }
+  }
+  for (int64_t c = 0; c < kHeadSize; ++c) y[c] *= 0.25f;
+}
+
 struct Measure {
   float maximum = 0.0f, squares = 0.0f;
 };
@@ -112,12 +131,24 @@ int value_exponent(float maximum) {
 template <typename RowOf>
 void pack_tile(const Packed& to, int64_t slice, int64_t first, const RowOf& x) {
   const int64_t end = std::min(first + kTile, to.tokens);
+  float scored[2][kTile][kHeadSize];
+  for (int64_t part = 0; part < 2; ++part) {
+    for (int64_t token = first; token < end; ++token) {
+      float* row = scored[part][token - first];
+      if (to.integer()) {
+        rotate(x(part, token), row);
+      } else {
+        std::copy_n(x(part, token), kHeadSize, row);
+      }
+    }
+  }
   for (int64_t token = first; token < end; ++token) {
-    const Measure m = measure(x(0, token));
+    const float* q = scored[0][token - first];
+    const Measure m = measure(q);
     float* row = to.row(slice, token);
     row[0] = row_scale(m.maximum, to.integer());
     row[1] = std::sqrt(m.squares);
-    store_row(x(0, token), row[0], to.integer(), to.scored(to.q, slice, token));
+    store_row(q, row[0], to.integer(), to.scored(to.q, slice, token));
   }
   float largest = 0.0f;
   for (int64_t token = first; token < end; ++token) largest = std::max(largest, measure(x(2, token)).maximum);
@@ -125,7 +156,7 @@ void pack_tile(const Packed& to, int64_t slice, int64_t first, const RowOf& x) {
   for (int64_t start = first; start < first + kTile; start += kBlock) {
     Measure m;
     for (int64_t token = start; token < std::min(start + kBlock, end); ++token) {
-      const Measure one = measure(x(1, token));
+      const Measure one = measure(scored[1][token - first]);
       m = {std::max(m.maximum, one.maximum), std::max(m.squares, one.squares)};
     }
     float* block = to.block(slice, start);
@@ -134,7 +165,7 @@ void pack_tile(const Packed& to, int64_t slice, int64_t first, const RowOf& x) {
     block[2] = static_cast<float>(exponent);
     block[3] = std::ldexp(1.0f, -exponent);
     for (int64_t token = start; token < std::min(start + kBlock, end); ++token) {
-      store_row(x(1, token), block[0], to.integer(), to.scored(to.k, slice, token));
+      store_row(scored[1][token - first], block[0], to.integer(), to.scored(to.k, slice, token));
     }
     if (start >= end) continue;
     for (int64_t c = 0; c < kHeadSize; ++c) {

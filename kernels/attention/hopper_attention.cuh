@@ -5,7 +5,7 @@
 //     S ← Q·Kᵀ(j)            wgmma from shared memory
 //     O ← O + P·V(j − 1)     wgmma, P in registers; runs under the softmax of tile j
 //     P ← softmax(S)         f32; runs under the other warpgroups' products
-// Warpgroups issue in turn. Left alone they may fall into step, all multiplying and then all in their softmax.
+// Warpgroups issue in turn (bf16). Left alone they may fall into step, all multiplying and then all in their softmax.
 // Keys go from the last tile to the first: only the first tile handled can be ragged, so only it is masked.
 //
 // Shared memory: Q [warpgroup][panel][64][128 B], K [stage][panel][kKeyTile][128 B], V [stage] (bf16 like K; 8-bit: blocks of 16
@@ -146,12 +146,12 @@ inline constexpr int kTurn = 1, kGroup = 5;
 
 template <typename C>
 __device__ __forceinline__ void take_turn(int w) {
-  ptx::bar_sync(kTurn + w, 256);
+  if constexpr (C::kTurns) ptx::bar_sync(kTurn + w, 256);
 }
 
 template <typename C>
 __device__ __forceinline__ void pass_turn(int w) {
-  ptx::bar_arrive(kTurn + (w + 1) % C::kWarpgroups, 256);
+  if constexpr (C::kTurns) ptx::bar_arrive(kTurn + (w + 1) % C::kWarpgroups, 256);
 }
 
 // Hands this warpgroup's unfinished accumulator to the block before (schedule.cuh).

@@ -8,6 +8,9 @@
 //   q, k       [S][T][128] bytes, int8 or e4m3. Channel c = 8i + 2t + b (i < 16, t < 4, b < 2) lies at byte
 //              64·(i / 8) + 16t + 2·(i % 8) + b of its row: a lane of the accumulator writes 16 contiguous bytes, and since
 //              q and k agree, q·k is what it was.
+//              For int8 both are rotated first, which leaves q·k as it was, too, and spreads an outlier channel over 16, all of them
+//              one lane's: y[8i + j] = ¼ Σ_m (−1)^popcount(i & m) σ(m) x[8m + j]. The signs σ(m) = (−1)^(m₀m₁ + m₂m₃) are a bent function,
+//              so that what all 16 channels have in common spreads evenly as well. e4m3 keeps outliers by itself, and is not rotated.
 //   queryRows  [S][Tₚ] float2 a token: {scale, norm}. q = code · scale; norm = |q|₂ bounds what its scores can be.
 //   v          [S][T₁₆][128][16] bytes, e4m3: blocks of 16 tokens, in them a row a channel, in it the tokens in the order
 //              0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15. A block row is a 16-byte row of wgmma's core matrices, so any number of
@@ -27,6 +30,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "ptx/barrier.cuh"
 #include "ptx/convert.cuh"
@@ -78,6 +82,31 @@ __host__ __device__ constexpr float row_scale(float maximum) {
 __device__ __forceinline__ int value_exponent(float maximum) {
   const int exponent = ((__float_as_int(maximum * (1.0f / 448.0f)) + 0x7fffff) >> 23) - 127;
   return min(max(exponent, kMinExponent), kMaxExponent);
+}
+
+template <typename Code>
+inline constexpr bool kRotated = std::is_same_v<Code, int8_t>;
+// What rotated values are multiplied with: `rotate` leaves out the ¼.
+template <typename Code>
+inline constexpr float kRotationUnit = kRotated<Code> ? 0.25f : 1.0f;
+
+// Both rows of a lane times 4: four steps of butterflies over i, the signs in the first.
+__device__ __forceinline__ void rotate(float (&x)[64]) {
+#pragma unroll
+  for (int step = 1; step < 16; step *= 2) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      if (i & step) continue;
+      const bool negative = step == 1 && (i & 12) == 12, opposed = step == 1 && (i & 2);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float a = negative ? -x[4 * i + e] : x[4 * i + e];
+        const float b = negative != opposed ? -x[4 * (i + step) + e] : x[4 * (i + step) + e];
+        x[4 * i + e] = a + b;
+        x[4 * (i + step) + e] = a - b;
+      }
+    }
+  }
 }
 
 // Four codes of x · inverse, x[0] in the low byte.
@@ -136,12 +165,14 @@ __device__ __forceinline__ float2 measure_row(const float (&x)[64], int half) {
 }
 
 // Quantises and stores 64 tokens of q of one head. All 128 threads of the warpgroup call it.
-//   x       the accumulator: x[4i + 2h + b] is token 16·warp + lane / 4 + 8h, channel 8i + 2·(lane % 4) + b
+//   x       the accumulator: x[4i + 2h + b] is token 16·warp + lane / 4 + 8h, channel 8i + 2·(lane % 4) + b; overwritten
 //   rows, query_rows   of the slice
 //   first_token        of the tile in its sequence; tokens from `tokens` on are not stored
 template <typename Code>
-__device__ __forceinline__ void store_query_tile(const float (&x)[64], int first_token, int tokens,
-                                                 uint8_t* rows, float2* query_rows) {
+__device__ __forceinline__ void store_query_tile(float (&x)[64], int first_token, int tokens, uint8_t* rows,
+                                                 float2* query_rows) {
+  if constexpr (kRotated<Code>) rotate(x);
+  constexpr float kUnit = kRotationUnit<Code>;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -149,15 +180,17 @@ __device__ __forceinline__ void store_query_tile(const float (&x)[64], int first
     const float scale = row_scale<Code>(measure.x);
     const int token = first_token + 16 * warp + lane / 4 + 8 * half;
     if (token >= tokens) continue;
-    if (lane % 4 == 0) query_rows[token] = make_float2(scale, sqrtf(measure.y));
+    if (lane % 4 == 0) query_rows[token] = make_float2(kUnit * scale, kUnit * sqrtf(measure.y));
     store_row<Code>(x, half, 1.0f / scale, rows + size_t(token) * kHeadDim);
   }
 }
 
 // The same for k; first_token is a multiple of 16, key_blocks of the slice.
 template <typename Code>
-__device__ __forceinline__ void store_key_tile(const float (&x)[64], int first_token, int tokens,
-                                               uint8_t* rows, float4* key_blocks) {
+__device__ __forceinline__ void store_key_tile(float (&x)[64], int first_token, int tokens, uint8_t* rows,
+                                               float4* key_blocks) {
+  if constexpr (kRotated<Code>) rotate(x);
+  constexpr float kUnit = kRotationUnit<Code>;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
   const int token = first_token + 16 * warp + lane / 4;
   float2 measure = {0.0f, 0.0f};
@@ -173,7 +206,7 @@ __device__ __forceinline__ void store_key_tile(const float (&x)[64], int first_t
   }
   const float scale = row_scale<Code>(measure.x);
   float4* block = key_blocks + first_token / kTokenBlock + warp;
-  if (lane == 0) *reinterpret_cast<float2*>(block) = make_float2(scale, sqrtf(measure.y));
+  if (lane == 0) *reinterpret_cast<float2*>(block) = make_float2(kUnit * scale, kUnit * sqrtf(measure.y));
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (token + 8 * half < tokens) {

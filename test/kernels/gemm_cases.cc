@@ -1,5 +1,6 @@
 // gemm_hopper against products in double precision of the very codes that it reads.
 #include "gemm_operands.h"
+#include "head_operands.h"
 
 #include <cmath>
 
@@ -101,38 +102,6 @@ void test_gate_residual(Context& c, Element operand, const GemmShape& image, int
   call.epilogue = GemmEpilogue::kGateResidual;
   if (!c.run({&y}, [&] { return gemm_hopper(call, c.stream()); })) return;
   c.expect_within(gemm_hopper_tile(call), y.values(), want, kAfterBf16);
-}
-
-// The operands of q and k: norms and rotations.
-struct HeadOperands {
-  HeadOperands(int64_t tokens, uint64_t seed)
-      : norm_q(normal(1, 128, seed, 0.1f, 1.0f)),
-        norm_k(normal(1, 128, seed + 1, 0.1f, 1.0f)),
-        rope(tokens, 128) {
-    const Matrix angle = uniform(tokens, 64, seed + 2, -40.0f, 40.0f);
-    for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t i = 0; i < 64; ++i) {
-        rope.at(t, 2 * i) = std::cos(angle.at(t, i));
-        rope.at(t, 2 * i + 1) = std::sin(angle.at(t, i));
-      }
-    }
-    device_q = std::make_unique<Input>(norm_q, Element::kF32);
-    device_k = std::make_unique<Input>(norm_k, Element::kF32);
-    device_rope = std::make_unique<Input>(rope, Element::kF32);
-  }
-  void bind(GemmGroup& group) const {
-    group.norm_q = device_q->data<float>();
-    group.norm_k = device_k->data<float>();
-    group.rope = device_rope->data<float>();
-  }
-  Matrix norm_q, norm_k, rope;
-  std::unique_ptr<Input> device_q, device_k, device_rope;
-};
-
-Matrix columns_of(const Matrix& all, int64_t first, int64_t count) {
-  Matrix part(all.rows, count);
-  for (int64_t r = 0; r < all.rows; ++r) std::copy_n(all.row(r) + first, count, &part.at(r, 0));
-  return part;
 }
 
 void test_qkv(Context& c, Element operand, int heads, int64_t mlp, int64_t batches, int64_t tokens) {

@@ -1,4 +1,5 @@
 // packHeads and attentionPacked against the text of kernels/attention/qkv_layout.cuh.
+#include <array>
 #include <cmath>
 
 #include "check.h"
@@ -37,35 +38,54 @@ double value(const Case& test, int64_t batch, int64_t head, int64_t token, int64
   return test["v"].get({batch, head, token / 16, channel, slot});
 }
 
-FLUX_TEST(packed_heads_lie_where_the_layout_says) {
+// int8 rows are rotated by y[8i + j] = ¼ Σ_m (−1)^popcount(i & m) σ(m) x[8m + j]: the entry of row c, column from.
+double rotation(int64_t c, int64_t from) {
+  if (c % 8 != from % 8) return 0;
+  const int64_t m = from / 8, same = c / 8 & m;
+  const int64_t sign = (m & m / 2) + (m / 4 & m / 8);  // its last bit: m₀m₁ + m₂m₃
+  return (__builtin_popcountll(same) + sign) % 2 ? -0.25 : 0.25;
+}
+
+// q and k: token t holds 1 at channel t alone (int8), or each channel's number (e4m3, exact to 16); v its token's number within 16
+// and its channel's parity.
+void expect_layout(DType codes) {
+  const bool rotated = codes == DType::kI8;
   const Size s{2, 150, 2};
-  Array qkv({s.batch, s.tokens, 3, s.heads, 128});
-  const auto ramp = [](int64_t part, int64_t token, int64_t channel) {
-    if (part < 2) return double(channel);
-    return double(token % 16 + 1) * (channel % 2 ? -1 : 1);
+  const auto ramp = [&](int64_t part, int64_t token, int64_t channel) {
+    if (part == 2) return double(token % 16 + 1) * (channel % 2 ? -1 : 1);
+    if (rotated) return channel == token % 128 ? 1.0 : 0.0;
+    return channel == token % 128 ? 448.0 : double(channel % 16);
   };
+  Array qkv({s.batch, s.tokens, 3, s.heads, 128});
   for (int64_t at = 0; at < qkv.size(); ++at) {
     qkv.set(at, ramp(at / 128 / s.heads % 3, at / 128 / s.heads / 3 % s.tokens, at % 128));
   }
-  Case test = pack_case(s, DType::kI8, std::move(qkv));
+  Case test = pack_case(s, codes, std::move(qkv));
   test.run();
   int wrong = 0;
-  const double norm = std::sqrt(127.0 * 128.0 * 255.0 / 6.0);  // of 0, 1 … 127
+  const double scale = rotated ? 0.25 / 127 : 1;
   for (int64_t batch = 0; batch < s.batch; ++batch) {
     for (int64_t head = 0; head < s.heads; ++head) {
       for (int64_t token = 0; token < s.tokens; ++token) {
+        double squares = 0;
         for (int64_t c = 0; c < 128; ++c) {
-          wrong += scored(test, "q", batch, head, token, c) != double(c);
-          wrong += scored(test, "k", batch, head, token, c) != double(c);
+          const double expected = rotated ? rotation(c, token % 128) * 4 * 127 : ramp(0, token, c);
+          squares += ramp(0, token, c) * ramp(0, token, c);
+          wrong += scored(test, "q", batch, head, token, c) != expected;
+          wrong += scored(test, "k", batch, head, token, c) != expected;
           wrong += value(test, batch, head, token, c) !=
                    16 * ramp(2, token, c);  // 16 · 2⁴ is the largest within 448
         }
-        wrong += test["queryRows"].get({batch, head, token, 0}) != 1;
-        wrong += std::fabs(test["queryRows"].get({batch, head, token, 1}) - norm) > 0.01;
-        const double expected[4] = {1, norm, -4, 16};
-        for (int64_t i = 0; i < 4; ++i) {
-          wrong += std::fabs(test["keyBlocks"].get({batch, head, token / 16, i}) - expected[i]) > 0.01;
+        const double row[2] = {scale, std::sqrt(squares)};
+        for (int64_t i = 0; i < 2; ++i) {
+          wrong += std::fabs(test["queryRows"].get({batch, head, token, i}) - row[i]) > 1e-6 * row[i];
         }
+        const double block[4] = {scale, test["keyBlocks"].get({batch, head, token / 16, 1}), -4, 16};
+        for (int64_t i = 0; i < 4; ++i) {
+          wrong += std::fabs(test["keyBlocks"].get({batch, head, token / 16, i}) - block[i]) >
+                   1e-6 * std::fabs(block[i]);
+        }
+        wrong += block[1] < row[1] * (1 - 1e-6) || block[1] > row[1] * 1.001;  // the largest of 16
       }
       for (int64_t c = 0; c < 128; ++c) {
         for (int64_t slot = 0; slot < 16; ++slot) {
@@ -77,6 +97,22 @@ FLUX_TEST(packed_heads_lie_where_the_layout_says) {
   }
   EXPECT(wrong == 0,
          std::to_string(wrong) + " codes, scales, norms or exponents are not where they should be");
+}
+
+FLUX_TEST(packed_heads_lie_where_the_layout_says) {
+  expect_layout(DType::kI8);
+  expect_layout(DType::kF8E4M3);
+}
+
+// What is put into codes: the value, or the rotated one.
+double coded(const Array& qkv, DType codes, const std::array<int64_t, 5>& at) {
+  const auto [batch, token, part, head, c] = at;
+  if (codes != DType::kI8) return qkv.get({batch, token, part, head, c});
+  double sum = 0;
+  for (int64_t from = c % 8; from < 128; from += 8) {
+    sum += rotation(c, from) * qkv.get({batch, token, part, head, from});
+  }
+  return sum;
 }
 
 // A code is the nearest one: half a step off at most, and no scale wastes range.
@@ -95,8 +131,8 @@ FLUX_TEST(packed_heads_are_the_nearest_codes) {
       for (int64_t token = 0; token < s.tokens; ++token) {
         double largest = 0;
         for (int64_t c = 0; c < 128; ++c) {
-          const double q = test["qkv"].get({0, token, 0, head, c}),
-                       k = test["qkv"].get({0, token, 1, head, c});
+          const double q = coded(test["qkv"], codes, {0, token, 0, head, c}),
+                       k = coded(test["qkv"], codes, {0, token, 1, head, c});
           const double v = test["qkv"].get({0, token, 2, head, c});
           largest = std::fmax(largest, std::fabs(q));
           wrong += off(q, scored(test, "q", 0, head, token, c), test["queryRows"].get({0, head, token, 0}));
