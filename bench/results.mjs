@@ -10,7 +10,7 @@ const folder = fileURLToPath(new URL("results", import.meta.url));
 /**
  * @typedef {object} Row
  * @property {string} case what was measured, with its sizes
- * @property {number} ms milliseconds
+ * @property {number | null} ms milliseconds, where it is a time
  * @property {number} value the figure in `unit`
  * @property {string} unit
  * @property {string | null} peer what else was measured in the same run

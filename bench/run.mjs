@@ -20,6 +20,24 @@ const benches = {
     writes: true,
     gpu: true,
   },
+  image: {
+    about: "steps and whole images on the GPU beside PyTorch, written to bench/results/image.json",
+    parts: ["gpu/image"],
+    writes: true,
+    gpu: true,
+  },
+  "step-profile": {
+    about: "where a step goes on the GPU, written to bench/results/step-profile.json",
+    parts: ["gpu/step-profile"],
+    writes: true,
+    gpu: true,
+  },
+  memory: {
+    about: "device memory and its growth, written to bench/results/memory.json",
+    parts: ["gpu/memory"],
+    writes: true,
+    gpu: true,
+  },
   cache: {
     about: "first-block caching on the GPU, written to bench/results/cache.json",
     parts: ["gpu/cache"],
