@@ -1,32 +1,48 @@
 import type { Denoiser } from "./denoiser.js";
 import type { StepEvent } from "./options.js";
 
-/** Steps that wait on the device at most: enough to keep it busy, few enough that an abort acts soon. */
-const QUEUED_STEPS = 2;
+/** Whoever waits for rows of the batch. */
+export interface Watcher {
+  /** Of the batch. */
+  readonly first: number;
+  readonly count: number;
+  readonly onStep?: ((event: StepEvent) => void) | undefined;
+  readonly preview?: boolean | undefined;
+  /** False once it has left, by its signal for example. */
+  readonly isWanted: boolean;
+  /** It leaves: what its onStep threw. */
+  reject(reason: unknown): void;
+}
 
 /**
- * Runs `prepare` and all steps. Ends early between two steps when `signal` fires; whatever ends it, no step is running when
- * the promise settles.
+ * Runs `prepare` and all steps, one step ahead of the one that runs on a GPU, so that it never waits. Ends early, between two steps,
+ * when all watchers have left; whatever ends it, no step is running when the promise settles.
  */
-export async function runSteps(
-  denoiser: Denoiser,
-  options: {
-    signal?: AbortSignal | undefined;
-    onStep?: ((event: StepEvent) => void) | undefined;
-    preview?: boolean | undefined;
-  },
-): Promise<void> {
-  const { signal, onStep, preview = false } = options;
-  const total = denoiser.shape.steps;
-  const { latents } = denoiser;
+export async function runSteps(denoiser: Denoiser, watchers: readonly Watcher[]): Promise<void> {
+  const { latents, shape, transformer } = denoiser;
+  const total = shape.steps;
+  const isAnyoneThere = () => watchers.map(({ isWanted }) => isWanted).includes(true);
+  const length = latents.elements / shape.batch;
+  const tell = (watcher: Watcher, step: number, data: Float32Array | undefined) => {
+    if (!watcher.isWanted) return;
+    const { first, count, preview, onStep } = watcher;
+    const rows = preview ? data?.slice(first * length, (first + count) * length) : undefined;
+    try {
+      const shape = [count, ...latents.shape.slice(1)];
+      onStep?.({ step, total, ...(rows && { latents: { data: rows, shape } }) });
+    } catch (error) {
+      watcher.reject(error);
+    }
+  };
   const runStep = async (step: number) => {
     const running = denoiser.step.run();
-    const reading = preview ? latents.read() : undefined;
+    const reading = watchers.some(({ preview }) => preview) ? latents.read() : undefined;
     const [, data] = await Promise.all([running, reading]);
-    signal?.throwIfAborted();
-    onStep?.({ step, total, ...(data && { latents: { data, shape: latents.shape } }) });
+    for (const watcher of watchers) tell(watcher, step, data);
   };
 
+  // A CPU takes so long over a step that nothing is won by queueing the next one, and an abort acts a step sooner.
+  const ahead = transformer.device.kind === "cuda" ? 1 : 0;
   const queued: Promise<void>[] = [];
   const enqueue = (job: Promise<void>) => {
     job.catch(() => {}); // awaited below, in order; a later one may fail first
@@ -34,13 +50,11 @@ export async function runSteps(
   };
   try {
     enqueue(denoiser.prepare.run());
-    for (let step = 1; step <= total; step++) {
-      signal?.throwIfAborted();
+    for (let step = 1; step <= total && isAnyoneThere(); step++) {
       enqueue(runStep(step));
-      if (queued.length > QUEUED_STEPS) await queued.shift();
+      while (queued.length > ahead) await queued.shift();
     }
     await Promise.all(queued);
-    signal?.throwIfAborted();
   } finally {
     await Promise.allSettled(queued);
   }

@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers/promises";
 import { badArgument, FluxError } from "../errors.js";
 import type { FluxConfig } from "../loaders/pipeline-configs.js";
 import type { WeightComponent } from "../loaders/single-file.js";
@@ -7,11 +8,11 @@ import { sitesOf } from "../lora/sites.js";
 import { imageIds, type LatentSize, SIZE_MULTIPLE, textIds } from "../models/latents.js";
 import type { Precision } from "../nn/scope.js";
 import { Device, type DeviceName } from "../runtime/device.js";
-import { Generator } from "../runtime/generator.js";
 import type { AttentionType } from "../runtime/heads.js";
 import type { Plan } from "../runtime/plan.js";
 import { attentionType } from "./attention-type.js";
 import { type CacheOptions, type CacheReport, checkCache } from "./cache.js";
+import { batchKey, Call, watchersOf } from "./call.js";
 import { type Checkpoint, type CheckpointParts, type LoadProgress, loadCheckpoint } from "./checkpoint.js";
 import { openFolder } from "./checkpoint-folder.js";
 import { PictureEncoder, perBatch, writeImages } from "./conditioning/encode.js";
@@ -28,7 +29,7 @@ import {
 import type { Variant } from "./conditioning/variant.js";
 import { runSteps } from "./denoise-loop.js";
 import { Denoiser } from "./denoiser.js";
-import { allFinite, type HostTensor, repeatRows, stack } from "./host-tensor.js";
+import { allFinite, concatenate, type HostTensor, repeatRows, stack } from "./host-tensor.js";
 import { FluxImage } from "./image.js";
 import { ImageDecoder } from "./image-decoder.js";
 import { kept } from "./kept.js";
@@ -68,6 +69,11 @@ export interface FromPretrainedOptions {
   variant?: Variant;
   /** Host memory for adapters that were read; the least recently used go first. By default a quarter of the machine's, at most 8 GiB. */
   loraPoolBytes?: number;
+  /**
+   * Draw `generate` calls that wait one behind the other and agree in size, steps and guidance as one batch, of this many images at most; `true`
+   * means 4. Each keeps its own seed, prompt, guidance scale and promise. Off by default: a batch takes more memory.
+   */
+  batchConcurrent?: boolean | number;
   signal?: AbortSignal;
   onProgress?: (progress: LoadProgress) => void;
 }
@@ -110,6 +116,8 @@ export interface Timings {
 /** Recorded shapes that are kept; the least recently used goes first. */
 const KEPT_DENOISERS = 4;
 const KEPT_DECODERS = 4;
+/** Images in a batch with `batchConcurrent: true`. */
+const DEFAULT_BATCH = 4;
 
 /**
  * FLUX.1 from prompt to picture. `generate` calls run one after another in the order in which they were made.
@@ -129,7 +137,9 @@ export class FluxPipeline extends LoraLoader {
   #running: Denoiser | undefined;
   /** Of every call that does not say otherwise. */
   #cache: CacheOptions | undefined;
-  readonly #turns = new Turns();
+  readonly #turns = new Turns<Call>();
+  /** That calls may share in a batch. */
+  readonly #mostImages: number;
   /** @internal */
   protected readonly adapters: Adapters;
   #disposed = false;
@@ -138,9 +148,10 @@ export class FluxPipeline extends LoraLoader {
     readonly device: Device,
     checkpoint: Checkpoint,
     ownsDevice: boolean,
-    loraPoolBytes: number | undefined,
+    { loraPoolBytes, batchConcurrent = false }: FromPretrainedOptions,
   ) {
     super();
+    this.#mostImages = batchConcurrent === true ? DEFAULT_BATCH : Number(batchConcurrent);
     this.#checkpoint = checkpoint;
     this.#ownsDevice = ownsDevice;
     const { clip, t5, transformer } = checkpoint;
@@ -188,7 +199,13 @@ export class FluxPipeline extends LoraLoader {
     open: () => Promise<CheckpointParts>,
     options: FromPretrainedOptions,
   ): Promise<FluxPipeline> {
-    const { signal, threads } = options;
+    const { signal, threads, batchConcurrent = false } = options;
+    if (
+      typeof batchConcurrent !== "boolean" &&
+      !(Number.isInteger(batchConcurrent) && batchConcurrent >= 1)
+    ) {
+      throw badArgument(`batchConcurrent is true, false or a whole number of images, not ${batchConcurrent}`);
+    }
     signal?.throwIfAborted();
     const ownsDevice = !(options.device instanceof Device);
     const device =
@@ -206,7 +223,7 @@ export class FluxPipeline extends LoraLoader {
       const attention = attentionType(options.attention, transformer, device);
       const precisions = { transformer, textEncoders, attention };
       const checkpoint = await loadCheckpoint(parts, device, precisions, options);
-      return new FluxPipeline(device, checkpoint, ownsDevice, options.loraPoolBytes);
+      return new FluxPipeline(device, checkpoint, ownsDevice, options);
     } catch (error) {
       if (ownsDevice) device.dispose();
       throw error;
@@ -227,25 +244,11 @@ export class FluxPipeline extends LoraLoader {
     this.#alive();
     checkNames(options);
     options.signal?.throwIfAborted();
-    return this.#inTurn(options, async (request, generator) => {
-      await this.adapters.apply(request.loras);
-      const begun = performance.now();
-      const denoiser = await this.#prepare(request, generator);
-      const encoded = performance.now();
-      await runSteps(denoiser, options);
-      const latents = { data: await denoiser.latents.read(), shape: denoiser.latents.shape };
-      const denoised = performance.now();
-      requireFinite(latents);
-      const cache = await denoiser.cacheReport();
-      options.signal?.throwIfAborted();
-      const pictures = await this.#finish(request, latents, options.signal);
-      const timings = {
-        encode: encoded - begun,
-        denoise: denoised - encoded,
-        decode: performance.now() - denoised,
-      };
-      return { ...pictures, seed: request.seed, ...(cache && { cache }), timings };
-    });
+    const call = new Call(options, this.#read(options));
+    const turn = this.#turns.take(options.signal, () => this.#serve(call), call);
+    turn.catch(call.reject);
+    await call.ready; // what is wrong with the call is said now, not at its turn
+    return call.result;
   }
 
   /**
@@ -291,13 +294,19 @@ export class FluxPipeline extends LoraLoader {
   async profile(options: GenerateOptions = {}): Promise<Plan> {
     this.#alive();
     const can = this.#capabilities();
-    return this.#inTurn(standIns(withTexts(options), can), async (request, generator) => {
-      await this.adapters.apply(request.loras);
-      const { prepare, step } = await this.#prepare(request, generator);
+    const call = new Call(options, this.#read(standIns(withTexts(options), can)));
+    const turn = this.#turns.take(options.signal, async () => {
+      await call.ready;
+      this.#alive();
+      await this.adapters.apply(call.request.loras);
+      const { prepare, step } = await this.#prepare([call]);
       await prepare.run();
       await step.profile();
       return step;
     });
+    turn.catch(() => {});
+    await call.ready;
+    return (await turn)!;
   }
 
   /**
@@ -328,10 +337,11 @@ export class FluxPipeline extends LoraLoader {
   /** @internal */
   protected async inOrder<T>(work: () => Promise<T>): Promise<T> {
     this.#alive();
-    return this.#turns.take(undefined, async () => {
+    const done = this.#turns.take(undefined, async () => {
       this.#alive();
       return work();
     });
+    return done as Promise<T>;
   }
 
   #makeAdapters(poolBytes: number | undefined): Adapters {
@@ -353,23 +363,63 @@ export class FluxPipeline extends LoraLoader {
     );
   }
 
-  /** Checks and reads what the call brings at once, and does `work` when its turn comes. */
-  async #inTurn<T>(
-    options: GenerateOptions,
-    work: (request: Request, generator: Generator) => Promise<T>,
-  ): Promise<T> {
-    const ready = this.#read(options).then((request) => ({
-      request,
-      generator: new Generator(request.seed),
-    }));
-    const done = this.#turns.take(options.signal, async () => {
-      const { request, generator } = await ready;
-      this.#alive();
-      return work(request, generator);
+  /** A call's turn: draws it, and those directly behind it that can be drawn with it. */
+  async #serve(call: Call): Promise<void> {
+    await call.ready;
+    // Calls of the same moment have been read by then, and join.
+    if (this.#mostImages > 1) await setImmediate();
+    this.#alive();
+    const calls = [call, ...this.#companions(call)];
+    try {
+      await this.#draw(calls);
+    } catch (error) {
+      if (calls.length > 1 && FluxError.is(error, "ERR_FLUX_OUT_OF_MEMORY")) {
+        for (const alone of calls) if (alone.isWanted) await this.#draw([alone]).catch(alone.reject);
+      } else {
+        for (const failed of calls) failed.reject(error);
+      }
+    }
+  }
+
+  #companions({ request }: Call): Call[] {
+    const key = this.#mostImages > 1 ? batchKey(request) : undefined;
+    if (key === undefined) return [];
+    let images = request.batch;
+    return this.#turns.join((other) => {
+      const joins =
+        other.isReady && batchKey(other.request) === key && images + other.request.batch <= this.#mostImages;
+      if (joins) images += other.request.batch;
+      return joins;
     });
-    done.catch(() => {}); // what is wrong with the call is said now, not at its turn
-    await ready;
-    return done;
+  }
+
+  /** Draws calls of one batch; each promise settles when its own images are there. */
+  async #draw(calls: readonly Call[]): Promise<void> {
+    await this.adapters.apply(calls[0]!.request.loras);
+    const begun = performance.now();
+    const denoiser = await this.#prepare(calls);
+    const encoded = performance.now();
+    await runSteps(denoiser, watchersOf(calls));
+    if (!calls.some(({ isWanted }) => isWanted)) return;
+    const latents = { data: await denoiser.latents.read(), shape: denoiser.latents.shape };
+    const denoised = performance.now();
+    const cache = await denoiser.cacheReport();
+    for (const { call, rows } of rowsOf(latents, calls)) {
+      if (!call.isWanted) continue;
+      try {
+        requireFinite(rows);
+        const decoding = performance.now();
+        const pictures = await this.#finish(call.request, rows, call.options.signal);
+        const timings = {
+          encode: encoded - begun,
+          denoise: denoised - encoded,
+          decode: performance.now() - decoding,
+        };
+        call.resolve({ ...pictures, seed: call.request.seed, ...(cache && { cache }), timings });
+      } catch (error) {
+        call.reject(error);
+      }
+    }
   }
 
   /** The call, checked, with its pictures as they will be encoded. */
@@ -384,13 +434,23 @@ export class FluxPipeline extends LoraLoader {
     return { ...request, task: await imageTask(options, can, pictures, request.size, prompts) };
   }
 
-  /** Fills the denoiser of the request's shape with everything that the loop reads. */
-  async #prepare(request: Request, generator: Generator): Promise<Denoiser> {
-    const { batch, size, guidanceScale } = request;
+  /** Fills the denoiser of the calls' shape with everything that the loop reads. */
+  async #prepare(calls: readonly Call[]): Promise<Denoiser> {
+    const { request } = calls[0]!;
+    const { size } = request;
+    const batch = calls.reduce((sum, call) => sum + call.request.batch, 0);
     const sigmas = this.#sigmas(request);
     const perStep = sigmas.subarray(0, -1);
-    const positive = await this.#conditions(request.positive, request);
-    const negative = request.negative && (await this.#conditions(request.negative, request));
+    const positive = await this.#conditions(
+      calls.map((call) => call.request.positive),
+      calls,
+    );
+    const negative =
+      request.negative &&
+      (await this.#conditions(
+        calls.map((call) => call.request.negative!),
+        calls,
+      ));
     const textTokens = positive.embeds.shape[1]!;
     if (negative !== undefined && negative.embeds.shape[1] !== textTokens) {
       throw new FluxError(
@@ -398,23 +458,22 @@ export class FluxPipeline extends LoraLoader {
         "promptEmbeds and negativePromptEmbeds must have the same number of tokens",
       );
     }
-    const denoiser = this.#denoiser(request, textTokens);
+    const denoiser = this.#denoiser(request, textTokens, batch);
     this.#running = denoiser;
-    const encoded = await this.#pictures.encode(request, generator);
     const ids = new Float32Array(denoiser.ids.elements);
     ids.set(textIds(textTokens));
     ids.set(imageIds(size), 3 * textTokens);
     const references = request.task?.references.map((reference) => reference.size) ?? [];
     ids.set(referenceIds(references), 3 * (textTokens + size.tokens));
+    const guidance = calls.flatMap((call) =>
+      new Array<number>(call.request.batch).fill(call.request.guidanceScale),
+    );
     const writes = [
-      ...(encoded.noise === undefined
-        ? [denoiser.start.write(request.latents!.data)]
-        : [denoiser.noise.write(encoded.noise), denoiser.pack.run()]),
-      ...(denoiser.images === undefined ? [] : writeImages(denoiser.images, encoded)),
+      ...(await this.#start(denoiser, calls)),
       denoiser.ids.write(ids),
       denoiser.sigmas.write(sigmas),
       denoiser.timesteps.write(repeatRows({ data: perStep, shape: [perStep.length] }, batch).data),
-      denoiser.guidance.write(new Float32Array(batch).fill(guidanceScale)),
+      denoiser.guidance.write(Float32Array.from(guidance)),
       denoiser.counter.write(Int32Array.of(0)),
       denoiser.resetCache(request.cache?.limits),
       denoiser.positive.promptEmbeds.write(positive.embeds.data),
@@ -428,8 +487,47 @@ export class FluxPipeline extends LoraLoader {
     return denoiser;
   }
 
-  /** Embeddings of a batch: every prompt's, once for each of its images. */
+  /** What the loop starts from: every call's own noise, or the latents that it brought; and its pictures, which a batch of calls has none of. */
+  async #start(denoiser: Denoiser, calls: readonly Call[]): Promise<Promise<void>[]> {
+    const { noise, start, images, shape } = denoiser;
+    const writes: Promise<void>[] = [];
+    const brought: Promise<void>[] = [];
+    let row = 0;
+    for (const { request, generator } of calls) {
+      const encoded = await this.#pictures.encode(request, generator);
+      if (encoded.noise !== undefined)
+        writes.push(noise.write(encoded.noise, (row * noise.elements) / shape.batch));
+      if (images !== undefined) writes.push(...writeImages(images, encoded));
+      row += request.batch;
+    }
+    if (writes.length > 0) writes.push(denoiser.pack.run());
+    row = 0;
+    for (const { request } of calls) {
+      const { latents, batch } = request;
+      // Behind pack, which writes all rows.
+      if (latents !== undefined)
+        brought.push(start.write(latents.data, (row * start.elements) / shape.batch));
+      row += batch;
+    }
+    return [...writes, ...brought];
+  }
+
+  /** Embeddings of all calls, one after another. */
   async #conditions(
+    conditions: readonly Conditions[],
+    calls: readonly Call[],
+  ): Promise<{ embeds: HostTensor; pooled: HostTensor }> {
+    const each = await Promise.all(
+      conditions.map((own, index) => this.#conditionsOf(own, calls[index]!.request)),
+    );
+    return {
+      embeds: concatenate(each.map(({ embeds }) => embeds)),
+      pooled: concatenate(each.map(({ pooled }) => pooled)),
+    };
+  }
+
+  /** Embeddings of a batch: every prompt's, once for each of its images. */
+  async #conditionsOf(
     conditions: Conditions,
     request: Request,
   ): Promise<{ embeds: HostTensor; pooled: HostTensor }> {
@@ -488,9 +586,9 @@ export class FluxPipeline extends LoraLoader {
     return schedule.sigmas.subarray(schedule.startIndex);
   }
 
-  #denoiser(request: Request, textTokens: number): Denoiser {
+  #denoiser(request: Request, textTokens: number, batch = request.batch): Denoiser {
     this.#alive();
-    const { batch, size, negative } = request;
+    const { size, negative } = request;
     const { rows, columns } = size;
     const steps = this.#sigmas(request).length - 1;
     const trueCfgScale = negative === undefined ? 1 : request.trueCfgScale;
@@ -531,6 +629,21 @@ export class FluxPipeline extends LoraLoader {
 
   #alive(): void {
     if (this.#disposed) throw new FluxError("ERR_FLUX_DISPOSED", "this pipeline is disposed; load it again");
+  }
+}
+
+/** The rows of a batch that are each call's, in order. */
+function* rowsOf(
+  { data, shape }: HostTensor,
+  calls: readonly Call[],
+): Iterable<{ call: Call; rows: HostTensor }> {
+  const length = data.length / shape[0]!;
+  let first = 0;
+  for (const call of calls) {
+    const { batch } = call.request;
+    const own = data.subarray(first * length, (first + batch) * length);
+    yield { call, rows: { data: calls.length === 1 ? own : own.slice(), shape: shape.with(0, batch) } };
+    first += batch;
   }
 }
 
