@@ -11,6 +11,7 @@
 #include "attention/attention.h"
 #include "cuda/check.h"
 #include "cuda/graph.h"
+#include "cuda/pinned_pool.h"
 #include "cuda/views.h"
 #include "quantise/quantise.h"
 #include "runtime/backend.h"
@@ -162,6 +163,15 @@ class CudaBackend final : public Backend {
       std::memcpy(static_cast<std::byte*>(host) + done, staging.data, part);
       done += part;
     }
+  }
+
+  // Behind what the stream is at, so that steps that are queued do not wait for whoever looks at one of them.
+  std::shared_ptr<const std::byte> read(const void* device, uint64_t bytes) override {
+    if (bytes > PinnedPool::kLargest) return Backend::read(device, bytes);
+    enter();
+    auto host = pinned_->take(bytes);
+    guard(cudaMemcpyAsync(host.get(), device, bytes, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
+    return host;
   }
 
   // Whole rows at a time through the staging memory, sent while the next ones are read. Floats that become f8e4m3 are sent as
@@ -328,6 +338,7 @@ class CudaBackend final : public Backend {
   cudaStream_t allocation_stream_ = nullptr;  // allocations only
   cudaMemPool_t pool_ = nullptr;
   Staging staging_[2];
+  std::shared_ptr<PinnedPool> pinned_ = std::make_shared<PinnedPool>();
   int turn_ = 0;
   ThreadPool pool_threads_;
   void* attention_workspace_ = nullptr;

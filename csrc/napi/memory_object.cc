@@ -58,11 +58,10 @@ Napi::Value MemoryObject::read(const Napi::CallbackInfo& info) {
     check_range(*memory_, offset, length);
     Backend* backend = &async_->device()->backend();
     return async_->enqueue(info.Env(), [backend, memory = memory_, offset, length]() -> Finish {
-      auto bytes = std::make_shared<std::vector<uint8_t>>(length);
-      backend->download(bytes->data(), static_cast<std::byte*>(memory->data()) + offset, length);
-      return [bytes](Napi::Env env) -> Napi::Value {
-        auto buffer = Napi::ArrayBuffer::New(env, bytes->size());
-        std::memcpy(buffer.Data(), bytes->data(), bytes->size());
+      auto bytes = backend->read(static_cast<std::byte*>(memory->data()) + offset, length);
+      return [bytes, length](Napi::Env env) -> Napi::Value {
+        auto buffer = Napi::ArrayBuffer::New(env, length);
+        std::memcpy(buffer.Data(), bytes.get(), length);
         return buffer;
       };
     });

@@ -2,6 +2,7 @@
 
 #include <new>
 #include <string>
+#include <vector>
 
 #include "runtime/error.h"
 #include "runtime/host_memory.h"
@@ -21,6 +22,12 @@ namespace {
 constexpr std::align_val_t kHostAlignment{64};
 
 }  // namespace
+
+std::shared_ptr<const std::byte> Backend::read(const void* device, uint64_t bytes) {
+  auto host = std::make_shared<std::vector<std::byte>>(bytes);
+  download(host->data(), device, bytes);
+  return {host, host->data()};
+}
 
 std::byte* Backend::allocate_host(uint64_t bytes) {
   void* data = ::operator new(bytes, kHostAlignment, std::nothrow);

@@ -39,6 +39,9 @@ class Backend {
   virtual void free(void* data, uint64_t bytes) noexcept = 0;
   virtual void upload(void* device, const void* host, uint64_t bytes) = 0;
   virtual void download(void* host, const void* device, uint64_t bytes) = 0;
+  // A copy in host memory of bytes as they are behind the work that was given to the device so far. They are there when the next
+  // fence() is reached; the device's thread does not wait for them.
+  virtual std::shared_ptr<const std::byte> read(const void* device, uint64_t bytes);
   // Returns the number of values that are NaN or infinite.
   virtual uint64_t load(const LoadRequest& request) = 0;
   virtual void transfer(const Transfer& transfer) = 0;
