@@ -1,5 +1,5 @@
 // npm run bench -- NAME… [--model PATH] [--precision NAME]: brings the clone to readiness and runs benchmarks, in the order given. Without a name
-// it lists them. The model is that of `npm start` unless one is named.
+// it lists them. The model is that of `npm start` unless one is named. --built runs what lies in build/ and dist/.
 import { parseArgs } from "node:util";
 import { main, ready } from "../scripts/ready.mjs";
 import { formatRows, writeResults } from "./results.mjs";
@@ -48,17 +48,17 @@ const benches = {
 
 await main(async () => {
   const { positionals: names, values: options } = parseArgs({
-    options: { model: { type: "string" }, precision: { type: "string" } },
+    options: { model: { type: "string" }, precision: { type: "string" }, built: { type: "boolean" } },
     allowPositionals: true,
   });
   const unknown = names.filter((name) => !Object.hasOwn(benches, name));
   if (names.length === 0 || unknown.length > 0) {
     if (unknown.length > 0) console.error(`there is no benchmark ${unknown.join(", ")}`);
-    console.error("npm run bench -- NAME… [--model PATH] [--precision NAME]");
+    console.error("npm run bench -- NAME… [--model PATH] [--precision NAME] [--built]");
     for (const [name, { about }] of Object.entries(benches)) console.error(`  ${name.padEnd(12)} ${about}`);
     return unknown.length > 0 ? 2 : 0;
   }
-  await ready();
+  if (!options.built) await ready();
   for (const name of names) {
     const { parts, writes, gpu } = benches[name];
     const rows = [];
