@@ -14,14 +14,16 @@ export type { ImageInput, RawImage } from "./pipelines/conditioning/picture.js";
 export type { Variant } from "./pipelines/conditioning/variant.js";
 export {
   FluxPipeline,
-  type FromConfigOptions,
-  type FromPretrainedOptions,
-  type FromSingleFileOptions,
   type GenerateResult,
   type Timings,
 } from "./pipelines/flux-pipeline.js";
 export type { HostTensor } from "./pipelines/host-tensor.js";
 export { type EncodeOptions, FluxImage, type ImageFormat } from "./pipelines/image.js";
+export type {
+  FromConfigOptions,
+  FromPretrainedOptions,
+  FromSingleFileOptions,
+} from "./pipelines/load-onto.js";
 export type { LoadedLora, LoadLoraOptions } from "./pipelines/lora-loader.js";
 export type { GenerateOptions, StepEvent } from "./pipelines/options.js";
 export {

@@ -2,7 +2,8 @@ import { stat } from "node:fs/promises";
 import { type Command, Option } from "commander";
 import { badArgument } from "../errors.js";
 import { VARIANTS } from "../pipelines/conditioning/variant.js";
-import type { FluxPipeline, FromPretrainedOptions } from "../pipelines/flux-pipeline.js";
+import type { FluxPipeline } from "../pipelines/flux-pipeline.js";
+import type { FromPretrainedOptions } from "../pipelines/load-onto.js";
 import { wholeNumber } from "./option-values.js";
 import type { CommandContext, ProgressLine } from "./terminal.js";
 

@@ -1,19 +1,15 @@
 import { setImmediate } from "node:timers/promises";
 import { badArgument, FluxError } from "../errors.js";
 import type { FluxConfig } from "../loaders/pipeline-configs.js";
-import type { WeightComponent } from "../loaders/single-file.js";
 import { MAX_T5_LENGTH } from "../loaders/tokenizers.js";
 import { Adapters } from "../lora/adapters.js";
 import { sitesOf } from "../lora/sites.js";
 import { imageIds, type LatentSize, SIZE_MULTIPLE, textIds } from "../models/latents.js";
-import type { Precision } from "../nn/scope.js";
-import { Device, type DeviceName } from "../runtime/device.js";
-import type { AttentionType } from "../runtime/heads.js";
+import type { Device } from "../runtime/device.js";
 import type { Plan } from "../runtime/plan.js";
-import { attentionType } from "./attention-type.js";
 import { type CacheOptions, type CacheReport, checkCache } from "./cache.js";
 import { batchKey, Call, watchersOf } from "./call.js";
-import { type Checkpoint, type CheckpointParts, type LoadProgress, loadCheckpoint } from "./checkpoint.js";
+import type { Checkpoint, CheckpointParts } from "./checkpoint.js";
 import { openFolder } from "./checkpoint-folder.js";
 import { PictureEncoder, perBatch, writeImages } from "./conditioning/encode.js";
 import { referenceIds } from "./conditioning/kontext.js";
@@ -33,10 +29,17 @@ import { allFinite, concatenate, type HostTensor, repeatRows, stack } from "./ho
 import { FluxImage } from "./image.js";
 import { ImageDecoder } from "./image-decoder.js";
 import { kept } from "./kept.js";
+import {
+  type FromConfigOptions,
+  type FromPretrainedOptions,
+  type FromSingleFileOptions,
+  type LoadedCheckpoint,
+  loadOnto,
+} from "./load-onto.js";
 import { LoraLoader } from "./lora-loader.js";
 import type { GenerateOptions } from "./options.js";
 import { PromptEncoder } from "./prompt-encoder.js";
-import { openRandom, type RandomCheckpointOptions } from "./random-checkpoint.js";
+import { openRandom } from "./random-checkpoint.js";
 import {
   type Capabilities,
   type Conditions,
@@ -45,47 +48,8 @@ import {
   countOf,
   type Request,
 } from "./request.js";
-import { openSingleFile, type SingleFileParts } from "./single-file.js";
+import { openSingleFile } from "./single-file.js";
 import { Turns } from "./turns.js";
-
-export interface FromPretrainedOptions {
-  /** `"auto"` (the default: a GPU where there is one), `"cpu"`, `"cuda:0"`. Or a Device of one's own, which the pipeline does not dispose. */
-  device?: DeviceName | Device;
-  /** What the linears compute in: `"bf16"` (a GPU's default), `"f32"` (the CPU's default) or `"fp8"` (both; the default where the weights are stored in it). */
-  precision?: Precision;
-  /** What the text encoders' linears compute in, where it is to differ from `precision`. */
-  textEncoderPrecision?: Precision;
-  /**
-   * What attention multiplies in. 8 bits: `"int8"` (q·k in int8, P·V in e4m3; the default of `"fp8"` on a Hopper GPU) or `"fp8"` (both in
-   * e4m3, less exact). Otherwise `"bf16"`: the activations' own type, which is f32 on the CPU. The CPU emulates 8 bits.
-   */
-  attention?: AttentionType;
-  /** CPU threads; all cores by default. Images do not depend on it. */
-  threads?: number;
-  /**
-   * What the checkpoint is, where its files do not tell: `"kontext"` for FLUX.1-Kontext-dev's transformer in a folder of another
-   * pipeline class. By default what model_index.json and the transformer's widths say.
-   */
-  variant?: Variant;
-  /** Host memory for adapters that were read; the least recently used go first. By default a quarter of the machine's, at most 8 GiB. */
-  loraPoolBytes?: number;
-  /**
-   * Draw `generate` calls that wait one behind the other and agree in size, steps and guidance as one batch, of this many images at most; `true`
-   * means 4. Each keeps its own seed, prompt, guidance scale and promise. Off by default: a batch takes more memory.
-   */
-  batchConcurrent?: boolean | number;
-  signal?: AbortSignal;
-  onProgress?: (progress: LoadProgress) => void;
-}
-
-/** How a single file is loaded. */
-export interface FromSingleFileOptions extends FromPretrainedOptions, SingleFileParts {}
-
-/** How a pipeline without a checkpoint is made. */
-export interface FromConfigOptions extends FromPretrainedOptions, RandomCheckpointOptions {
-  /** There is nothing else to make weights of than random numbers. */
-  weights: "random";
-}
 
 /** What `generate` gives; what `outputType` did not ask for is absent. */
 export interface GenerateResult {
@@ -127,6 +91,7 @@ const DEFAULT_BATCH = 4;
  *     await images[0].save("cat.png");
  */
 export class FluxPipeline extends LoraLoader {
+  readonly device: Device;
   readonly #checkpoint: Checkpoint;
   readonly #ownsDevice: boolean;
   readonly #prompts: PromptEncoder;
@@ -145,12 +110,11 @@ export class FluxPipeline extends LoraLoader {
   #disposed = false;
 
   private constructor(
-    readonly device: Device,
-    checkpoint: Checkpoint,
-    ownsDevice: boolean,
+    { device, ownsDevice, checkpoint }: LoadedCheckpoint,
     { loraPoolBytes, batchConcurrent = false }: FromPretrainedOptions,
   ) {
     super();
+    this.device = device;
     this.#mostImages = batchConcurrent === true ? DEFAULT_BATCH : Number(batchConcurrent);
     this.#checkpoint = checkpoint;
     this.#ownsDevice = ownsDevice;
@@ -199,35 +163,7 @@ export class FluxPipeline extends LoraLoader {
     open: () => Promise<CheckpointParts>,
     options: FromPretrainedOptions,
   ): Promise<FluxPipeline> {
-    const { signal, threads, batchConcurrent = false } = options;
-    if (
-      typeof batchConcurrent !== "boolean" &&
-      !(Number.isInteger(batchConcurrent) && batchConcurrent >= 1)
-    ) {
-      throw badArgument(`batchConcurrent is true, false or a whole number of images, not ${batchConcurrent}`);
-    }
-    signal?.throwIfAborted();
-    const ownsDevice = !(options.device instanceof Device);
-    const device =
-      options.device instanceof Device ? options.device : Device.open(options.device, { threads });
-    try {
-      const { precision, textEncoderPrecision } = options;
-      for (const wanted of [precision, textEncoderPrecision]) precisionOn(device, wanted);
-      const parts = await open();
-      const ofStored = (component: WeightComponent) => (parts.stored.has(component) ? "fp8" : undefined);
-      const transformer = precisionOn(device, precision ?? ofStored("transformer"));
-      const textEncoders = precisionOn(
-        device,
-        textEncoderPrecision ?? precision ?? ofStored("text_encoder_2"),
-      );
-      const attention = attentionType(options.attention, transformer, device);
-      const precisions = { transformer, textEncoders, attention };
-      const checkpoint = await loadCheckpoint(parts, device, precisions, options);
-      return new FluxPipeline(device, checkpoint, ownsDevice, options);
-    } catch (error) {
-      if (ownsDevice) device.dispose();
-      throw error;
-    }
+    return new FluxPipeline(await loadOnto(open, options), options);
   }
 
   /** What the checkpoint was made for, and so which pictures `generate` takes. */
@@ -645,16 +581,6 @@ function* rowsOf(
     yield { call, rows: { data: calls.length === 1 ? own : own.slice(), shape: shape.with(0, batch) } };
     first += batch;
   }
-}
-
-/** What the linears compute in on this device, by default what a checkpoint's bf16 weights need. */
-function precisionOn(device: Device, wanted: Precision | undefined): Precision {
-  const exact = device.dtype;
-  if (wanted === undefined || wanted === exact || wanted === "fp8") return wanted ?? exact;
-  throw new FluxError(
-    "ERR_FLUX_UNSUPPORTED",
-    `precision "${wanted}" is not there on ${device.name}; use "${exact}" or "fp8"`,
-  );
 }
 
 /** With empty texts where neither texts nor embeddings are given: the ops of a step do not depend on them. */

@@ -116,7 +116,7 @@ describe("fluxwarp synth", () => {
 });
 
 describe("fluxwarp convert", () => {
-  it("writes a folder in fp8, of half the size, that can be inspected", async () => {
+  it("writes a folder in fp8 that can be inspected", async () => {
     const model = await smallModel();
     const folder = join(await temporaryFolder(), "fp8");
     const { code, stdout, stderr } = await run("convert", model, folder, "--json");
