@@ -44,8 +44,9 @@ export function parseOptions(args: readonly string[], model: string | undefined)
     .option("--lora <file...>", "adapters to load", [])
     .option("--size <width>x<height>", "pixels", "256x256")
     .option(
-      "--against <settings>",
-      "a second setting, such as steps=4,precision=fp8, on the same prompts and seeds",
+      "--against <settings...>",
+      "other settings, such as steps=4,precision=fp8, each on the same prompts and seeds",
+      [],
     )
     .option(
       "--cache <settings...>",
@@ -55,7 +56,7 @@ export function parseOptions(args: readonly string[], model: string | undefined)
     .option("--sheet <file>", "contact sheet", "eval.png")
     .option("--shown <count>", "pictures on the contact sheet", "64")
     .parse([...args], { from: "user" });
-  const given = command.opts<Record<string, string> & { lora: string[]; cache: string[] }>();
+  const given = command.opts<Record<string, string> & Record<"lora" | "against" | "cache", string[]>>();
   const folder = given.model ?? model;
   if (folder === undefined) throw new UsageError("there is no model in models/: name one with --model");
   const size = /^(\d+)x(\d+)$/.exec(given.size!);
@@ -70,7 +71,7 @@ export function parseOptions(args: readonly string[], model: string | undefined)
     cache: "",
   };
   for (const cache of given.cache) cacheOptions(cache);
-  const changes = given.against === undefined ? [] : [changeSetting(setting, given.against)];
+  const changes = given.against.map((changed) => changeSetting(setting, changed));
   const caches = given.cache.map((cache) => ({ ...setting, cache }));
   if (changes.length > 0 && caches.length > 0)
     throw new UsageError("--cache and --against exclude each other");
@@ -83,6 +84,7 @@ export function parseOptions(args: readonly string[], model: string | undefined)
     setting,
     against: [...changes, ...caches],
     comparesCaches: caches.length > 0,
+    comparesAdapters: changes.some(({ lora }) => lora.join() !== setting.lora.join()),
     sheet: given.sheet!,
     shown: wholeNumber("--shown", given.shown!, 1),
   };

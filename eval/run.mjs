@@ -1,5 +1,6 @@
 // npm run eval -- [options]: brings the clone to readiness, compiles eval/ and judges the model's pictures. The figures go to
-// bench/results/eval.json, those of caches to bench/results/eval-cache-STEPS.json.
+// bench/results/eval.json, those of caches to bench/results/eval-cache-STEPS.json, those of adapters beside none to
+// bench/results/eval-lora.json.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
@@ -20,11 +21,12 @@ await main(async () => {
 });
 
 /** In the form of bench/results.mjs, with the seed and the folder's name of the model. */
-async function writeReport(rows, { seed, setting, comparesCaches }) {
+async function writeReport(rows, { seed, setting, comparesCaches, comparesAdapters }) {
   const { deviceInfo } = await import("../dist/index.js");
   const { cpu, cuda } = deviceInfo();
   const onGpu = rows.some((row) => row.case.includes("cuda"));
-  const name = comparesCaches ? `eval-cache-${setting.steps}` : "eval";
+  const plain = comparesAdapters ? "eval-lora" : "eval";
+  const name = comparesCaches ? `eval-cache-${setting.steps}` : plain;
   const report = {
     bench: name,
     gpu: onGpu ? cuda.devices[0].name : null,

@@ -1,4 +1,4 @@
-/** What an evaluation draws with: one setting, or two that are compared on the same prompts and seeds. */
+/** What an evaluation draws with: one setting, or several that are compared on the same prompts and seeds. */
 import { KINDS, type Kind } from "./scenes.js";
 
 export interface Setting {
@@ -24,6 +24,8 @@ export interface EvalOptions {
   against: readonly Setting[];
   /** Those are caches. */
   comparesCaches: boolean;
+  /** Some of those have other adapters. */
+  comparesAdapters: boolean;
   sheet: string;
   /** Pictures on the contact sheet. */
   shown: number;

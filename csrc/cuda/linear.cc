@@ -89,7 +89,8 @@ kernels::Gemm gemm_of(const OpCall& call) {
   FLUX_CHECK(weight.dtype == DType::kF8E4M3 || call.optional("weightScale") == nullptr,
              call.kind + ": on the GPU only e4m3 weights have scales");
   if (call.optional("low") != nullptr)
-    throw FluxError(code::kUnsupported, call.kind + ": low-rank branches have no CUDA kernels yet");
+    throw FluxError(code::kUnsupported,
+                    call.kind + ": LoRA slots have no CUDA kernels yet; call fuseLora() on a GPU");
   kernels::Gemm gemm;
   gemm.operand = element_of(weight.dtype);
   gemm.n = weight.shape[0];

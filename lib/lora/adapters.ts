@@ -102,12 +102,12 @@ export class Adapters {
    * @returns its name.
    */
   async add(adapter: Adapter, given: string | undefined, replace: boolean): Promise<string> {
-    const { loaded, fused, hotswap } = this.#state;
+    const { loaded, hotswap } = this.#state;
     const name = given ?? freeName(loaded);
     if (replace && !loaded.has(name)) {
       throw badArgument(`hotswap: true replaces a loaded adapter, and ${absent(name, loaded)}`);
     }
-    if (replace && fused.some((other) => other.name === name)) throw badArgument(inWeights(name));
+    if (replace && isFused(name, this.#state)) throw badArgument(inWeights(name));
     if (!replace && loaded.has(name)) {
       throw badArgument(
         `an adapter called ${JSON.stringify(name)} is loaded; choose another adapterName, replace it with hotswap: true, or delete it`,
@@ -139,13 +139,12 @@ export class Adapters {
   /** Makes adapters a part of the weights, those that are active by default; each with its weight times `scale`. */
   async fuse(names: readonly string[] | undefined, scale: number): Promise<void> {
     const { loaded, active, fused } = this.#state;
-    const isFused = (name: string) => fused.some((other) => other.name === name);
-    const chosen = names ?? active.map(({ name }) => name).filter((name) => !isFused(name));
+    const chosen = names ?? active.map(({ name }) => name).filter((name) => !isFused(name, this.#state));
     if (chosen.length === 0) throw badArgument("there is no active adapter to fuse; load one, or name it");
     const added = chosen.map((name) => {
       const adapter = loaded.get(name);
       if (adapter === undefined) throw badArgument(absent(name, loaded));
-      if (isFused(name)) throw badArgument(inWeights(name));
+      if (isFused(name, this.#state)) throw badArgument(inWeights(name));
       const weight = scale * (active.find((choice) => choice.name === name)?.weight ?? 1);
       return { name, adapter, weight };
     });
@@ -251,11 +250,12 @@ export class Adapters {
       );
       return this.#writeSlots(wanted);
     }
-    if (state.loaded.size === 0) {
+    const waiting = [...state.loaded].filter(([name]) => !isFused(name, state)).map(([, adapter]) => adapter);
+    if (waiting.length === 0) {
       this.#replaceSlots(undefined);
       return;
     }
-    const { ranks, grew } = growingRanks(this.#slots, adapters, [...state.loaded.values()]);
+    const { ranks, grew } = growingRanks(this.#slots, adapters, waiting);
     if (!grew) return this.#writeSlots(wanted);
     const slots = await Slots.allocate(this.device, ranks);
     try {
@@ -306,9 +306,12 @@ export class Adapters {
 }
 
 /** What acts by default: not what is in the weights already. */
-function chosenIn({ active, enabled, fused }: State): Chosen[] {
-  const isFused = (name: string) => fused.some((other) => other.name === name);
-  return enabled ? active.filter(({ name }) => !isFused(name)) : [];
+function chosenIn(state: State): Chosen[] {
+  return state.enabled ? state.active.filter(({ name }) => !isFused(name, state)) : [];
+}
+
+function isFused(name: string, { fused }: State): boolean {
+  return fused.some((other) => other.name === name);
 }
 
 function appliedIn({ loaded }: State, chosen: readonly Chosen[]): Applied[] {
@@ -320,11 +323,12 @@ function sameApplied(a: readonly Applied[], b: readonly Applied[] | undefined): 
   return a.every(({ adapter, weight }, i) => adapter === b[i]!.adapter && weight === b[i]!.weight);
 }
 
-function checkChoices(choices: readonly LoraChoice[], { loaded, fused }: State): Chosen[] {
+function checkChoices(choices: readonly LoraChoice[], state: State): Chosen[] {
+  const { loaded } = state;
   const names = choices.map(({ name }) => name);
   return choices.map(({ name, weight = 1 }, i) => {
     if (!loaded.has(name)) throw badArgument(absent(name, loaded));
-    if (fused.some((other) => other.name === name)) throw badArgument(inWeights(name));
+    if (isFused(name, state)) throw badArgument(inWeights(name));
     if (names.indexOf(name) !== i) throw badArgument(`the adapter ${JSON.stringify(name)} is named twice`);
     return { name, weight };
   });

@@ -118,6 +118,21 @@ describe("programs that take pictures", () => {
   });
 });
 
+it("adapters.mjs draws with none, with each adapter and with two", async () => {
+  const folder = await temporaryFolder();
+  const files = ["night", "pixel"].map((name) => join(REPOSITORY, `models/tiny-loras/${name}.safetensors`));
+  const { code, stdout } = await run(
+    "adapters.mjs",
+    [join(REPOSITORY, "models/tiny"), "sheet.png", ...files],
+    folder,
+  );
+  expect(code).toBe(0);
+  expect(stdout).toMatch(/^night: rank 6, 0 tensors not used\npixel: rank 8, 0 tensors not used\n/);
+  expect(stdout).toMatch(/sheet\.png: none \| night \| pixel \| night \+ pixel\n$/);
+  const sheet = await sharp(join(folder, "sheet.png")).metadata();
+  expect(sheet).toMatchObject({ format: "png", width: 4 * 256, height: 4 * 256 });
+});
+
 it("batch.mjs writes a picture for each seed, and ends cleanly at its limit", async () => {
   const folder = await temporaryFolder();
   const whole = await run("batch.mjs", [model, "a cat"], folder);

@@ -203,6 +203,7 @@ describe.skipIf(!present)("golden adapters (reads ../shared/golden)", () => {
     await bench.use({ A: 0.3 });
     await bench.adapters.fuse(undefined, 2);
     expect(bench.adapters.list()).toMatchObject([{ name: "A", fused: true, weight: 0.6 }]);
+    expect(bench.ops()).toEqual(ops);
     await near("A_fused_0.6");
     await bench.adapters.unfuse();
     await bench.load(B, "B");
