@@ -21,6 +21,7 @@ import { AutoencoderKL } from "../models/vae/autoencoder.js";
 import type { Model } from "../nn/model.js";
 import { Device } from "../runtime/device.js";
 import { elementsOf } from "../runtime/dtype.js";
+import { fileComponents } from "./file-report.js";
 import { alignColumns, formatBytes, formatCount } from "./terminal.js";
 
 export interface ComponentReport {
@@ -65,7 +66,7 @@ const WITH_WEIGHTS: readonly ComponentName[] = ["transformer", "vae", "text_enco
  * Reads configs, vocabularies and the headers of all weights, and compares every tensor with what the configs say. No weight
  * is read.
  *
- * @param path A diffusers folder or a .safetensors file, of which only the header is checked.
+ * @param path A diffusers folder or a .safetensors file; of a file with none of FLUX.1's parts only the header is checked.
  * @throws FluxError when the path is neither; what is wrong with a part is in its `problems`.
  */
 export async function inspectModel(path: string): Promise<ModelReport> {
@@ -74,6 +75,8 @@ export async function inspectModel(path: string): Promise<ModelReport> {
     () => false,
   );
   if (isFile) {
+    const parts = await fileComponents(path);
+    if (parts.length > 0) return total(path, undefined, parts);
     const weights = await componentReport("weights", "safetensors", {
       source: () => WeightSource.open(path),
     });

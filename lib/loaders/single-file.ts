@@ -69,7 +69,12 @@ function levelsOf(find: FindLocated): number {
 }
 
 /** The components that a file (or the shards of one) holds. */
-export type FoundComponents = { readonly [component in WeightComponent]?: TensorSource };
+export type FoundComponents = { readonly [component in WeightComponent]?: FoundComponent };
+
+export interface FoundComponent extends TensorSource {
+  /** Before the names of its tensors in the file. */
+  readonly prefix: string;
+}
 
 /**
  * @param path A .safetensors file, an index with its shards beside it, or a folder of one component.
@@ -80,13 +85,13 @@ export async function findComponents(
 ): Promise<{ source: WeightSource; found: FoundComponents }> {
   const source = await WeightSource.open(path);
   const find = await findScaled(source);
-  const found: { [component in WeightComponent]?: TensorSource } = {};
+  const found: { [component in WeightComponent]?: FoundComponent } = {};
   for (const component of WEIGHT_COMPONENTS) {
     for (const layout of LAYOUTS[component]) {
       const prefix = layout.prefixes.find((prefix) => find(prefix + layout.mark) !== undefined);
       if (prefix === undefined) continue;
       const findHere: FindLocated = (name) => find(prefix + name);
-      found[component] = { location: path, find: (name) => layout.find(findHere, name) };
+      found[component] = { location: path, prefix, find: (name) => layout.find(findHere, name) };
       break;
     }
   }
@@ -102,7 +107,9 @@ const LINEARS: Readonly<Record<WeightComponent, string | undefined>> = {
 };
 
 /** The components whose linears, those of attention and MLP, are stored in fp8. */
-export function fp8Of(sources: FoundComponents): ReadonlySet<WeightComponent> {
+export function fp8Of(
+  sources: { readonly [component in WeightComponent]?: TensorSource },
+): ReadonlySet<WeightComponent> {
   const isFp8 = (component: WeightComponent) => {
     const linear = LINEARS[component];
     return linear !== undefined && sources[component]?.find(linear)?.dtype === "F8_E4M3";

@@ -5,6 +5,15 @@ import { inspectModel } from "../../lib/cli/model-report.js";
 import { safetensorsBytes, temporaryFolder } from "../support/fixture-folder.js";
 import { schnellFolder } from "../support/folders.js";
 import { GoldenFile, goldenPath } from "../support/golden.js";
+import {
+  asBf16,
+  bflAutoencoder,
+  bflTransformer,
+  prefixed,
+  readFolder,
+  type Tensors,
+  writeTensors,
+} from "../support/single-files.js";
 
 /** A whole model whose files may be changed. */
 async function modelCopy(): Promise<string> {
@@ -95,5 +104,28 @@ describe("inspectModel", () => {
     bytes.write(header.padEnd(begin - 8), 8);
     await writeFile(file, bytes);
     expect((await inspectModel(folder)).problems).toEqual([]);
+  });
+
+  it("lists the parts of a single file, and what its transformer lacks", async () => {
+    const transformer = bflTransformer(readFolder(goldenPath("tiny-flux-schnell/transformer")));
+    transformer.delete("single_blocks.0.linear2.bias");
+    const tensors = new Map([
+      ...prefixed("model.diffusion_model.", transformer),
+      ...prefixed("vae.", bflAutoencoder(readFolder(goldenPath("tiny-flux/vae")))),
+    ]);
+    const encoded = new Map([...tensors].map(([name, tensor]) => [name, asBf16(tensor)]));
+    const file = writeTensors(join(await temporaryFolder(), "flux1-schnell.safetensors"), encoded);
+    const report = await inspectModel(file);
+    const count = (all: Tensors) => [...all.values()].reduce((sum, { values }) => sum + values.length, 0);
+    const parameters = count(transformer);
+    expect(report.components).toEqual([
+      expect.objectContaining({ name: "vae", class: "AutoencoderKL", problems: [] }),
+      expect.objectContaining({
+        ...{ name: "transformer", class: "FluxTransformer2DModel", parameters, bytes: 2 * parameters },
+        dtypes: { BF16: parameters },
+        problems: [`${file}: single_transformer_blocks.0.proj_out.bias is missing`],
+      }),
+    ]);
+    expect(report.parameters).toBe(count(tensors));
   });
 });

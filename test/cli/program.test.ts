@@ -210,7 +210,7 @@ describe("fluxwarp inspect model", () => {
     expect(code).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({
       path: file,
-      components: [{ name: "weights", dtypes: { BF16: expect.any(Number) }, problems: [] }],
+      components: [{ name: "vae", dtypes: { BF16: expect.any(Number) }, problems: [] }],
     });
   });
 
