@@ -1,11 +1,12 @@
 import { type Command, Option } from "commander";
 import type { ConvertOptions } from "../pipelines/convert.js";
-import { addPartOptions, CHECKPOINT, type PartFlags, partsOf } from "./load-options.js";
+import { addPartOptions, CHECKPOINT, type PartFlags, partsOf, variantOption } from "./load-options.js";
 import { type CommandContext, formatBytes, ProgressLine } from "./terminal.js";
 
 interface ConvertFlags extends PartFlags {
   precision: NonNullable<ConvertOptions["precision"]>;
   textEncoderPrecision?: ConvertOptions["textEncoderPrecision"];
+  variant?: ConvertOptions["variant"];
   json?: boolean;
 }
 
@@ -20,6 +21,7 @@ export function addConvertCommand(program: Command, context: CommandContext): vo
     .addOption(
       new Option("--text-encoder-precision <name>", "T5's, where it is to differ").choices(precisions),
     )
+    .addOption(variantOption())
     .option("--json", "print the result as JSON");
   addPartOptions(command);
   command
@@ -51,6 +53,7 @@ async function convertModel(
       ...parts,
       precision: flags.precision,
       textEncoderPrecision: flags.textEncoderPrecision,
+      variant: flags.variant,
       signal,
       onProgress: ({ component, loadedBytes, totalBytes }) => {
         progress.show(`writing ${component}`, loadedBytes / totalBytes);

@@ -41,10 +41,14 @@ export function addLoadOptions(command: Command): void {
       new Option("--attention <name>", "what attention multiplies in").choices(["bf16", "fp8", "int8"]),
     )
     .option("--threads <number>", "CPU threads (default: all cores)", wholeNumber(1))
-    .addOption(
-      new Option("--variant <name>", "what the checkpoint is, where its files do not tell").choices(VARIANTS),
-    );
+    .addOption(variantOption());
   addPartOptions(command);
+}
+
+export function variantOption(): Option {
+  return new Option("--variant <name>", "what the checkpoint is, where its files do not tell").choices(
+    VARIANTS,
+  );
 }
 
 export function addPartOptions(command: Command): void {

@@ -7,7 +7,7 @@ import { Device } from "../runtime/device.js";
 import { type CheckpointParts, modelsOf } from "./checkpoint.js";
 import { openFolder } from "./checkpoint-folder.js";
 import { type WriteOptions, type WrittenCheckpoint, writeCheckpoint } from "./checkpoint-writer.js";
-import { variantOf } from "./conditioning/variant.js";
+import { type Variant, variantOf } from "./conditioning/variant.js";
 import { openSingleFile, type SingleFileParts } from "./single-file.js";
 
 /** How the linears of a checkpoint are written. */
@@ -18,7 +18,10 @@ export interface WrittenPrecisions {
   textEncoderPrecision?: "fp8" | "bf16" | undefined;
 }
 
-export type ConvertOptions = SingleFileParts & WrittenPrecisions & WriteOptions;
+export interface ConvertOptions extends SingleFileParts, WrittenPrecisions, WriteOptions {
+  /** What the checkpoint is, where its files do not tell. */
+  variant?: Variant | undefined;
+}
 
 /** The class that a folder's model_index.json names, by what the transformer was trained for. */
 const CLASSES = {
@@ -44,7 +47,7 @@ export async function convert(path: string, folder: string, options: ConvertOpti
 export async function writeParts(
   parts: CheckpointParts,
   folder: string,
-  options: WrittenPrecisions & WriteOptions,
+  options: Omit<ConvertOptions, keyof SingleFileParts>,
 ): Promise<number> {
   const { precision = "fp8", textEncoderPrecision = precision } = options;
   for (const name of [precision, textEncoderPrecision]) {
@@ -67,7 +70,8 @@ export async function writeParts(
     transformer: marked(parts.configs.files.transformer, precision),
     text_encoder_2: marked(parts.configs.files.text_encoder_2, textEncoderPrecision),
   };
-  const pipelineClass = CLASSES[variantOf({ ...parts.configs.transformer, name: parts.name })];
+  const pipelineClass =
+    CLASSES[variantOf({ ...parts.configs.transformer, name: parts.name }, options.variant)];
   const checkpoint = { pipelineClass, configs, tokenizers: parts.tokenizerFolders, components };
   return await writeCheckpoint(folder, checkpoint, device, options);
 }

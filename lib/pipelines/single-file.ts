@@ -122,6 +122,12 @@ async function requireFile(path: string): Promise<void> {
     throw badArgument("fromSingleFile() takes the path of a .safetensors file");
   }
   const found = await stat(path).catch(() => undefined);
+  if (found?.isFile() && !/\.(safetensors|sft|json)$/i.test(path)) {
+    throw new FluxError(
+      "ERR_FLUX_UNSUPPORTED",
+      `${path} is not a .safetensors file (.sft, or the .json index of shards); other formats, GGUF and pickles among them, are not read.`,
+    );
+  }
   if (found?.isFile()) return;
   const advice = found?.isDirectory()
     ? "is a folder; fromPretrained() loads folders"

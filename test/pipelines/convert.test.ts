@@ -121,6 +121,15 @@ describe("convert", () => {
     expect(await latentsOf(fp8, "f32")).not.toEqual(expected);
   });
 
+  it("names the pipeline class that the caller says the checkpoint is", async () => {
+    const folder = join(parent, "kontext");
+    await convert(model, folder, { precision: "bf16", variant: "kontext" });
+    expect((await readJson(join(folder, "model_index.json")))._class_name).toBe("FluxKontextPipeline");
+    const pipeline = await FluxPipeline.fromPretrained(folder, { device: "cpu" });
+    expect(pipeline.variant).toBe("kontext");
+    pipeline.dispose();
+  });
+
   it("keeps T5 in bf16 when it is asked to", async () => {
     const folder = join(parent, "bf16-t5");
     await convert(model, folder, { textEncoderPrecision: "bf16" });

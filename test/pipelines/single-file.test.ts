@@ -1,6 +1,6 @@
 // Checkpoints in one file against diffusers' images, and fp8 files against what their codes and scales stand for.
 
-import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -307,6 +307,12 @@ describe("FluxPipeline.fromSingleFile refuses", () => {
     await expect(load(goldenPath("tiny-flux"))).rejects.toMatchObject({
       code: "ERR_FLUX_BAD_WEIGHTS",
       message: expect.stringMatching(/fromPretrained\(\)/),
+    });
+    const gguf = path("flux1-dev-Q4_0.gguf");
+    writeFileSync(gguf, "GGUF");
+    await expect(load(gguf)).rejects.toMatchObject({
+      code: "ERR_FLUX_UNSUPPORTED",
+      message: expect.stringMatching(/flux1-dev-Q4_0\.gguf is not a \.safetensors file/),
     });
     await expect(load(path("nowhere.safetensors"))).rejects.toMatchObject({ code: "ERR_FLUX_BAD_WEIGHTS" });
   });
