@@ -2,6 +2,7 @@
 
 import { badArgument, FluxError } from "../errors.js";
 import type { Linear } from "../nn/linear.js";
+import type { Parameter } from "../nn/parameter.js";
 import type { Device } from "../runtime/device.js";
 import { type Adapter, ranksOf } from "./adapter.js";
 import type { LoraChoice } from "./choices.js";
@@ -39,6 +40,8 @@ export interface AdapterHooks {
   /** CLIP gives other embeddings from now on. */
   forgetEmbeddings(): void;
   readonly originals: Originals;
+  /** The device computes low-rank branches. Otherwise adapters act through the weights, which takes longer to change. */
+  readonly hasSlots: boolean;
 }
 
 /** An adapter in the order in which they act, under its name. */
@@ -62,6 +65,8 @@ export class Adapters {
   #state: State = { loaded: new Map(), active: [], enabled: true, fused: [], hotswap: undefined };
   #slots: Slots | undefined;
   #disposed = false;
+  /** What the weights give beside what they were loaded with. */
+  #inWeights: readonly Applied[] = [];
   /** What the slots give; undefined after a write that failed. */
   #applied: readonly Applied[] | undefined = [];
 
@@ -76,7 +81,15 @@ export class Adapters {
 
   /** Slots of fixed size from now on; what is loaded and active stays so. */
   async enableHotswap(options: HotswapOptions): Promise<void> {
-    const slots = await Slots.allocate(this.device, hotswapRanks(options, this.sites));
+    const ranks = hotswapRanks(options, this.sites);
+    if (!this.hooks.hasSlots) {
+      process.emitWarning(
+        `LoRA slots have no kernels on ${this.device.name} yet: adapters act through the weights, and a swap takes seconds`,
+        { code: "FLUX_LORA_WITHOUT_SLOTS" },
+      );
+      return;
+    }
+    const slots = await Slots.allocate(this.device, ranks);
     const next = { ...this.#state, hotswap: options };
     try {
       for (const [name, adapter] of next.loaded) requireRoom(slots, [name], [adapter]);
@@ -148,12 +161,12 @@ export class Adapters {
       const weight = scale * (active.find((choice) => choice.name === name)?.weight ?? 1);
       return { name, adapter, weight };
     });
-    await this.#reweigh({ ...this.#state, fused: [...fused, ...added] });
+    await this.#enter({ ...this.#state, fused: [...fused, ...added] });
   }
 
   /** The weights are the checkpoint's again, byte for byte. */
   async unfuse(): Promise<void> {
-    if (this.#state.fused.length > 0) await this.#reweigh({ ...this.#state, fused: [] });
+    if (this.#state.fused.length > 0) await this.#enter({ ...this.#state, fused: [] });
   }
 
   /**
@@ -201,33 +214,6 @@ export class Adapters {
     this.#leave(next);
   }
 
-  /** With other adapters in the weights. */
-  async #reweigh(next: State): Promise<void> {
-    const linears = new Set<Linear>();
-    for (const { adapter } of [...this.#state.fused, ...next.fused]) {
-      for (const { linear } of adapter.pieces) linears.add(linear);
-    }
-    const adapters = next.fused.map(({ adapter }) => adapter);
-    const weights = await this.pool.with(adapters, () =>
-      fusedWeights(this.device, linears, next.fused, this.hooks.originals),
-    );
-    try {
-      await this.#put(next, chosenIn(next));
-      this.#requireAlive();
-    } catch (error) {
-      for (const parameter of weights.values()) parameter.release();
-      throw error;
-    }
-    this.hooks.forgetPlans();
-    this.hooks.forgetEmbeddings();
-    for (const [linear, parameter] of weights) {
-      linear.parameter.take(parameter);
-      linear.release();
-    }
-    this.#leave(next);
-    for (const linear of linears) await linear.measureBounds(this.device);
-  }
-
   /** The new state; what it has no name for is given back. */
   #leave(next: State): void {
     const known = (state: State) =>
@@ -238,9 +224,45 @@ export class Adapters {
     for (const adapter of before) if (!after.has(adapter)) this.pool.forget(adapter);
   }
 
-  /** Puts adapters into the slots, and makes the slots that they need. */
+  /** Puts into effect what is fused, in the weights, and what is chosen, in slots; without slots in the weights, too. */
   async #put(state: State, chosen: readonly Chosen[]): Promise<void> {
     const wanted = appliedIn(state, chosen);
+    const inWeights = this.hooks.hasSlots ? state.fused : [...state.fused, ...wanted];
+    const weights = await this.#makeWeights(inWeights);
+    try {
+      if (this.hooks.hasSlots) await this.#putSlots(state, chosen, wanted);
+      this.#requireAlive();
+    } catch (error) {
+      for (const parameter of weights?.values() ?? []) parameter.release();
+      throw error;
+    }
+    if (weights !== undefined) await this.#install(weights, inWeights);
+  }
+
+  /** The weights with these adapters in them, of the linears whose weights change; undefined when nothing does. */
+  async #makeWeights(applied: readonly Applied[]): Promise<Map<Linear, Parameter> | undefined> {
+    if (sameApplied(applied, this.#inWeights)) return undefined;
+    const linears = new Set<Linear>();
+    for (const { adapter } of [...this.#inWeights, ...applied]) {
+      for (const { linear } of adapter.pieces) linears.add(linear);
+    }
+    const adapters = applied.map(({ adapter }) => adapter);
+    return this.pool.with(adapters, () => fusedWeights(this.device, linears, applied, this.hooks.originals));
+  }
+
+  async #install(weights: ReadonlyMap<Linear, Parameter>, applied: readonly Applied[]): Promise<void> {
+    this.hooks.forgetPlans();
+    this.hooks.forgetEmbeddings();
+    for (const [linear, parameter] of weights) {
+      linear.parameter.take(parameter);
+      linear.release();
+    }
+    this.#inWeights = applied;
+    for (const linear of weights.keys()) await linear.measureBounds(this.device);
+  }
+
+  /** Puts adapters into the slots, and makes the slots that they need. */
+  async #putSlots(state: State, chosen: readonly Chosen[], wanted: readonly Applied[]): Promise<void> {
     const adapters = wanted.map(({ adapter }) => adapter);
     if (state.hotswap !== undefined) {
       requireRoom(

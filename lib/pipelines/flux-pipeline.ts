@@ -293,6 +293,7 @@ export class FluxPipeline extends LoraLoader {
           this.#prompts.forgetClip({ plan: true });
         },
         forgetEmbeddings: () => this.#prompts.forgetClip({ plan: false }),
+        hasSlots: this.device.kind === "cpu",
         originals: (linear) => original(onClip.has(linear) ? "text_encoder" : "transformer"),
       },
       poolBytes,
