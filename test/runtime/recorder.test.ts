@@ -1,5 +1,6 @@
-import { describe, expect, it } from "vitest";
-import { Recorder } from "../../lib/runtime/recorder.js";
+import { afterAll, describe, expect, it } from "vitest";
+import { Device } from "../../lib/runtime/device.js";
+import { type LinearWeights, Recorder } from "../../lib/runtime/recorder.js";
 import { bufferOf, compute, cpuDevice } from "../support/device.js";
 
 const BAD_ARGUMENT = { code: "ERR_FLUX_BAD_ARGUMENT" };
@@ -141,6 +142,60 @@ describe("a low-rank branch", () => {
     const g = new Recorder("bf16");
     const codes = g.quantizeRows(cpuDevice(1).buffer("bf16", [2, 32]));
     expect(() => g.linear(codes, weights("f8e4m3"))).toThrow(misuse(/what it was before is not kept/));
+  });
+});
+
+describe("what goes to a quantised linear", () => {
+  const device = Device.open("cpu", { threads: 1 });
+  afterAll(() => device.dispose());
+  const layer = (n: number, k: number, dtype: "bf16" | "f8e4m3" = "f8e4m3") => ({
+    weight: device.buffer(dtype, [n, k]),
+    ...(dtype === "f8e4m3" && { scale: device.buffer("f32", [n]) }),
+  });
+  const branch = (n: number, k: number) => ({
+    down: device.buffer("bf16", [4, k]),
+    scale: device.buffer("f32", [4]),
+    up: device.buffer("bf16", [n, 4]),
+    starts: [0],
+  });
+  const up = { ...layer(64, 32), bounds: device.buffer("f32", [2]) };
+  const down = layer(32, 64);
+  const x = device.buffer("bf16", [2, 3, 32]);
+  const kinds = (g: Recorder) => g.ops.map((op) => op.kind);
+
+  it("is quantised as it is written, where its layer has bounds", () => {
+    const g = new Recorder("bf16");
+    g.linear(g.linear(x, up, { for: down }), down);
+    expect(kinds(g)).toEqual(["quantizeRows", "linear", "linear"]);
+    const { y, yScale } = g.ops[1]!.outputs;
+    expect(y).toMatchObject({ dtype: "f8e4m3", shape: [2, 3, 64], rowScale: yScale });
+    expect(yScale!.shape).toEqual([6]);
+    expect(g.ops[1]!.inputs.bounds).toBe(up.bounds.value);
+    expect(g.ops[2]!.inputs).toMatchObject({ x: y, xScale: yScale });
+  });
+
+  it.each<[string, LinearWeights, LinearWeights]>([
+    ["its layer has no bounds", layer(64, 32), down],
+    ["an adapter adds to it", { ...up, lowRank: branch(64, 32) }, down],
+    ["an adapter reads it", up, { ...down, lowRank: branch(32, 64) }],
+  ])("is quantised by an op of its own where %s", (_, first, second) => {
+    const g = new Recorder("bf16");
+    g.linear(g.linear(x, first, { for: second }), second);
+    expect(kinds(g).filter((kind) => kind === "quantizeRows")).toHaveLength(2);
+  });
+
+  it("is not quantised where nothing wants it so", () => {
+    const rows = [2, 3, 64];
+    expect(new Recorder("bf16").emptyFor(layer(32, 64, "bf16"), up, rows).dtype).toBe("bf16");
+    expect(new Recorder("f32").emptyFor(down, up, rows).dtype).toBe("f32");
+  });
+
+  it("may be rows of which several ops write a part: views of columns keep the rows' scale", () => {
+    const rows = new Recorder("bf16").emptyFor(down, up, [2, 3, 64]);
+    const half = rows.slice(-1, 32, 32);
+    expect(half.rowScale).toBe(rows.rowScale);
+    expect(half.split(-1, [2, 16]).rowScale).toBe(rows.rowScale);
+    expect(rows.slice(1, 0, 1).rowScale).toBeUndefined();
   });
 });
 
