@@ -183,20 +183,6 @@ describe("what goes to a quantised linear", () => {
     g.linear(g.linear(x, first, { for: second }), second);
     expect(kinds(g).filter((kind) => kind === "quantizeRows")).toHaveLength(2);
   });
-
-  it("is not quantised where nothing wants it so", () => {
-    const rows = [2, 3, 64];
-    expect(new Recorder("bf16").emptyFor(layer(32, 64, "bf16"), up, rows).dtype).toBe("bf16");
-    expect(new Recorder("f32").emptyFor(down, up, rows).dtype).toBe("f32");
-  });
-
-  it("may be rows of which several ops write a part: views of columns keep the rows' scale", () => {
-    const rows = new Recorder("bf16").emptyFor(down, up, [2, 3, 64]);
-    const half = rows.slice(-1, 32, 32);
-    expect(half.rowScale).toBe(rows.rowScale);
-    expect(half.split(-1, [2, 16]).rowScale).toBe(rows.rowScale);
-    expect(rows.slice(1, 0, 1).rowScale).toBeUndefined();
-  });
 });
 
 describe("Value", () => {
