@@ -13,6 +13,11 @@ const benches = {
   },
   startup: { about: "from the start of the process to a PNG, on the CPU", parts: ["cpu/startup"] },
   "event-loop": { about: "how long Node's event loop is held up, on the CPU", parts: ["cpu/event-loop"] },
+  lora: {
+    about: "steps with slots for adapters, swaps and reading, on the CPU, written to bench/results/lora.json",
+    parts: ["cpu/lora"],
+    writes: true,
+  },
   load: {
     about:
       "loading onto the GPU and the first image, of --model in --precision, written to bench/results/load.json",
