@@ -4,6 +4,7 @@
 //
 //   npm run test:gpu                              builds what is out of date first
 //   node scripts/test-gpu.mjs --built             runs what lies in build/ and dist/, needs no npm packages but those at run time
+//   … --sanitize conv/ --sanitize norm            only such cases under compute-sanitizer, which is slow
 //   node scripts/test-gpu.mjs --pending "reason"  no run: says why one has to wait
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -19,6 +20,7 @@ const { values: options } = parseArgs({
   options: {
     built: { type: "boolean", default: false },
     pending: { type: "string" },
+    sanitize: { type: "string", multiple: true, default: [] },
     kernels: {
       type: "string",
       default: process.env.FLUX_KERNEL_TESTS ?? "build/kernel-tests/test/kernels/flux_kernel_tests",
@@ -94,12 +96,13 @@ function sanitizedKernelTests() {
     join(root, options.kernels),
     "--tests",
     "--quick",
+    ...options.sanitize.flatMap((name) => ["--filter", name]),
   ];
   const { status } = spawnSync("compute-sanitizer", parameters, { stdio: "inherit" });
   const failures = status === 0 ? [] : [`exit status ${status}`];
   return [
     {
-      name: "kernels, compute-sanitizer memcheck",
+      name: `kernels${options.sanitize.map((name) => ` ${name}`).join()}, compute-sanitizer memcheck`,
       passed: status === 0 ? 1 : 0,
       failed: failures.length,
       skipped: 0,
