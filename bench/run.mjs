@@ -25,6 +25,27 @@ const benches = {
     writes: true,
     gpu: true,
   },
+  gemm: {
+    about:
+      "matrix products with their epilogues, kernel by kernel beside PyTorch, written to bench/results/gemm.json",
+    parts: ["gpu/gemm"],
+    writes: true,
+    gpu: true,
+  },
+  attention: {
+    about:
+      "attention in bf16 and 8 bits, kernel by kernel beside PyTorch, written to bench/results/attention.json",
+    parts: ["gpu/attention"],
+    writes: true,
+    gpu: true,
+  },
+  norm: {
+    about:
+      "norms, quantising and small products, kernel by kernel beside PyTorch, written to bench/results/norm.json",
+    parts: ["gpu/norm"],
+    writes: true,
+    gpu: true,
+  },
   image: {
     about: "steps and whole images on the GPU beside PyTorch, written to bench/results/image.json",
     parts: ["gpu/image"],
@@ -53,13 +74,18 @@ const benches = {
 
 await main(async () => {
   const { positionals: names, values: options } = parseArgs({
-    options: { model: { type: "string" }, precision: { type: "string" }, built: { type: "boolean" } },
+    options: {
+      model: { type: "string" },
+      precision: { type: "string" },
+      built: { type: "boolean" },
+      filter: { type: "string", multiple: true },
+    },
     allowPositionals: true,
   });
   const unknown = names.filter((name) => !Object.hasOwn(benches, name));
   if (names.length === 0 || unknown.length > 0) {
     if (unknown.length > 0) console.error(`there is no benchmark ${unknown.join(", ")}`);
-    console.error("npm run bench -- NAME… [--model PATH] [--precision NAME] [--built]");
+    console.error("npm run bench -- NAME… [--model PATH] [--precision NAME] [--filter CASE]… [--built]");
     for (const [name, { about }] of Object.entries(benches)) console.error(`  ${name.padEnd(12)} ${about}`);
     return unknown.length > 0 ? 2 : 0;
   }

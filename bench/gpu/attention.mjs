@@ -1,0 +1,3 @@
+import { kernelRows } from "./kernels.mjs";
+
+export const bench = (options) => kernelRows("attention", options);

@@ -1,0 +1,66 @@
+// Kernels alone, without Node: flux_kernel_tests --bench, each case sustained over a second with a check of its result, beside the same work through
+// PyTorch in the same run (bench/peers).
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { root } from "../../scripts/ready.mjs";
+
+const EXECUTABLE = process.env.FLUX_KERNEL_TESTS ?? "build/kernel-tests/test/kernels/flux_kernel_tests";
+
+/** What a peer's row says in our unit, and what it is called. */
+const PEERS = {
+  gemm: (row) => ({ name: row.case.includes("fp8") ? "torch._scaled_mm" : "torch.matmul", value: row.value }),
+  attention: (row) => ({ name: `SDPA ${row.backend}`, value: row.tflops }),
+  norm: (row) => ({ name: "torch.compile", value: row.compiledGBPerSecond }),
+};
+/** Cases of a benchmark by parts of their names. */
+const FILTERS = {
+  gemm: ["gemm/"],
+  attention: ["attention/"],
+  norm: ["norm/", "quantise/", "gemv/", "elementwise/"],
+};
+
+/**
+ * @param {keyof typeof PEERS} family
+ * @param {{ filter?: string[] }} [options] other parts of names: fewer cases
+ */
+export function kernelRows(family, { filter = FILTERS[family] } = {}) {
+  const executable = join(root, EXECUTABLE);
+  if (!existsSync(executable)) {
+    throw new Error(`${EXECUTABLE} is not there: npm run test:gpu builds it, on a machine with a GPU`);
+  }
+  const ours = runTo("ours.json", executable, [
+    "--bench",
+    ...filter.flatMap((part) => ["--filter", part]),
+  ]).rows;
+  const theirs = runTo("peers.json", "python3", [join(root, `bench/peers/${family}.py`)]);
+  return ours.map((row) =>
+    withPeer(
+      row,
+      (theirs.rows ?? theirs).filter((peer) => peer.case === row.case),
+      PEERS[family],
+    ),
+  );
+}
+
+/** The best of the peers; rates, so more is better. */
+function withPeer(row, peers, read) {
+  const [best] = peers.map(read).toSorted((a, b) => b.value - a.value);
+  if (best === undefined) return row;
+  const rounded = (value) => Number(value.toPrecision(4));
+  return { ...row, peer: best.name, peerValue: rounded(best.value), ratio: rounded(row.value / best.value) };
+}
+
+/** What a program writes where --json says. */
+function runTo(name, command, parameters) {
+  const file = join(mkdtempSync(join(tmpdir(), "fluxwarp-bench-")), name);
+  const { status } = spawnSync(command, [...parameters, "--json", file], {
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  if (status === 0) return JSON.parse(readFileSync(file, "utf8"));
+  if (name === "ours.json")
+    throw new Error(`${command} found a wrong result or did not run (status ${status})`);
+  console.error(`${parameters[0]} did not run (it needs python3 with PyTorch): no peers in these rows`);
+  return { rows: [] };
+}
