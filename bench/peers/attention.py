@@ -72,11 +72,14 @@ def sustained_ms(function, sets):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--json")
+    parser.add_argument("--filter", action="append", default=[], help="only cases whose name holds one of these")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.manual_seed(1)
     rows = []
     for name, tokens, heads, head_dim, keywords in cases():
+        if arguments.filter and not any(part in f"attention/bf16/{name}" for part in arguments.filter):
+            continue
         elements = tokens * heads * head_dim
         sets = [tuple(heads_first(tokens, heads, head_dim) for _ in range(3))
                 for _ in range(min(32, max(2, 4 * L2_BYTES // (8 * elements) + 1)))]

@@ -1,6 +1,6 @@
 """The GEMM benchmarks' work through PyTorch: torch._scaled_mm per row with fast accumulation, and torch.matmul.
 
-    python3 bench/peers/gemm.py [--seconds S] [--json FILE]
+    python3 bench/peers/gemm.py [--seconds S] [--filter CASE]… [--json FILE]
 
 Prints one row a case with the name that flux_kernel_tests --bench --filter gemm gives its own: TFLOP/s sustained over S
 seconds (1 unless given), buffers rotated beyond L2, replayed as a CUDA graph. Run it in the same session of the GPU as the
@@ -63,15 +63,19 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--json")
+    parser.add_argument("--filter", action="append", default=[], help="only cases whose name holds one of these")
     options = parser.parse_args()
     rows = []
     for family, case, bytes_per_element in (("fp8", fp8_case, 1), ("bf16", bf16_case, 2)):
         for m in (4608, 4352, 8704):
             for n, k in FLUX_SHAPES:
+                name = f"gemm/{family}/bias/{m}x{n}x{k}"
+                if options.filter and not any(part in name for part in options.filter):
+                    continue
                 size = (m + n) * k * bytes_per_element + 2 * m * n
                 calls = [case(m, n, k) for _ in range(max(2, 4 * L2_BYTES // size + 1))]
                 ms = sustained_ms(calls, options.seconds)
-                row = {"case": f"gemm/{family}/bias/{m}x{n}x{k}", "ms": ms, "value": 2 * m * n * k / ms / 1e9}
+                row = {"case": name, "ms": ms, "value": 2 * m * n * k / ms / 1e9}
                 print(f"{row['case']:36s} {ms:8.4f} ms {row['value']:7.0f} TFLOP/s", flush=True)
                 rows.append({**row, "unit": "TFLOP/s"})
     if options.json:
