@@ -25,16 +25,15 @@ const FILTERS = {
  * @param {keyof typeof PEERS} family
  * @param {{ filter?: string[] }} [options] other parts of names: fewer cases
  */
-export function kernelRows(family, { filter = FILTERS[family] } = {}) {
+export function kernelRows(family, { filter } = {}) {
   const executable = join(root, EXECUTABLE);
   if (!existsSync(executable)) {
     throw new Error(`${EXECUTABLE} is not there: npm run test:gpu builds it, on a machine with a GPU`);
   }
-  const ours = runTo("ours.json", executable, [
-    "--bench",
-    ...filter.flatMap((part) => ["--filter", part]),
-  ]).rows;
-  const theirs = runTo("peers.json", "python3", [join(root, `bench/peers/${family}.py`)]);
+  const cases = (parts) => parts.flatMap((part) => ["--filter", part]);
+  const ours = runTo("ours.json", executable, ["--bench", ...cases(filter ?? FILTERS[family])]).rows;
+  const peers = join(root, `bench/peers/${family}.py`);
+  const theirs = runTo("peers.json", "python3", [peers, ...cases(filter ?? [])]);
   return ours.map((row) =>
     withPeer(
       row,

@@ -102,11 +102,14 @@ def sustained_ms(function, sets):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--json")
+    parser.add_argument("--filter", action="append", default=[], help="only cases whose name holds one of these")
     parser.add_argument("--eager", action="store_true", help="leave torch.compile out")
     arguments = parser.parse_args()
     torch.manual_seed(1)
     rows = []
     for name, function, make, needed in cases():
+        if arguments.filter and not any(part in name for part in arguments.filter):
+            continue
         sets = [make() for _ in range(min(64, max(2, 4 * L2_BYTES // needed + 1)))]
         row = {"case": name, "eagerMs": sustained_ms(function, sets)}
         if not arguments.eager:
