@@ -1,5 +1,5 @@
 // The Device's methods that bring matrices from files into Buffers: hostMemory, valuesOf, gather, columnsInUse, transfer.
-#include <cstring>
+#include <algorithm>
 
 #include "napi/arguments.h"
 #include "napi/objects.h"
@@ -103,7 +103,7 @@ Napi::Value DeviceObject::values_of(const Napi::CallbackInfo& info) {
     return async_->enqueue_aside(info.Env(), [matrices = std::move(matrices)](ThreadPool&) -> Finish {
       return [values = flux::values_of(matrices)](Napi::Env env) -> Napi::Value {
         auto array = Napi::Float32Array::New(env, values.size());
-        std::memcpy(array.Data(), values.data(), values.size() * sizeof(float));
+        std::copy(values.begin(), values.end(), array.Data());
         return array;
       };
     });
@@ -130,7 +130,7 @@ Napi::Value DeviceObject::columns_in_use(const Napi::CallbackInfo& info) {
     return async_->enqueue_aside(info.Env(), [request = std::move(request)](ThreadPool&) -> Finish {
       return [used = flux::columns_in_use(request)](Napi::Env env) -> Napi::Value {
         auto array = Napi::Uint8Array::New(env, used.size());
-        std::memcpy(array.Data(), used.data(), used.size());
+        std::copy(used.begin(), used.end(), array.Data());
         return array;
       };
     });
