@@ -13,7 +13,7 @@ export interface FittedPair extends ScaledPair {
 
 /**
  * @throws FluxError `ERR_FLUX_BAD_WEIGHTS` that names a tensor whose shape is not this model's; `ERR_FLUX_UNSUPPORTED` for a
- *   control adapter, which widens the model's input.
+ *   control adapter in a model without a control input.
  */
 export function fitPairs(
   pairs: readonly ScaledPair[],
@@ -44,7 +44,7 @@ function checkShapes(pair: ScaledPair, sites: readonly Site[], location: string)
     throw new FluxError(
       "ERR_FLUX_UNSUPPORTED",
       `${location} is a control adapter: ${quoted(pair.down.name)} reads ${pair.columns} channels, the image's and a control ` +
-        "image's. This version draws from text alone; use an adapter that is not made for a control image.",
+        "image's. Load it into a model with a control input (FLUX.1-Canny-dev, -Depth-dev), or use another adapter.",
     );
   }
   const wrong = (tensor: ScaledPair["down"], expected: string) =>

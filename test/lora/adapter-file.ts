@@ -5,7 +5,6 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { readClipTextConfig, readFluxTransformerConfig } from "../../lib/loaders/config.js";
-import { WeightSource } from "../../lib/loaders/weights.js";
 import { type Adapter, readAdapter } from "../../lib/lora/adapter.js";
 import { openLoraFile } from "../../lib/lora/file.js";
 import { type Sites, sitesOf } from "../../lib/lora/sites.js";
@@ -123,8 +122,4 @@ export async function readLayers(
     };
   }
   return { layers, adapter };
-}
-
-export async function transformerSource(): Promise<WeightSource> {
-  return WeightSource.open(`${MODEL}/transformer`);
 }

@@ -304,7 +304,7 @@ describe.skipIf(!present)("golden adapters (reads ../shared/golden)", () => {
     }
   });
 
-  it("gives the same bytes after 300 random swaps as right after a fresh load", async () => {
+  it("gives the same bytes after 1,000 random swaps as right after a fresh load", async () => {
     const other = await Bench.open(device);
     const paths = { A, B, C: "C.safetensors", D: "D_kohya.safetensors", F: "F.safetensors" };
     try {
@@ -318,7 +318,7 @@ describe.skipIf(!present)("golden adapters (reads ../shared/golden)", () => {
         state = (Math.imul(state, 1103515245) + 12345) >>> 0;
         return (state >>> 8) % count;
       };
-      for (let swap = 1; swap <= 300; swap++) {
+      for (let swap = 1; swap <= 1000; swap++) {
         const first = names[next(5)]!;
         const second = names[next(5)]!;
         const weights = { [first]: 1 + next(3), [second]: -0.5 * next(3) };
