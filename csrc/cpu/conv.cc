@@ -2,6 +2,8 @@
 // (ky, kx, channel); it is only ever packed a panel at a time, straight from the image. Padding reads zeros;
 // nearest-neighbour upsampling halves the coordinates. The weight [Co, kh, kw, Ci] is the right matrix as it
 // lies.
+#include <vector>
+
 #include "cpu/checks.h"
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
@@ -202,7 +204,15 @@ void conv2d(const OpCall& call, ThreadPool& pool) {
   thread_local Scratch zero_scratch;
   float* zeros = zero_scratch.reserve<float>(geometry.channels);
   std::fill_n(zeros, geometry.channels, 0.0f);
-  const Patches patches(x, geometry, zeros);
+  TensorView input = x;
+  std::vector<float> normalised;
+  if (const TensorView* affine = optional_operand(call, "affine")) {
+    normalised.resize(static_cast<size_t>(x.elements()));
+    input.data = normalised.data();
+    input.stride = {x.shape[1] * x.shape[2] * x.shape[3], x.shape[2] * x.shape[3], x.shape[3], 1};
+    apply_affine(call, x, *affine, Activation::kSilu, input, pool);
+  }
+  const Patches patches(input, geometry, zeros);
   TensorView flat = weight;  // [Co, kh·kw·Ci]
   const int64_t depth = geometry.kernel_height * geometry.kernel_width * geometry.channels;
   flat.rank = 2;
@@ -216,6 +226,10 @@ void conv2d(const OpCall& call, ThreadPool& pool) {
     gemm(pool, {outputs, pixels, depth}, filters, patches, NarrowConvSink(y, residual, bias));
   } else {
     gemm(pool, {pixels, outputs, depth}, patches, filters, ConvSink(y, residual, bias));
+  }
+  if (const TensorView* sums = optional_operand(call, "sums")) {
+    expect_shape(call, "sums", *sums, {y.shape[0], -1, outputs / 2, 2});
+    pair_sums(y, *sums, pool);
   }
 }
 

@@ -1,7 +1,9 @@
 // groupNorm over [B, H, W, C]: statistics over all pixels of C / groups channels. Moments of blocks of
 // pixels, channel by channel, are combined in f64 in one fixed order (Chan, Golub and LeVeque 1979), which
 // neither cancels nor depends on threads.
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "cpu/checks.h"
 #include "cpu/kernels.h"
@@ -118,6 +120,101 @@ void group_norm(const OpCall& call, ThreadPool& pool) {
                                act, y.as<float>() + y_rows[row]);
     }
   });
+}
+
+void pair_sums(const TensorView& x, const TensorView& sums, ThreadPool& pool) {
+  const int64_t channels = x.shape[3], parts = sums.shape[1];
+  const Image image{x};
+  pool.parallel_for(x.shape[0] * parts, 1, [&](int64_t begin, int64_t end) {
+    std::vector<double> totals(static_cast<size_t>(channels));
+    for (int64_t index = begin; index < end; ++index) {
+      const int64_t batch = index / parts, part = index % parts;
+      std::fill(totals.begin(), totals.end(), 0.0);
+      for (int64_t p = image.pixels() * part / parts; p < image.pixels() * (part + 1) / parts; ++p) {
+        const float* pixel = image.pixel(batch, p);
+        for (int64_t c = 0; c < channels; ++c) {
+          const double value = static_cast<double>(pixel[c]);
+          totals[static_cast<size_t>(c / 2 * 2)] += value;
+          totals[static_cast<size_t>(c / 2 * 2 + 1)] += value * value;
+        }
+      }
+      float* target = sums.as<float>() + batch * sums.stride[0] + part * sums.stride[1];
+      for (int64_t c = 0; c < channels; ++c) target[c] = static_cast<float>(totals[static_cast<size_t>(c)]);
+    }
+  });
+}
+
+void apply_affine(const OpCall& call, const TensorView& x, const TensorView& affine, Activation act,
+                  const TensorView& y, ThreadPool& pool) {
+  const int64_t channels = x.shape[3], pixels = x.shape[1] * x.shape[2];
+  expect_shape(call, "affine", affine, {x.shape[0], channels, 2});
+  const std::vector<float> zeros(static_cast<size_t>(channels), 0.0f);
+  std::vector<float> multipliers, addends;  // [B, C]
+  for (int64_t batch = 0; batch < x.shape[0]; ++batch) {
+    const float* pairs = affine.as<const float>() + batch * affine.stride[0];
+    for (int64_t c = 0; c < channels; ++c) {
+      multipliers.push_back(pairs[2 * c]);
+      addends.push_back(pairs[2 * c + 1]);
+    }
+  }
+  const RowOffsets x_rows(x), y_rows(y);
+  pool.parallel_for(x.shape[0] * pixels, rows_per_chunk(channels), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t first = row / pixels * channels;
+      simd().normalise_columns(x.as<const float>() + x_rows[row], zeros.data(), multipliers.data() + first,
+                               addends.data() + first, channels, act, y.as<float>() + y_rows[row]);
+    }
+  });
+}
+
+void group_norm_sums(const OpCall& call, ThreadPool& pool) {
+  const TensorView& x = operand(call, "x");
+  const TensorView& sums = operand(call, "sums");
+  expect_shape(call, "x", x, {-1, -1, -1, -1});
+  if (x.shape[3] % 2 != 0) fail(call, describe("x", x) + " must have an even number of channels");
+  expect_shape(call, "sums", sums, {x.shape[0], -1, x.shape[3] / 2, 2});
+  pair_sums(x, sums, pool);
+}
+
+void group_norm_affine(const OpCall& call, ThreadPool&) {
+  const TensorView& sums = operand(call, "sums");
+  const TensorView& y = operand(call, "y");
+  expect_shape(call, "sums", sums, {-1, -1, -1, 2});
+  const int64_t batches = sums.shape[0], parts = sums.shape[1], channels = 2 * sums.shape[2];
+  expect_shape(call, "y", y, {batches, channels, 2});
+  const float* weight = vector_operand(call, "weight", channels);
+  const float* bias = vector_operand(call, "bias", channels);
+  const int64_t groups = integer_attribute(call, "groups", 1, channels);
+  const double pixels = call.number("pixels"), eps = call.number("eps");
+  if (channels % (2 * groups) != 0) fail(call, describe("sums", sums) + " must have pairs within groups");
+  const int64_t width = channels / groups;
+  for (int64_t index = 0; index < batches * groups; ++index) {
+    const int64_t batch = index / groups, first = index % groups * width;
+    double sum = 0.0, square = 0.0;
+    for (int64_t part = 0; part < parts; ++part) {
+      const float* pairs = sums.as<const float>() + batch * sums.stride[0] + part * sums.stride[1] + first;
+      for (int64_t c = 0; c < width; c += 2) {
+        sum += static_cast<double>(pairs[c]);
+        square += static_cast<double>(pairs[c + 1]);
+      }
+    }
+    const double count = pixels * static_cast<double>(width), mean = sum / count;
+    const double inverse = 1.0 / std::sqrt(std::max(square / count - mean * mean, 0.0) + eps);
+    for (int64_t c = first; c < first + width; ++c) {
+      const double multiplier = inverse * static_cast<double>(weight[c]);
+      float* pair = y.as<float>() + batch * y.stride[0] + 2 * c;
+      pair[0] = static_cast<float>(multiplier);
+      pair[1] = static_cast<float>(static_cast<double>(bias[c]) - mean * multiplier);
+    }
+  }
+}
+
+void group_norm_apply(const OpCall& call, ThreadPool& pool) {
+  const TensorView& x = operand(call, "x");
+  const TensorView& y = operand(call, "y");
+  expect_shape(call, "x", x, {-1, -1, -1, -1});
+  expect_same_shape(call, "y", y, "x", x);
+  apply_affine(call, x, operand(call, "affine"), activation_attribute(call), y, pool);
 }
 
 }  // namespace flux::cpu

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/ops.h"
+#include "cpu/simd/kernels.h"
 
 namespace flux::cpu {
 
@@ -21,6 +22,13 @@ void layer_norm(const OpCall& call, ThreadPool& pool);
 void rms_norm(const OpCall& call, ThreadPool& pool);
 // group_norm.cc
 void group_norm(const OpCall& call, ThreadPool& pool);
+void group_norm_sums(const OpCall& call, ThreadPool& pool);
+void group_norm_affine(const OpCall& call, ThreadPool& pool);
+void group_norm_apply(const OpCall& call, ThreadPool& pool);
+// What groupNormSums and groupNormApply do, for conv2d.
+void pair_sums(const TensorView& x, const TensorView& sums, ThreadPool& pool);
+void apply_affine(const OpCall& call, const TensorView& x, const TensorView& affine, Activation act,
+                  const TensorView& y, ThreadPool& pool);
 // conv.cc
 void conv2d(const OpCall& call, ThreadPool& pool);
 // embedding.cc
@@ -53,5 +61,6 @@ void unpack_latents(const OpCall& call, ThreadPool& pool);
 void sample_latents(const OpCall& call, ThreadPool& pool);
 void to_image(const OpCall& call, ThreadPool& pool);
 void from_image(const OpCall& call, ThreadPool& pool);
+void blend_tile(const OpCall& call, ThreadPool& pool);
 
 }  // namespace flux::cpu

@@ -1,6 +1,7 @@
 // Between images, VAE moments and the transformer's packed latents.
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "cpu/checks.h"
 #include "cpu/kernels.h"
@@ -134,6 +135,42 @@ void from_image(const OpCall& call, ThreadPool& pool) {
     const uint8_t* source = x.as<const uint8_t>() + at[0];
     float* target = y.as<float>() + at[1];
     for (int64_t i = 0; i < n; ++i) target[i] = static_cast<float>(source[i]) / 255.0f * 2.0f - 1.0f;
+  });
+}
+
+void blend_tile(const OpCall& call, ThreadPool& pool) {
+  const TensorView& x = operand(call, "x");
+  const TensorView& y = operand(call, "y");
+  expect_shape(call, "x", x, {-1, -1, -1, -1});
+  expect_same_shape(call, "y", y, "x", x);
+  const int64_t height = x.shape[1], width = x.shape[2], channels = x.shape[3];
+  // How much of x comes in at `position`: nothing before the ramp, all of it behind.
+  const auto share = [&](const char* edge, const char* ramp, int64_t position) {
+    const double into = static_cast<double>(position - integer_attribute(call, edge, 0, 1 << 24)) + 0.5;
+    const double length = static_cast<double>(integer_attribute(call, ramp, 0, 1 << 24));
+    return static_cast<float>(length > 0.0 ? std::clamp(into / length, 0.0, 1.0) : (into > 0.0 ? 1.0 : 0.0));
+  };
+  std::vector<float> across;
+  for (int64_t column = 0; column < width; ++column) across.push_back(share("left", "leftRamp", column));
+  pool.parallel_for(x.shape[0] * height, rows_per_chunk(width * channels), [&](int64_t begin, int64_t end) {
+    for (int64_t line = begin; line < end; ++line) {
+      const int64_t batch = line / height, row = line % height;
+      const float down = share("top", "topRamp", row);
+      const float* source = x.as<const float>() + batch * x.stride[0] + row * x.stride[1];
+      float* target = y.as<float>() + batch * y.stride[0] + row * y.stride[1];
+      for (int64_t column = 0; column < width; ++column) {
+        const float part = down * across[static_cast<size_t>(column)];
+        for (int64_t c = 0; c < channels; ++c) {
+          float& kept = target[column * y.stride[2] + c];
+          const float own = source[column * x.stride[2] + c];
+          // What is not mixed is copied: the target may hold anything there.
+          if (part == 1.0f)
+            kept = own;
+          else if (part > 0.0f)
+            kept += part * (own - kept);
+        }
+      }
+    }
   });
 }
 

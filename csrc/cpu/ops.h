@@ -36,10 +36,15 @@
 //                 y = x̂·weight + bias, or x̂·(1 + scale) + shift   [in place]
 //   rmsNorm       x [.., D], weight [D] f32 → y;  attr eps         [in place]
 //   groupNorm     x [B, H, W, C], weight, bias [C] f32 → y;  attrs groups, eps, activation   [in place]
+//   groupNormSums x [B, H, W, C] → sums [B, parts, C / 2, 2] f32: of pairs of channels over a part of the pixels, Σ x and Σ x²
+//   groupNormAffine  sums [B, parts, C / 2, 2], weight, bias [C] f32 → y [B, C, 2] f32, a multiplier and an addend for each
+//                 channel; attrs groups, eps, pixels (of each image, in all parts together)
+//   groupNormApply   x [B, H, W, C], affine [B, C, 2] f32 → y = act(x · multiplier + addend);  attr activation  [in place]
 //   conv2d        x [B, H, W, Ci], weight [Co, kh, kw, Ci] (f32 | bf16), bias? [Co] f32, residual? like y
 //                 → y [B, Ho, Wo, Co];  attrs stride, padTop, padLeft, padBottom, padRight, upsample (1 | 2)
 //                 upsample 2: nearest-neighbour 2× of x first, never materialised. [y may alias residual]
-//                 On a GPU also attr phases (1): upsample 2 and a 3 × 3 kernel as four 2 × 2 ones, weight
+//                 affine? [B, Ci, 2] f32: x is read as SiLU(x · multiplier + addend); and an output sums?, groupNormSums of
+//                 y. On a GPU also attr phases (1): upsample 2 and a 3 × 3 kernel as four 2 × 2 ones, weight
 //                 [Co, 4 phases, 4 taps, Ci] as WeightLayout::kUpsamplePhases has it.
 //   embedding     ids [B, T] i32, table [V, D] (f32 | bf16), positions? [P, D] (f32 | bf16; row t is added)
 //                 → y [B, T, D]; an id outside the table throws.
@@ -70,6 +75,9 @@
 //                 → y = mean + exp(½·clamp(lv, −30, 20))·noise
 //   toImage       x f32 → y: u = clamp(x/2 + ½, 0, 1); as u8: round half to even of 255·u (NaN becomes 0);
 //                 as f32: u (NaN stays)
+//   blendTile     x [B, h, w, C], y a part of an image, read and written: y += s·(x − y), s = s_row·s_column with
+//                 s_row(r) = clamp((r − top + ½) / topRamp, 0, 1), 0 or 1 for an empty ramp; where s = 1 y is not read;
+//                 attrs top, topRamp, left, leftRamp
 //   fromImage     x u8 → y f32 = x/255·2 − 1
 //   greater       a, b [1] f32 → y [1] i32 = a > b
 //   relativeDifference  x, base, previous of one shape → y [1] f32 = Σ|x − base − previous| / Σ|previous|, summed in f64

@@ -13,7 +13,7 @@ struct Entry {
   Kernel kernel;
 };
 
-constexpr std::array<Entry, 35> kOps{{
+constexpr std::array<Entry, 39> kOps{{
     {"linear", linear},
     {"qkvLinear", qkv_linear},
     {"attention", attention},
@@ -22,6 +22,9 @@ constexpr std::array<Entry, 35> kOps{{
     {"layerNorm", layer_norm},
     {"rmsNorm", rms_norm},
     {"groupNorm", group_norm},
+    {"groupNormSums", group_norm_sums},
+    {"groupNormAffine", group_norm_affine},
+    {"groupNormApply", group_norm_apply},
     {"conv2d", conv2d},
     {"embedding", embedding},
     {"timestepEmbedding", timestep_embedding},
@@ -44,6 +47,7 @@ constexpr std::array<Entry, 35> kOps{{
     {"sampleLatents", sample_latents},
     {"toImage", to_image},
     {"fromImage", from_image},
+    {"blendTile", blend_tile},
     {"greater", greater},
     {"relativeDifference", relative_difference},
     {"cacheDecision", cache_decision},

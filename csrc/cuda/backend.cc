@@ -123,6 +123,16 @@ class CudaBackend final : public Backend {
     cudaStreamDestroy(stream_);
   }
 
+  uint64_t available() override {
+    size_t available = 0, total = 0;
+    uint64_t reserved = 0, used = 0;
+    const bool known =
+        cudaSetDevice(index_) == cudaSuccess && cudaMemGetInfo(&available, &total) == cudaSuccess &&
+        cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved) == cudaSuccess &&
+        cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used) == cudaSuccess;
+    return known ? available + reserved - used : 0;
+  }
+
   void* allocate(uint64_t bytes) override {
     enter();
     void* data = nullptr;

@@ -5,8 +5,11 @@
 #include "cuda/views.h"
 
 namespace flux::cuda {
+namespace {
 
-void conv2d(const OpCall& call, const Launch& launch) {
+int size(int64_t length) { return static_cast<int>(length); }
+
+kernels::Conv2d conv_of(const OpCall& call) {
   const TensorView& x = call.tensor("x");
   const TensorView& weight = call.tensor("weight");
   const TensorView& y = call.tensor("y");
@@ -24,7 +27,8 @@ void conv2d(const OpCall& call, const Launch& launch) {
     require_contiguous(*residual, "conv2d");
     conv.residual = residual->data;
   }
-  const auto size = [](int64_t length) { return static_cast<int>(length); };
+  if (const TensorView* affine = call.optional("affine")) conv.affine = affine->as<const float>();
+  if (const TensorView* sums = call.optional("sums")) conv.sums = sums->as<float>();
   conv.batch = size(x.shape[0]);
   conv.height = size(x.shape[1]);
   conv.width = size(x.shape[2]);
@@ -39,7 +43,17 @@ void conv2d(const OpCall& call, const Launch& launch) {
   conv.stride = size(call.integer("stride"));
   conv.pad_top = size(call.integer("padTop"));
   conv.pad_left = size(call.integer("padLeft"));
-  check(kernels::conv2d(conv, launch.workspace, launch.stream), "conv2d");
+  return conv;
+}
+
+}  // namespace
+
+void conv2d(const OpCall& call, const Launch& launch) {
+  check(kernels::conv2d(conv_of(call), launch.workspace, launch.stream), "conv2d");
+}
+
+uint64_t conv2d_workspace(const OpCall& call) {
+  return static_cast<uint64_t>(kernels::conv2d_workspace_bytes(conv_of(call)));
 }
 
 }  // namespace flux::cuda

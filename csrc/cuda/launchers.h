@@ -17,8 +17,12 @@ void layer_norm(const OpCall& call, const Launch& launch);
 void rms_norm(const OpCall& call, const Launch& launch);
 void group_norm(const OpCall& call, const Launch& launch);
 uint64_t group_norm_workspace(const OpCall& call);
+void group_norm_sums(const OpCall& call, const Launch& launch);
+void group_norm_affine(const OpCall& call, const Launch& launch);
+void group_norm_apply(const OpCall& call, const Launch& launch);
 // conv.cc
 void conv2d(const OpCall& call, const Launch& launch);
+uint64_t conv2d_workspace(const OpCall& call);
 // attention.cc
 void attention(const OpCall& call, const Launch& launch);
 void pack_heads(const OpCall& call, const Launch& launch);
@@ -51,5 +55,6 @@ void t5_bias(const OpCall& call, const Launch& launch);
 void pack_latents(const OpCall& call, const Launch& launch);
 void unpack_latents(const OpCall& call, const Launch& launch);
 void sample_latents(const OpCall& call, const Launch& launch);
+void blend_tile(const OpCall& call, const Launch& launch);
 
 }  // namespace flux::cuda

@@ -77,6 +77,51 @@ void rms_norm(const OpCall& call, const Launch& launch) {
         "rmsNorm");
 }
 
+void group_norm_sums(const OpCall& call, const Launch& launch) {
+  const TensorView& x = call.tensor("x");
+  require_contiguous(x, "groupNormSums");
+  kernels::GroupNorm norm;
+  norm.x = x.data;
+  norm.batch = static_cast<int>(x.shape[0]);
+  norm.channels = static_cast<int>(x.inner());
+  norm.pixels = x.elements() / x.shape[0] / x.inner();
+  norm.groups = 1;
+  check(kernels::group_norm_pair_sums(norm, call.tensor("sums").as<float>(), launch.stream), "groupNormSums");
+}
+
+void group_norm_affine(const OpCall& call, const Launch& launch) {
+  const TensorView& sums = call.tensor("sums");  // [B, parts, C / 2, 2]
+  kernels::GroupNorm norm;
+  norm.weight = call.tensor("weight").as<const float>();
+  norm.bias = call.tensor("bias").as<const float>();
+  norm.batch = static_cast<int>(sums.shape[0]);
+  norm.channels = static_cast<int>(2 * sums.shape[2]);
+  norm.pixels = call.integer("pixels");
+  norm.groups = static_cast<int>(call.integer("groups"));
+  norm.epsilon = static_cast<float>(call.number("eps"));
+  kernels::GroupNormSums partial;
+  partial.sums = sums.as<const float>();
+  partial.parts = static_cast<int>(sums.shape[1]);
+  partial.channels_per_sum = 2;
+  check(kernels::group_norm_affine(norm, partial, call.tensor("y").as<float>(), launch.stream),
+        "groupNormAffine");
+}
+
+void group_norm_apply(const OpCall& call, const Launch& launch) {
+  const TensorView& x = call.tensor("x");
+  require_contiguous(x, "groupNormApply");
+  kernels::GroupNorm norm;
+  norm.x = x.data;
+  norm.y = call.tensor("y").data;
+  norm.batch = static_cast<int>(x.shape[0]);
+  norm.channels = static_cast<int>(x.inner());
+  norm.pixels = x.elements() / x.shape[0] / x.inner();
+  norm.groups = 1;
+  norm.activation = activation_of(call.integer("activation"));
+  check(kernels::group_norm_apply(norm, call.tensor("affine").as<const float>(), launch.stream),
+        "groupNormApply");
+}
+
 void group_norm(const OpCall& call, const Launch& launch) {
   check(kernels::group_norm(group_norm_of(call), launch.workspace, launch.stream), "groupNorm");
 }

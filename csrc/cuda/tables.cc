@@ -111,4 +111,27 @@ void sample_latents(const OpCall& call, const Launch& launch) {
         "sampleLatents");
 }
 
+void blend_tile(const OpCall& call, const Launch& launch) {
+  const TensorView& x = call.tensor("x");
+  const TensorView& y = call.tensor("y");
+  require_contiguous(x, "blendTile");
+  const auto size = [](int64_t length) { return static_cast<int>(length); };
+  kernels::TileBlend blend;
+  blend.x = x.data;
+  blend.y = y.data;
+  blend.type = element_of(y.dtype);
+  FLUX_CHECK(x.dtype == y.dtype, "blendTile: x and y are of one dtype");
+  blend.batch = size(x.shape[0]);
+  blend.height = size(x.shape[1]);
+  blend.width = size(x.shape[2]);
+  blend.channels = size(x.shape[3]);
+  blend.y_batch_stride = y.stride[0];
+  blend.y_row_stride = y.stride[1];
+  blend.top = size(call.integer("top"));
+  blend.top_ramp = size(call.integer("topRamp"));
+  blend.left = size(call.integer("left"));
+  blend.left_ramp = size(call.integer("leftRamp"));
+  check(kernels::blend_tile(blend, launch.stream), "blendTile");
+}
+
 }  // namespace flux::cuda

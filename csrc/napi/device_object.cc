@@ -77,6 +77,7 @@ Napi::Function DeviceObject::define(Napi::Env env) {
        InstanceMethod<&DeviceObject::columns_in_use>("columnsInUse"),
        InstanceMethod<&DeviceObject::transfer>("transfer"), InstanceMethod<&DeviceObject::drain>("drain"),
        InstanceMethod<&DeviceObject::memory_usage>("memoryUsage"),
+       InstanceMethod<&DeviceObject::available_memory>("availableMemory"),
        InstanceMethod<&DeviceObject::dispose>("dispose")});
 }
 
@@ -154,6 +155,12 @@ Napi::Value DeviceObject::memory_usage(const Napi::CallbackInfo& info) {
   usage.Set("peak", static_cast<double>(backend.peak()));
   usage.Set("host", static_cast<double>(backend.host()));
   return usage;
+}
+
+Napi::Value DeviceObject::available_memory(const Napi::CallbackInfo& info) {
+  const uint64_t available = async_->device()->backend().available();
+  const uint64_t arena = async_->device()->arena_bytes();
+  return Napi::Number::New(info.Env(), available == 0 ? 0.0 : static_cast<double>(available + arena));
 }
 
 Napi::Value DeviceObject::dispose(const Napi::CallbackInfo& info) {

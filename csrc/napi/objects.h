@@ -37,6 +37,8 @@ class DeviceObject : public Napi::ObjectWrap<DeviceObject> {
   Napi::Value drain(
       const Napi::CallbackInfo& info);  // () → Promise<void>: all that was queued before is done
   Napi::Value memory_usage(const Napi::CallbackInfo& info);  // () → { allocated, peak } in bytes
+  // () → bytes that an arena could have, what it has now included; 0 where only the operating system knows
+  Napi::Value available_memory(const Napi::CallbackInfo& info);
   Napi::Value dispose(
       const Napi::CallbackInfo& info);  // (): takes no new work; what is queued still finishes
 

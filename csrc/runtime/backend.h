@@ -55,6 +55,8 @@ class Backend {
   virtual std::byte* allocate_host(uint64_t bytes);  // throws FluxError(ERR_FLUX_OUT_OF_MEMORY)
   virtual void free_host(std::byte* data) noexcept;
 
+  // Bytes that allocate() could still give; 0 where only the operating system knows. May be called on any thread.
+  virtual uint64_t available() { return 0; }
   uint64_t allocated() const { return allocated_.load(); }
   uint64_t peak() const { return peak_.load(); }
   uint64_t host() const { return host_.load(); }

@@ -100,6 +100,7 @@ void Device::loop() {
       if (stopping_ || jobs_.empty()) {
         ended_ = true;
         arena_.reset();
+        arena_bytes_ = 0;
         return;
       }
       job = std::move(jobs_.front());
@@ -114,15 +115,19 @@ void Device::reserve_arena(uint64_t bytes) { reservations_.insert(bytes); }
 void Device::release_arena(uint64_t bytes) {
   const auto found = reservations_.find(bytes);
   if (found != reservations_.end()) reservations_.erase(found);
-  if (reservations_.empty()) arena_.reset();
+  if (!reservations_.empty()) return;
+  arena_.reset();
+  arena_bytes_ = 0;
 }
 
 void* Device::arena() {
   const uint64_t wanted = reservations_.empty() ? 0 : *reservations_.rbegin();
   if (arena_ == nullptr || arena_->bytes() < wanted) {
+    arena_bytes_ = 0;
     arena_.reset();  // first, so that the old and the new arena are never held together
     ++arena_generation_;
     arena_ = std::make_unique<Memory>(backend_, wanted);
+    arena_bytes_ = wanted;
   }
   return arena_->data();
 }

@@ -51,6 +51,8 @@ class Device : public std::enable_shared_from_this<Device> {
   void release_arena(uint64_t bytes);
   void* arena();  // grows it to the largest reservation first
   uint64_t arena_generation() const { return arena_generation_; }
+  // Bytes of it now; on any thread.
+  uint64_t arena_bytes() const { return arena_bytes_.load(); }
 
  private:
   struct Awaited {
@@ -63,6 +65,7 @@ class Device : public std::enable_shared_from_this<Device> {
   std::shared_ptr<Backend> backend_;
   std::multiset<uint64_t> reservations_;
   std::unique_ptr<Memory> arena_;
+  std::atomic<uint64_t> arena_bytes_{0};
   uint64_t arena_generation_ = 0;
 
   std::mutex mutex_;

@@ -22,8 +22,8 @@ struct ConvConfig {
   static constexpr int kMathWarps = 4 * kMathGroups;
   static constexpr int kThreads = 128 * (1 + kMathGroups);  // warpgroup 0 produces
   // The kernel starts with 168 registers a thread, and the warpgroups trade.
-  static constexpr int kProducerRegisters = kNormalises ? 56 : 24;
-  static constexpr int kMathRegisters = kNormalises ? 224 : 240;
+  static constexpr int kProducerRegisters = kNormalises ? 56 : 40;
+  static constexpr int kMathRegisters = kNormalises ? 224 : 232;
   static_assert(128 * (kProducerRegisters + kMathGroups * kMathRegisters) <= 168 * kThreads);
 
   static constexpr int kTileWidth = 16, kTileHeight = 8 * kBlocks;
@@ -53,11 +53,14 @@ struct ConvConfig {
   static constexpr int kPanels = kColumnPanels * kBlocks;
   static constexpr int kDeferBlocks = 2;
 
+  static constexpr int kMostChannels = 2048;  // whose bias fits
+
   // Shared memory, from a 1024-byte aligned start.
   static constexpr int kStagesAt = kHalos * kHaloBytes;
   static constexpr int kPanelsAt = kStagesAt + kStages * kStageBytes;
   static constexpr int kSumsAt = kPanelsAt + (kPanels > 0 ? kMathWarps * kPanelBuffers * kPanelBytes : 0);
-  static constexpr int kBarriersAt = kSumsAt + kColumnPanels * kMathWarps * 32 * 8;
+  static constexpr int kBiasAt = kSumsAt + kColumnPanels * kMathWarps * 32 * 8;
+  static constexpr int kBarriersAt = kBiasAt + (kPanels > 0 ? kMostChannels * 4 : 0);
   static constexpr int kFullAt = kBarriersAt;  // a stage's bytes have arrived
   static constexpr int kEmptyAt =
       kFullAt + 8 * kStages;  // all math warps of the cluster are done with a stage

@@ -37,8 +37,8 @@ struct Conv2d {
 
 // By wgmma and TMA on sm_90a. kUnsupported: not a Hopper GPU, or a shape that it has no kernel for (`conv2d_hopper_takes`).
 Status conv2d_hopper(const Conv2d& conv, cudaStream_t stream);
-// Whether it has: channels and out_channels multiples of 8 (out_channels up to 16: any, without residual and sums); kernels up
-// to 3 × 3; stride 1, or 2 with x's sides even and channels a multiple of 64; upsampling by phases, without a residual; affine
+// Whether it has: channels and out_channels multiples of 8 (out_channels up to 16: any, without residual and sums), at most 2048
+// of them; kernels up to 3 × 3; stride 1, or 2 with x's sides even and channels a multiple of 64; upsampling by phases, without a residual; affine
 // with stride 1; sums with an even number of out_channels.
 bool conv2d_hopper_takes(const Conv2d& conv);
 

@@ -26,6 +26,8 @@ struct WarpPlace {
   __device__ __forceinline__ uint32_t index() const { return math_group * 4 + warp; }
 };
 
+inline constexpr uint32_t kMathBarrier = 2;  // of all math warps of a CTA
+
 // Sums of the results and of their squares over all pixels of the tiles that a CTA computes of one image, kept by each math warp
 // in shared memory: of a panel's 64 channels lane l has the pair (2l, 2l + 1). f32 without a pivot: bf16 itself loses a channel
 // whose mean is 300 deviations.
@@ -60,8 +62,7 @@ class RunningSums {
   // Adds the math warps' sums up, in one order, and stores them as a part. All math threads call it.
   __device__ __forceinline__ void store(const ConvParams& params, const Tile& tile, int part,
                                         const WarpPlace& place) {
-    constexpr uint32_t kBarrier = 2;
-    ptx::bar_sync(kBarrier, 32 * Config::kMathWarps);
+    ptx::bar_sync(kMathBarrier, 32 * Config::kMathWarps);
     const int pair = int(place.index() * 32 + place.lane), pairs_wide = params.out_channels / 2;
     if (pair < kPairs && tile.column / 2 + pair < pairs_wide) {
       float2 total = make_float2(0.0f, 0.0f);
@@ -77,7 +78,7 @@ class RunningSums {
       for (int other = part + params.parts; other < kGroupNormSumParts; other += params.parts)
         to[int64_t(other) * pairs_wide] = make_float2(0.0f, 0.0f);
     }
-    ptx::bar_sync(kBarrier, 32 * Config::kMathWarps);
+    ptx::bar_sync(kMathBarrier, 32 * Config::kMathWarps);
     clear();
   }
 
@@ -99,8 +100,19 @@ class PanelEpilogue {
   static constexpr int kDeferredPanels = Config::kPanels;
 
   __device__ __forceinline__ PanelEpilogue(const ConvParams& params, const WarpPlace& place)
-      : params_(params), place_(place), writer_(place.shared, place.index(), place.lane), sums_(place) {}
-
+      : params_(params),
+        place_(place),
+        writer_(place.shared, place.index(), place.lane),
+        sums_(place),
+        bias_(place.shared + Config::kBiasAt) {
+    // All of it, once: a load from global memory in every tile's epilogue would be most of its time.
+    for (int i = int(place.index() * 32 + place.lane); i < Config::kMostChannels;
+         i += 32 * Config::kMathWarps) {
+      const bool exists = params.bias != nullptr && i < params.out_channels;
+      ptx::st_shared_b32(bias_ + 4 * i, exists ? __float_as_uint(__ldg(params.bias + i)) : 0u);
+    }
+    ptx::bar_sync(kMathBarrier, 32 * Config::kMathWarps);
+  }
   __device__ __forceinline__ void finish(const typename MainLoop<Config>::Accumulator& sums, const Tile& tile,
                                          MainLoop<Config>& loop) {
     tile_ = tile;
@@ -138,7 +150,8 @@ class PanelEpilogue {
   __device__ __forceinline__ void finish_panel(int panel, const float (&sums)[Config::kTileN / 2],
                                                uint32_t box) {
     const int column_panel = panel / Config::kBlocks, block = panel % Config::kBlocks;
-    const int first = tile_.column + 64 * column_panel + 2 * int(place_.lane % 4);
+    const int first =
+        min(tile_.column + 64 * column_panel, Config::kMostChannels - 64) + 2 * int(place_.lane % 4);
     const int x = place_.column(tile_) + int(place_.lane / 4), y = place_.row(tile_, block);
     const bool upper_exists = x < params_.grid_width && y < params_.grid_height;
     const bool lower_exists = x < params_.grid_width && y + 1 < params_.grid_height;
@@ -150,7 +163,7 @@ class PanelEpilogue {
       float values[8];
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        const float2 bias = load_bias(first + 8 * (j + k));
+        const float2 bias = ptx::ld_shared_v2_f32(bias_ + (first + 8 * (j + k)) * 4);
         const float* of_block = sums + 32 * column_panel + 4 * (j + k);
         values[4 * k] = of_block[0] + bias.x;
         values[4 * k + 1] = of_block[1] + bias.y;
@@ -176,11 +189,6 @@ class PanelEpilogue {
       }
     }
     if (params_.sums != nullptr) sums_.add(column_panel, sum, square, place_.lane);
-  }
-
-  __device__ __forceinline__ float2 load_bias(int channel) const {
-    const bool exists = params_.bias != nullptr && channel < params_.out_channels;
-    return exists ? __ldg(reinterpret_cast<const float2*>(params_.bias + channel)) : make_float2(0.0f, 0.0f);
   }
 
   // `box`: 16 × 8 pixels × 64 channels, 128-byte swizzle.
@@ -223,6 +231,7 @@ class PanelEpilogue {
   const WarpPlace& place_;
   gemm::PanelWriter<Config> writer_;
   RunningSums<Config> sums_;
+  uint32_t bias_;
   Tile tile_{};  // of the panels that wait, and of the sums
   bool waiting_ = false;
   uint32_t words_[Config::kPanels > kInShared ? Config::kPanels - kInShared : 1][16];

@@ -136,6 +136,7 @@ Status make_maps(const Conv2d& conv, const Instance& instance, ConvParams* param
 bool conv2d_hopper_takes(const Conv2d& conv) {
   const bool narrow = conv.out_channels <= 16;
   if (conv.channels % 8 != 0 || conv.kernel_height > 3 || conv.kernel_width > 3) return false;
+  if (conv.out_channels > 2048) return false;
   if (narrow ? conv.residual != nullptr || conv.sums != nullptr : conv.out_channels % 8 != 0) return false;
   if (conv.upsample && (!conv.phases || conv.residual != nullptr || conv.affine != nullptr)) return false;
   if (conv.stride == 1) return true;

@@ -52,14 +52,24 @@ __device__ __forceinline__ void compute_tiles(const ConvParams& params, uint32_t
   MainLoop<Config> loop(params, shared, place.math_group);
   Epilogue epilogue(params, place);
   for (int index = first; index < params.tiles; index += step) {
-    const Tile tile = tile_at<Config>(params, index, rank);
     typename MainLoop<Config>::Accumulator sums;
-    loop.template run<Epilogue::kDeferredPanels>(sums, [&](auto panel) { epilogue.store_deferred(panel); });
+    Tile tile;
+    bool last_of_image;  // for this CTA
+    // Divisions, while the tensor cores are busy.
+    const auto place_tile = [&] {
+      tile = tile_at<Config>(params, index, rank);
+      last_of_image = index + step >= params.tiles || index + step >= (tile.image + 1) * params.image_tiles;
+    };
+    if constexpr (Epilogue::kDeferredPanels == 0) place_tile();
+    loop.template run<Epilogue::kDeferredPanels>(sums, [&](auto panel) {
+      epilogue.store_deferred(panel);
+      if constexpr (decltype(panel)::value + 1 == Epilogue::kDeferredPanels) place_tile();
+    });
     epilogue.finish(sums, tile, loop);
-    // The CTA's next tile may belong to another image. Its first one of this image was one of the image's first `step`,
-    // and which one it was is the part's number.
-    if (index + step >= params.tiles || (index + step) / params.image_tiles != tile.image) {
-      epilogue.store_sums(index % params.image_tiles % step * Config::kCluster + int(rank));
+    if (last_of_image) {
+      // The first of this CTA's tiles of the image was one of the image's first `step`: its place among them is the part.
+      const int in_image = index - tile.image * params.image_tiles;
+      epilogue.store_sums(in_image % step * Config::kCluster + int(rank));
     }
   }
   store_all_deferred(epilogue, std::make_integer_sequence<int, Epilogue::kDeferredPanels>());

@@ -65,12 +65,12 @@ __device__ __forceinline__ void normalise_halos(const ConvParams& params, uint32
         }
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
+          // Without a branch: all pixels of a round go through the pipelines together.
           const bool inside = y >= 0 && x >= 0 && y < params.height && x < params.width;
-          uint4 result = make_uint4(0, 0, 0, 0);
-          if (inside) {
-            result = make_uint4(affine.apply(values[u].x, 0), affine.apply(values[u].y, 2),
-                                affine.apply(values[u].z, 4), affine.apply(values[u].w, 6));
-          }
+          const uint32_t keep = inside ? 0xffffffffu : 0u;
+          const uint4 result =
+              make_uint4(affine.apply(values[u].x, 0) & keep, affine.apply(values[u].y, 2) & keep,
+                         affine.apply(values[u].z, 4) & keep, affine.apply(values[u].w, 6) & keep);
           if (pixel + u * kPixelsAtOnce < Config::kHaloPixels)
             ptx::st_shared_v4_b32(at + u * kPixelsAtOnce * Config::kPixelBytes, result);
           x += kPixelsAtOnce;

@@ -116,4 +116,17 @@ Status unpack_latents(const Patches& patches, cudaStream_t stream);
 Status sample_latents(const void* moments, Element moments_type, const void* noise, Element noise_type,
                       void* y, Element y_type, int64_t pixels, int channels, cudaStream_t stream);
 
+// A tile x [batch, height, width, channels], contiguous, over a part y of an image whose pixels lie side by side, both of `type`
+// (bf16 or f32): y += s · (x − y), s = s_row · s_column, s_row(r) = clamp((r − top + ½) / top_ramp, 0, 1), or with an empty ramp
+// 0 before row `top` and 1 from it on; columns likewise. Where s = 1 y is not read.
+struct TileBlend {
+  const void* x = nullptr;
+  void* y = nullptr;
+  Element type = Element::kBF16;
+  int batch = 1, height = 0, width = 0, channels = 0;
+  int64_t y_batch_stride = 0, y_row_stride = 0;
+  int top = 0, top_ramp = 0, left = 0, left_ramp = 0;
+};
+Status blend_tile(const TileBlend& blend, cudaStream_t stream);
+
 }  // namespace flux::kernels

@@ -1,4 +1,4 @@
-import type { Activation, Recorder, Tensor } from "../runtime/recorder.js";
+import type { Activation, GroupNormWeights, Recorder, Tensor } from "../runtime/recorder.js";
 import type { Value } from "../runtime/value.js";
 import type { Parameter } from "./parameter.js";
 import type { Scope } from "./scope.js";
@@ -46,7 +46,7 @@ export class RMSNorm {
 }
 
 /** GroupNorm over [B, H, W, C], with an activation on the way out. */
-export class GroupNorm {
+export class GroupNorm implements GroupNormWeights {
   readonly #weight: Parameter;
   readonly #bias: Parameter;
 
@@ -61,8 +61,16 @@ export class GroupNorm {
     this.#bias = scope.vector(`${name}.bias`, width);
   }
 
+  get weight() {
+    return this.#weight.buffer;
+  }
+
+  get bias() {
+    return this.#bias.buffer;
+  }
+
   forward(g: Recorder, x: Tensor, activation: Activation = "none"): Value {
-    const { groups, eps } = this;
-    return g.groupNorm(x, { weight: this.#weight.buffer, bias: this.#bias.buffer, groups, eps, activation });
+    const { weight, bias, groups, eps } = this;
+    return g.groupNorm(x, { weight, bias, groups, eps, activation });
   }
 }

@@ -4,7 +4,7 @@ import type { FluxConfig } from "../loaders/pipeline-configs.js";
 import { MAX_T5_LENGTH } from "../loaders/tokenizers.js";
 import { Adapters } from "../lora/adapters.js";
 import { sitesOf } from "../lora/sites.js";
-import { imageIds, type LatentSize, SIZE_MULTIPLE, textIds } from "../models/latents.js";
+import { imageIds, SIZE_MULTIPLE, textIds } from "../models/latents.js";
 import type { Device } from "../runtime/device.js";
 import type { Plan } from "../runtime/plan.js";
 import { type CacheOptions, type CacheReport, checkCache } from "./cache.js";
@@ -488,7 +488,7 @@ export class FluxPipeline extends LoraLoader {
     const { size, batch, outputType } = request;
     if (outputType === "latents") return { images: [], latents };
     const { height, width } = size;
-    const decoder = this.#decoder(size, outputType === "raw" ? "f32" : "u8");
+    const decoder = this.#decoder(request, outputType === "raw" ? "f32" : "u8");
     const length = latents.data.length / batch;
     const pictures: (Uint8Array | Float32Array)[] = [];
     for (let i = 0; i < batch; i++) {
@@ -543,11 +543,12 @@ export class FluxPipeline extends LoraLoader {
     );
   }
 
-  #decoder(size: LatentSize, dtype: "u8" | "f32"): ImageDecoder {
+  #decoder({ size, vaeTileSize }: Request, dtype: "u8" | "f32"): ImageDecoder {
     this.#alive();
     const { vae, vaeConfig } = this.#checkpoint;
-    const key = `${size.height}×${size.width} ${dtype}`;
-    return kept(this.#decoders, key, KEPT_DECODERS, () => new ImageDecoder(vae, vaeConfig, size, dtype));
+    const key = `${size.height}×${size.width} ${dtype} ${vaeTileSize}`;
+    const make = () => new ImageDecoder(vae, vaeConfig, size, dtype, vaeTileSize);
+    return kept(this.#decoders, key, KEPT_DECODERS, make);
   }
 
   #capabilities(): Capabilities {

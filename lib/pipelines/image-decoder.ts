@@ -1,9 +1,11 @@
 import type { AutoencoderKLConfig } from "../loaders/config.js";
 import { type LatentSize, PATCH } from "../models/latents.js";
-import type { AutoencoderKL } from "../models/vae/autoencoder.js";
+import type { AutoencoderKL, TileOptions } from "../models/vae/autoencoder.js";
 import type { Buffer } from "../runtime/buffer.js";
 import type { Plan } from "../runtime/plan.js";
+import type { Recorder } from "../runtime/recorder.js";
 import { Allocation } from "./allocation.js";
+import { chooseTiles } from "./vae-tiles.js";
 
 /** Packed latents of one image to pixels, for one size: unpack, undo scale and shift, decode, convert. */
 export class ImageDecoder {
@@ -19,19 +21,23 @@ export class ImageDecoder {
     config: AutoencoderKLConfig,
     { height, width, latentHeight, latentWidth, tokens }: LatentSize,
     dtype: "u8" | "f32",
+    /** See `GenerateOptions.vaeTileSize`. */
+    tileSize?: number,
   ) {
     const allocation = new Allocation(vae.device);
     this.#allocation = allocation;
     const { latentChannels, scalingFactor, shiftFactor } = config;
     this.latents = allocation.buffer("f32", [1, tokens, PATCH * PATCH * latentChannels]);
     this.pixels = allocation.buffer(dtype, [1, height, width, 3]);
-    this.plan = allocation.record(`VAE decode ${width}×${height}`, (g) => {
+    const decode = (g: Recorder, tiles: TileOptions) => {
       const z = g.unpackLatents(this.latents, latentHeight, latentWidth, {
         scale: scalingFactor,
         shift: shiftFactor,
       });
-      g.toImage(vae.decode(g, z), this.pixels);
-    });
+      g.toImage(vae.decode(g, z, tiles), this.pixels);
+    };
+    const tiles = chooseTiles(vae.device, tileSize, decode);
+    this.plan = allocation.record(`VAE decode ${width}×${height}`, (g) => decode(g, tiles));
   }
 
   /** @param latents of one image, packed. */

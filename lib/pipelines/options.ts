@@ -72,6 +72,11 @@ export interface GenerateOptions {
   cache?: CacheOptions | false;
   /** `"image"` (default): FluxImages; `"raw"`: f32 in [0, 1], [B, H, W, 3]; `"latents"`: packed, undecoded. */
   outputType?: "image" | "raw" | "latents";
+  /**
+   * Pixels: the VAE takes images with a longer side in overlapping, blended tiles of this side (a multiple of 16, at least 256), which
+   * needs less memory and two to four times its time. By default only images for which too little memory is free.
+   */
+  vaeTileSize?: number;
   /** Loaded adapters that act on this call instead of those that are active; none for an empty list. */
   loras?: readonly LoraChoice[];
   /** Ends the run between two steps; the promise rejects with the signal's reason. */

@@ -2,6 +2,7 @@ import { badArgument } from "../errors.js";
 import { MAX_PROMPT_LENGTH, MAX_T5_LENGTH } from "../loaders/tokenizers.js";
 import { checkChoices, type LoraChoice } from "../lora/choices.js";
 import { type LatentSize, latentSize } from "../models/latents.js";
+import { checkTileSize } from "../models/vae/tiles.js";
 import { type CacheSettings, checkCache } from "./cache.js";
 import type { ImageTask } from "./conditioning/task.js";
 import type { Variant } from "./conditioning/variant.js";
@@ -48,6 +49,7 @@ export interface Request {
   readonly maxSequenceLength: number;
   readonly cache: CacheSettings | undefined;
   readonly outputType: "image" | "raw" | "latents";
+  readonly vaeTileSize: number | undefined;
   /** Adapters for this call alone. */
   readonly loras: readonly LoraChoice[] | undefined;
   /** What the call's pictures are for; undefined without any. */
@@ -95,6 +97,7 @@ const NAMES: Readonly<Record<keyof GenerateOptions, true>> = {
   negativePromptEmbeds: true,
   negativePooledPromptEmbeds: true,
   outputType: true,
+  vaeTileSize: true,
   signal: true,
   onStep: true,
   preview: true,
@@ -170,6 +173,7 @@ export function checkRequest(options: GenerateOptions, can: Capabilities): Reque
         ? undefined
         : checkCache(options.cache, can.blocks),
     outputType,
+    vaeTileSize: options.vaeTileSize === undefined ? undefined : checkTileSize(options.vaeTileSize),
     loras: options.loras && checkChoices(options.loras),
   };
 }

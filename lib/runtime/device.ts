@@ -1,4 +1,4 @@
-import { availableParallelism } from "node:os";
+import { availableParallelism, freemem } from "node:os";
 import { FluxError } from "../errors.js";
 import { Buffer } from "./buffer.js";
 import { type DType, elementsOf, sizeOf } from "./dtype.js";
@@ -11,6 +11,7 @@ import {
   native,
 } from "./native.js";
 import { Plan } from "./plan.js";
+import { place } from "./planner.js";
 import { Recorder } from "./recorder.js";
 
 /** `"auto"` is the first GPU that can be used; without one the CPU, with a warning that names the reason. */
@@ -149,6 +150,18 @@ export class Device {
    */
   memoryUsage(): { allocated: number; peak: number; host: number } {
     return this.#native.memoryUsage();
+  }
+
+  /** Bytes that the values of a plan could take now: what is free, and the arena of the plans that there are. */
+  availableMemory(): number {
+    return this.#native.availableMemory() || freemem();
+  }
+
+  /** What the arena of a plan would take, in bytes, without making one. */
+  forecast(build: (g: Recorder) => void): number {
+    const recorder = new Recorder(this.dtype);
+    build(recorder);
+    return place(recorder.ops).arenaBytes;
   }
 
   /** Takes no new work; what is queued still finishes and its promises settle. Buffers and Plans become unusable. */

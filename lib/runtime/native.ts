@@ -45,6 +45,8 @@ export interface NativeDevice {
   transfer(transfers: readonly NativeTransfer[]): Promise<void>;
   drain(): Promise<void>;
   memoryUsage(): { allocated: number; peak: number; host: number };
+  /** Bytes that the arena could have; 0 where only the operating system knows. */
+  availableMemory(): number;
   dispose(): void;
 }
 

@@ -11,6 +11,21 @@ export type Tensor = Value | Buffer;
 /** Pointwise functions that ops can apply on the way out. `gelu` is the tanh form; `quickGelu` is x·σ(1.702x), as CLIP has it. */
 export type Activation = "none" | "gelu" | "silu" | "quickGelu";
 
+/** Into how many parts GroupNorm's sums are cut: kernels/norm/norm.h. */
+const GROUP_NORM_SUM_PARTS = 160;
+
+/** Where a tile takes over from the one before it along one axis: after `edge` pixels, over `length`. */
+export interface TileRamp {
+  readonly edge: number;
+  readonly length: number;
+}
+
+/** Of `groupNormSums`: the sums [B, parts, C / 2, 2] f32, and over how many pixels of each image. */
+export interface GroupNormSums {
+  readonly sums: Value;
+  readonly pixels: number;
+}
+
 const ACTIVATIONS: Readonly<Record<Activation, number>> = { none: 0, gelu: 1, silu: 2, quickGelu: 3 };
 
 /** A linear layer's parameters on the device: weight [N, K]; scale [N] f32 with f8e4m3 weights; bias [N] f32. */
@@ -68,6 +83,14 @@ export interface CacheDecision {
   readonly factor: Value;
 }
 
+/** A GroupNorm's parameters over [B, H, W, C]: weight and bias [C] f32, C cut into `groups`. */
+export interface GroupNormWeights {
+  readonly weight: Tensor;
+  readonly bias: Tensor;
+  readonly groups: number;
+  readonly eps: number;
+}
+
 interface OpParts {
   readonly inputs: Readonly<Record<string, Tensor | undefined>>;
   readonly outputs: Readonly<Record<string, Value | undefined>>;
@@ -88,12 +111,18 @@ export class Recorder {
   #chain: Op[] | undefined;
   /** The nesting of conditions in which each storage was first written. */
   readonly #scopes = new Map<Storage, readonly Op[]>();
+  /** Outputs of the convolution that wrote a storage: it can add up, on the way out, what a norm wants of it. */
+  readonly #convolved = new Map<Storage, Record<string, Value>>();
 
   /**
    * @param dtype of activations: f32 on the CPU, bf16 on a GPU. Weights there are bf16 or f8e4m3, and the recorder
    *   converts or quantises what a linear reads.
+   * @param fusesNorms whether convolutions take the norm before them along: worth it on a GPU alone.
    */
-  constructor(readonly dtype: "f32" | "bf16" = "f32") {}
+  constructor(
+    readonly dtype: "f32" | "bf16" = "f32",
+    readonly fusesNorms = dtype === "bf16",
+  ) {}
 
   /** The ops so far. @internal */
   get ops(): readonly Op[] {
@@ -335,11 +364,11 @@ export class Recorder {
   }
 
   /** Over [B, H, W, C] with C cut into `groups`; then the activation. */
-  groupNorm(
-    x: Tensor,
-    options: { weight: Tensor; bias: Tensor; groups: number; eps: number; activation?: Activation },
-  ): Value {
+  groupNorm(x: Tensor, options: GroupNormWeights & { activation?: Activation }): Value {
     const { weight, bias, groups, eps, activation = "none" } = options;
+    if (this.#convolved.has(valueOf(x).storage) && sumsInPairs(valueOf(x), groups)) {
+      return this.groupNormApply(x, this.groupNormAffine([this.groupNormSums(x)], options), activation);
+    }
     return this.#pointwise(
       "groupNorm",
       { x, weight, bias },
@@ -348,7 +377,57 @@ export class Recorder {
     );
   }
 
-  /** Channels-last convolution. x [B, H, W, Ci] → [B, Ho, Wo, Co]. `upsample: 2` doubles x by nearest neighbour first. */
+  /**
+   * What GroupNorm has to know of x [B, H, W, C]: sums of x and of x² over each pair of channels, in `GROUP_NORM_SUM_PARTS` parts
+   * of the pixels. → [B, parts, C / 2, 2]. On a GPU the convolution that writes x adds them up on the way.
+   */
+  groupNormSums(x: Tensor): GroupNormSums {
+    const value = valueOf(x);
+    const [batch, height, width, channels] = value.shape as [number, number, number, number];
+    const outputs = this.#convolved.get(value.storage);
+    const pixels = height * width;
+    if (outputs?.sums !== undefined) return { sums: outputs.sums, pixels };
+    const sums = this.empty([batch, GROUP_NORM_SUM_PARTS, channels / 2, 2], "f32");
+    if (outputs === undefined) {
+      this.#emit("groupNormSums", { inputs: { x }, outputs: { sums }, flops: 3 * value.elements });
+    } else {
+      outputs.sums = sums;
+      this.#scopes.set(sums.storage, this.#scopes.get(value.storage)!);
+    }
+    return { sums, pixels };
+  }
+
+  /**
+   * GroupNorm as a multiplier and an addend for each channel, [B, C, 2] f32, from the sums of an image, or of all the tiles of
+   * one together.
+   */
+  groupNormAffine(of: readonly GroupNormSums[], weights: GroupNormWeights): Value {
+    const { weight, bias, groups, eps } = weights;
+    const [batch, , pairs] = of[0]!.sums.shape as [number, number, number];
+    const pixels = of.reduce((total, part) => total + part.pixels, 0);
+    let { sums } = of[0]!;
+    if (of.length > 1) {
+      sums = this.empty([batch, of.length * GROUP_NORM_SUM_PARTS, pairs, 2], "f32");
+      of.forEach((part, at) => {
+        this.copy(part.sums, sums.slice(1, at * GROUP_NORM_SUM_PARTS, GROUP_NORM_SUM_PARTS));
+      });
+    }
+    return this.#emit("groupNormAffine", {
+      inputs: { sums, weight, bias },
+      outputs: { y: this.empty([batch, 2 * pairs, 2], "f32") },
+      attributes: { groups, eps, pixels },
+    });
+  }
+
+  /** act(x·multiplier + addend) with `affine` from `groupNormAffine`. */
+  groupNormApply(x: Tensor, affine: Tensor, activation: Activation): Value {
+    return this.#pointwise("groupNormApply", { x, affine }, { activation: ACTIVATIONS[activation] }, 3);
+  }
+
+  /**
+   * Channels-last convolution. x [B, H, W, Ci] → [B, Ho, Wo, Co]. With `norm`, of the SiLU of the GroupNorm of x; `affine` is such
+   * a norm by `groupNormAffine`. `upsample: 2` doubles x by nearest neighbour first.
+   */
   conv2d(
     x: Tensor,
     weights: ConvWeights,
@@ -357,10 +436,28 @@ export class Recorder {
       padding?: readonly [number, number, number, number];
       upsample?: 1 | 2;
       residual?: Tensor;
+      norm?: GroupNormWeights;
+      affine?: Tensor;
     } = {},
   ): Value {
-    const input = valueOf(x);
     const { weight, bias, phases = false } = weights;
+    const { norm, ...rest } = options;
+    // Only what the kernel has to load once for all taps is worth normalising as it is loaded.
+    const fuses = this.fusesNorms && (options.stride ?? 1) === 1 && !phases && weight.shape[1] === 3;
+    if (norm !== undefined) {
+      if (fuses && sumsInPairs(valueOf(x), norm.groups)) {
+        const affine = this.groupNormAffine([this.groupNormSums(x)], norm);
+        return this.conv2d(x, weights, { ...rest, affine });
+      }
+      const { weight, bias, groups, eps } = norm;
+      const normalised = this.groupNorm(x, { weight, bias, groups, eps, activation: "silu" });
+      return this.conv2d(normalised, weights, rest);
+    }
+    if (options.affine !== undefined && !fuses) {
+      const { affine, ...plain } = rest;
+      return this.conv2d(this.groupNormApply(x, affine!, "silu"), weights, plain);
+    }
+    const input = valueOf(x);
     const [out, kh, kw, channels] = weight.shape as [number, number, number, number];
     const [batch, height, width, last] = input.shape as [number, number, number, number];
     check(
@@ -378,7 +475,13 @@ export class Recorder {
     const outWidth = Math.floor((width * upsample + padLeft + padRight - size[1]!) / stride) + 1;
     const y = this.empty([batch, outHeight, outWidth, out]);
     return this.#emit("conv2d", {
-      inputs: { x: this.#activation(input), weight, bias, residual: options.residual },
+      inputs: {
+        x: this.#activation(input),
+        weight,
+        bias,
+        residual: options.residual,
+        affine: options.affine,
+      },
       outputs: { y },
       attributes: { stride, upsample, padTop, padLeft, padBottom, padRight, phases: phases ? 1 : 0 },
       inPlace: [["y", "residual"]],
@@ -522,6 +625,20 @@ export class Recorder {
   /** [−1, 1] to [0, 1], clamped, written into `into`: as f32, or as u8 with 255·u rounded half to even. */
   toImage(x: Tensor, into: Tensor): void {
     this.#emit("toImage", { inputs: { x }, outputs: { y: valueOf(into) } });
+  }
+
+  /**
+   * Lays x [B, h, w, C] over `into`, a part of an image: the first `edge` rows stay as they are, over the next `length` x comes in
+   * by a linear ramp, and below it is x alone; columns likewise from the left.
+   */
+  blendTile(x: Tensor, into: Value, { top, left }: { top: TileRamp; left: TileRamp }): void {
+    const keeps = [top, left].some((ramp) => ramp.edge + ramp.length > 0);
+    this.#emit("blendTile", {
+      inputs: keeps ? { x, y: into } : { x },
+      outputs: { y: into },
+      attributes: { top: top.edge, topRamp: top.length, left: left.edge, leftRamp: left.length },
+      flops: 3 * into.elements,
+    });
   }
 
   /** 8 bits to [−1, 1]: x/255·2 − 1. */
@@ -689,7 +806,9 @@ export class Recorder {
     for (const value of Object.values(inputs)) this.#checkVisible(kind, value);
     for (const value of Object.values(outputs)) {
       if (!this.#scopes.has(value.storage)) this.#scopes.set(value.storage, this.#ops.at(-1)!);
+      this.#convolved.delete(value.storage);
     }
+    if (kind === "conv2d" && this.fusesNorms) this.#convolved.set(outputs.y!.storage, outputs);
     const { attributes = {}, inPlace = [], flops = 0, body } = parts;
     this.#list.push({ kind, inputs, outputs, attributes, inPlace, flops, ...(body && { body }) });
     return Object.values(outputs)[0]!;
@@ -703,6 +822,12 @@ export class Recorder {
       throw misuse(`${kind} reads ${show(value)}, which was written only inside a condition`);
     }
   }
+}
+
+/** Whether sums of pairs of channels tell groups apart, and a GPU's kernels read x as it lies. */
+function sumsInPairs(x: Value, groups: number): boolean {
+  const channels = x.shape.at(-1)!;
+  return channels % 8 === 0 && channels % (2 * groups) === 0 && x.whole;
 }
 
 /** The Value behind an operand. */

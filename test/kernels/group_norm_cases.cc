@@ -80,6 +80,32 @@ void foreign_sums(Context& c) {
                     kAfterBf16);
 }
 
+// Sums of pairs of channels, as convolutions leave them.
+void pair_sums(Context& c, const Image& i) {
+  const Matrix x =
+      rounded_to(normal(int64_t(i.batch) * i.pixels, i.channels, 25, 1.0f, 0.5f), Element::kBF16);
+  const Matrix weight = normal(1, i.channels, 21, 0.5f, 1.0f), bias = normal(1, i.channels, 22, 0.5f);
+  const Input input(x, Element::kBF16), weights(weight, Element::kF32), biases(bias, Element::kF32);
+  const DeviceBytes affine(int64_t(i.batch) * i.channels * 8);
+  GroupNorm norm = norm_of(i, weights, biases);
+  Output y(x.rows, x.cols, Element::kBF16);
+  Output sums(int64_t(i.batch) * kGroupNormSumParts, i.channels, Element::kF32);
+  norm.x = input.data();
+  norm.y = y.data();
+  const bool ran = c.run({&y, &sums}, [&] {
+    Status status = group_norm_pair_sums(norm, sums.data<float>(), c.stream());
+    if (!status.ok()) return status;
+    const GroupNormSums given{sums.data<float>(), kGroupNormSumParts, 2, nullptr, 0};
+    auto* multipliers = reinterpret_cast<float*>(affine.data());
+    status = group_norm_affine(norm, given, multipliers, c.stream());
+    return status.ok() ? group_norm_apply(norm, multipliers, c.stream()) : status;
+  });
+  if (ran)
+    c.expect_within("y", y.values(),
+                    reference::group_norm(x, i.batch, i.groups, weight, bias, 1e-6, i.activation),
+                    kAfterBf16);
+}
+
 void refusals(Context& c) {
   const DeviceBytes memory(1 << 16);
   const Input vector(Matrix(1, 64, 1.0f), Element::kF32);
@@ -146,6 +172,10 @@ const Cases kTests = [](Register& add) {
   add.test("group_norm/far_from_zero",
            [=](Context& c) { test(c, small, normal(600, 128, 25, 0.5f, 80.0f), false); });
   add.test("group_norm/in_place", [=](Context& c) { test(c, small, normal(600, 128, 26), true); });
+  for (const Image& image : {Image{1, 4096, 512, 32}, Image{2, 65, 256, 32}, Image{3, 129, 32, 8},
+                             Image{1, 20001, 128, 32, Activation::kNone}, Image{2, 7, 48, 4}}) {
+    add.test("group_norm/pair_sums/" + name_of(image), [=](Context& c) { pair_sums(c, image); });
+  }
   add.test("group_norm/foreign_sums", foreign_sums);
   add.test("group_norm/refusals", refusals);
   add.golden_test("group_norm/golden", golden);

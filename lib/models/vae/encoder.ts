@@ -2,10 +2,13 @@ import type { AutoencoderKLConfig } from "../../loaders/config.js";
 import { Conv2d } from "../../nn/conv.js";
 import { GroupNorm } from "../../nn/norm.js";
 import type { Scope } from "../../nn/scope.js";
-import type { Recorder, Tensor } from "../../runtime/recorder.js";
+import { type Recorder, type Tensor, valueOf } from "../../runtime/recorder.js";
 import type { Value } from "../../runtime/value.js";
+import { VAE_SCALE } from "../latents.js";
 import { MidBlock } from "./attention.js";
+import { type NormOf, ownNorms, TileNorms } from "./norms.js";
 import { NORM_EPS, ResnetBlock } from "./resnet.js";
+import { blendTile, cutTile, TILE_OVERLAP, type Tile, tilesOf } from "./tiles.js";
 
 /** From an image to the moments of its latents: blocks of resnets, each but the last halving the resolution. */
 export class Encoder {
@@ -31,10 +34,38 @@ export class Encoder {
 
   /** image [B, H, W, image channels] → [B, H/8, W/8, 2 · latent channels] for FLUX's four blocks. */
   forward(g: Recorder, image: Tensor): Value {
-    let x = this.convIn.forward(g, image);
-    for (const block of this.down) x = block.forward(g, x);
-    x = this.mid.forward(g, x);
-    return this.#convOut.forward(g, this.#normOut.forward(g, x, "silu"));
+    return this.#finish(g, this.#descend(g, image, ownNorms));
+  }
+
+  /**
+   * The same for one image [1, H, W, image channels], everything before the last block in tiles of `side` latents.
+   */
+  forwardTiled(g: Recorder, image: Tensor, side: number): Value {
+    const pixels = valueOf(image);
+    const [, height, width] = pixels.shape as [number, number, number];
+    const tiles = tilesOf(height / VAE_SCALE, width / VAE_SCALE, side, TILE_OVERLAP / VAE_SCALE);
+    const norms = new TileNorms();
+    const cut = (tile: Tile) => cutTile(g, pixels, tile, VAE_SCALE);
+    for (const tile of tiles) this.#descend(g, cut(tile), norms.measuring);
+    let whole: Value | undefined;
+    for (const tile of tiles) {
+      const part = this.#descend(g, cut(tile), norms.measured);
+      const scale = part.shape[1]! / tile.rows.length;
+      whole ??= g.empty([1, (height / VAE_SCALE) * scale, (width / VAE_SCALE) * scale, part.shape[3]!]);
+      blendTile(g, part, whole, tile, scale);
+    }
+    return this.#finish(g, whole!);
+  }
+
+  /** All blocks but the last. */
+  #descend(g: Recorder, image: Tensor, normOf: NormOf): Value {
+    const begun = this.convIn.forward(g, image);
+    return this.down.slice(0, -1).reduce((x, block) => block.forward(g, x, normOf), begun);
+  }
+
+  #finish(g: Recorder, x: Value): Value {
+    const y = this.mid.forward(g, this.down.at(-1)!.forward(g, x));
+    return this.#convOut.forward(g, y, { norm: this.#normOut });
   }
 }
 
@@ -59,9 +90,9 @@ class DownBlock {
   }
 
   /** [B, H, W, channels] → [B, H/2, W/2, out], or [B, H, W, out] without downsampling. */
-  forward(g: Recorder, x: Value): Value {
+  forward(g: Recorder, x: Value, normOf: NormOf = ownNorms): Value {
     let y = x;
-    for (const resnet of this.#resnets) y = resnet.forward(g, y);
+    for (const resnet of this.#resnets) y = resnet.forward(g, y, normOf);
     return this.#downsample?.forward(g, y, { stride: 2, padding: [0, 0, 1, 1] }) ?? y;
   }
 }

@@ -3,6 +3,7 @@ import { GroupNorm } from "../../nn/norm.js";
 import type { Scope } from "../../nn/scope.js";
 import type { Recorder } from "../../runtime/recorder.js";
 import type { Value } from "../../runtime/value.js";
+import { type NormOf, ownNorms } from "./norms.js";
 
 /** Of every GroupNorm in the autoencoder. */
 export const NORM_EPS = 1e-6;
@@ -24,9 +25,9 @@ export class ResnetBlock {
   }
 
   /** [B, H, W, channels] → [B, H, W, out]. */
-  forward(g: Recorder, x: Value): Value {
-    const h = this.#conv1.forward(g, this.#norm1.forward(g, x, "silu"));
+  forward(g: Recorder, x: Value, normOf: NormOf = ownNorms): Value {
+    const h = this.#conv1.forward(g, x, normOf(g, this.#norm1, x));
     const residual = this.#shortcut?.forward(g, x) ?? x;
-    return this.#conv2.forward(g, this.#norm2.forward(g, h, "silu"), { residual });
+    return this.#conv2.forward(g, h, { ...normOf(g, this.#norm2, h), residual });
   }
 }

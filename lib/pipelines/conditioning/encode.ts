@@ -15,6 +15,7 @@ export interface EncodeRequest {
   readonly size: LatentSize;
   readonly batch: number;
   readonly numImagesPerPrompt: number;
+  readonly vaeTileSize?: number | undefined;
   /** Packed noise that the caller brought. */
   readonly latents: { readonly data: Float32Array } | undefined;
 }
@@ -69,7 +70,7 @@ export class PictureEncoder {
     const sampled = async (pictures: readonly Float32Array[]) => {
       const noise = await draw(pictures.length);
       return inTurn(pictures, (pixels, i) =>
-        this.#encode(pixels, size, noise.subarray(i * values, (i + 1) * values)),
+        this.#encode(request, pixels, size, noise.subarray(i * values, (i + 1) * values)),
       );
     };
     // FluxControlInpaintPipeline begins with the masked picture and does not use it.
@@ -80,7 +81,9 @@ export class PictureEncoder {
     else if (task.image.length > 0 && latents === undefined) await draw(task.image.length);
     const noise = latents === undefined ? await draw(batch) : undefined;
     const condition = this.variant === "fill" ? await this.#fillCondition(task, size, sampled) : control;
-    const references = await inTurn(task.references, ({ pixels, size: own }) => this.#encode(pixels, own));
+    const references = await inTurn(task.references, ({ pixels, size: own }) =>
+      this.#encode(request, pixels, own),
+    );
     const repaint =
       this.variant === "fill" ? [] : task.mask.map((mask) => maskOfLatents(mask, size, channels));
     return {
@@ -117,10 +120,15 @@ export class PictureEncoder {
   }
 
   /** @param noise of the posterior; without it the mean is taken, as Kontext does. */
-  #encode(pixels: Float32Array, size: LatentSize, noise?: Float32Array): Promise<Float32Array> {
+  #encode(
+    { vaeTileSize }: EncodeRequest,
+    pixels: Float32Array,
+    size: LatentSize,
+    noise?: Float32Array,
+  ): Promise<Float32Array> {
     const sampled = noise !== undefined;
-    const key = `${size.height}×${size.width} ${sampled}`;
-    const make = () => new ImageEncoder(this.vae, this.config, size, sampled);
+    const key = `${size.height}×${size.width} ${sampled} ${vaeTileSize}`;
+    const make = () => new ImageEncoder(this.vae, this.config, size, sampled, vaeTileSize);
     return kept(this.#encoders, key, KEPT_ENCODERS, make).encode(pixels, noise);
   }
 }

@@ -1,9 +1,11 @@
 import type { AutoencoderKLConfig } from "../../loaders/config.js";
 import { type LatentSize, PATCH } from "../../models/latents.js";
-import type { AutoencoderKL } from "../../models/vae/autoencoder.js";
+import type { AutoencoderKL, TileOptions } from "../../models/vae/autoencoder.js";
 import type { Buffer } from "../../runtime/buffer.js";
 import type { Plan } from "../../runtime/plan.js";
+import type { Recorder } from "../../runtime/recorder.js";
 import { Allocation } from "../allocation.js";
+import { chooseTiles } from "../vae-tiles.js";
 
 /** Pixels of one picture to packed latents, for one size: encode, sample or take the mean, apply shift and scale, pack. */
 export class ImageEncoder {
@@ -21,6 +23,8 @@ export class ImageEncoder {
     config: AutoencoderKLConfig,
     { height, width, latentHeight, latentWidth, tokens }: LatentSize,
     sampled: boolean,
+    /** See `GenerateOptions.vaeTileSize`. */
+    tileSize?: number,
   ) {
     const allocation = new Allocation(vae.device);
     this.#allocation = allocation;
@@ -28,12 +32,14 @@ export class ImageEncoder {
     this.pixels = allocation.buffer("f32", [1, height, width, 3]);
     this.noise = sampled ? allocation.buffer("f32", [1, latentHeight, latentWidth, channels]) : undefined;
     this.latents = allocation.buffer("f32", [1, tokens, PATCH * PATCH * channels]);
-    this.plan = allocation.record(`VAE encode ${width}×${height}`, (g) => {
+    const encode = (g: Recorder, tiles: TileOptions) => {
       const image = g.empty(this.pixels.shape);
       g.copy(this.pixels, image);
-      const z = g.sampleLatents(vae.encode(g, image), this.noise);
+      const z = g.sampleLatents(vae.encode(g, image, tiles), this.noise);
       g.packLatents(z, { scale, shift, into: this.latents.value });
-    });
+    };
+    const tiles = chooseTiles(vae.device, tileSize, encode);
+    this.plan = allocation.record(`VAE encode ${width}×${height}`, (g) => encode(g, tiles));
   }
 
   /**

@@ -4,6 +4,8 @@ import { readAutoencoderKLConfig } from "../../../lib/loaders/config.js";
 import { WeightSource } from "../../../lib/loaders/weights.js";
 import { AutoencoderKL } from "../../../lib/models/vae/autoencoder.js";
 import type { Device } from "../../../lib/runtime/device.js";
+import { Plan } from "../../../lib/runtime/plan.js";
+import { Recorder } from "../../../lib/runtime/recorder.js";
 import { bufferFrom, compute, cpuDevice } from "../../support/device.js";
 import { temporaryFolder, writeWeights } from "../../support/fixture-folder.js";
 import { golden, goldenPath, hasGolden, relativeL2 } from "../../support/golden.js";
@@ -54,6 +56,32 @@ describe("AutoencoderKL", () => {
       const { image } = await compute(device, (g) => ({ image: model.decode(g, z) }));
       expect(relativeL2(image, channelsLast(`${size}.decoded`).data)).toBeLessThan(1e-4);
     });
+
+    it.skipIf(!isHere)(
+      "decodes and encodes as diffusers does with norms inside convolutions, as on a GPU",
+      async () => {
+        const device = cpuDevice();
+        const model = await tinyVae(device);
+        const z = bufferFrom(device, channelsLast(`${size}.z`));
+        const decoded = channelsLast(`${size}.decoded`);
+        const image = bufferFrom(device, channelsLast(`${size}.image`));
+        const mean = channelsLast(`${size}.mean`);
+        const pixels = device.buffer("f32", decoded.shape);
+        const moments = device.buffer("f32", mean.shape.with(-1, 32));
+        const g = new Recorder("f32", true);
+        g.copy(model.decode(g, z), pixels);
+        g.copy(model.encode(g, image), moments);
+        const plan = new Plan(device, "fused", g.ops);
+        const { ops } = plan.describe();
+        expect(ops.filter(({ kind, inputs }) => kind === "conv2d" && inputs.affine).length).toBeGreaterThan(
+          20,
+        );
+        expect(ops.filter(({ outputs }) => outputs.sums).length).toBeGreaterThan(20);
+        await plan.run();
+        expect(relativeL2(await pixels.read(), decoded.data)).toBeLessThan(1e-4);
+        expect(relativeL2(splitMoments(await moments.read(), 16).mean, mean.data)).toBeLessThan(1e-4);
+      },
+    );
 
     it.skipIf(!isHere)("encodes as diffusers does", async () => {
       const device = cpuDevice();
