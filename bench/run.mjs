@@ -64,6 +64,12 @@ const benches = {
     writes: true,
     gpu: true,
   },
+  vae: {
+    about: "the autoencoder on the GPU beside PyTorch, written to bench/results/vae.json",
+    parts: ["gpu/vae"],
+    writes: true,
+    gpu: true,
+  },
   cache: {
     about: "first-block caching on the GPU, written to bench/results/cache.json",
     parts: ["gpu/cache"],
