@@ -58,7 +58,9 @@ PackedSizes attention_packed_sizes(int batch, int heads, int queries, int keys);
 struct AttentionPacked {
   PackedQkv operands;
   ScoreType type = ScoreType::kInt8;
-  AttentionTensor output;
+  AttentionTensor output;  // bf16; with output_scale e4m3 codes, strides then multiples of 16
+  // [batch][queries], optional: the output is code · scale, saturating at 448. No result exceeds the largest |v| of its head.
+  const float* output_scale = nullptr;
   int batch = 1, heads = 1, queries = 0, keys = 0;  // head_dim is 128
   float scale = 1.0f;
   float* log_sum_exp = nullptr;

@@ -41,9 +41,12 @@ Status run_packed(const AttentionPacked& call, cudaStream_t stream) {
   if (Status s = map(&p.key, call.operands.key, call.keys, C::kKeyTile, "key"); !s.ok()) return s;
   if (Status s = map_values<C>(&p.value, call.operands.value, call.keys, call.batch * call.heads); !s.ok())
     return s;
-  if (Status s = map_tokens(&p.output, call.output, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, C::kHeadDim,
-                            call.queries, call.heads, call.batch, 64, "output");
-      !s.ok()) {
+  if (call.output_scale != nullptr) {
+    p.output_scale = call.output_scale;
+    p.codes = call.output;
+  } else if (Status s = map_tokens(&p.output, call.output, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, C::kHeadDim,
+                                   call.queries, call.heads, call.batch, 64, "output");
+             !s.ok()) {
     return s;
   }
   return launch_hopper<C>(p, blocks, stream);
@@ -66,6 +69,11 @@ Status attention_packed(const AttentionPacked& call, cudaStream_t stream) {
   if (!rows_aligned(call.output)) {
     return Status::bad_argument(
         "attention_packed: align the output to 16 bytes and make its strides multiples of 8 elements");
+  }
+  const AttentionTensor& y = call.output;
+  if (call.output_scale != nullptr &&
+      (y.batch_stride % 16 != 0 || y.token_stride % 16 != 0 || y.head_stride % 16 != 0)) {
+    return Status::bad_argument("attention_packed: strides of an e4m3 output must be multiples of 16");
   }
   if (device_architecture() / 10 != 9) {
     return Status::unsupported(

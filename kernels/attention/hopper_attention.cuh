@@ -202,12 +202,60 @@ __device__ __forceinline__ void merge(const Parameters& p, int index, int w, flo
   }
 }
 
-// O / sum → bf16 → shared memory (swizzled as the output map wants) → global by TMA, which drops rows beyond the sequence.
+// O · inverse → bf16 → shared memory, swizzled as the output map wants.
+template <typename C>
+__device__ __forceinline__ void stage_output(uint32_t output, const float (&o)[C::kHeadDim / 2],
+                                             const float (&inverse)[2]) {
+  const int lane = threadIdx.x % 32, row = 16 * (threadIdx.x / 32 % 4) + lane % 16;
+#pragma unroll
+  for (int i = 0; i < C::kHeadDim / 8; i += 2) {
+    uint32_t matrices[4];
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      const float* v = o + 4 * (i + m / 2) + 2 * (m % 2);
+      matrices[m] = ptx::cvt_rn_bf16x2(v[0] * inverse[m % 2], v[1] * inverse[m % 2]);
+    }
+    const int chunk = i + lane / 16;  // of 8 columns
+    ptx::stmatrix_x4(output + chunk / 8 * (64 * 128) + row * 128 + ((chunk % 8 ^ row % 8) << 4), matrices);
+  }
+}
+
+// Staged bf16 → e4m3 codes of O / scale → global: a thread takes half a row. From shared memory, not from the accumulators: what this
+// needs beside them would not fit the registers.
+template <typename C>
+__device__ __forceinline__ void store_codes(const Parameters& p, uint32_t output, int slice, int first_row) {
+  const int row = threadIdx.x % 128 / 2, panel = threadIdx.x % 2, query = first_row + row;
+  if (query >= p.queries) return;
+  const int64_t batch = slice / p.heads;
+  const float inverse = __fdividef(1.0f, __ldg(p.output_scale + batch * p.queries + query));
+  uint8_t* codes = static_cast<uint8_t*>(p.codes.data) + batch * p.codes.batch_stride +
+                   query * p.codes.token_stride + slice % p.heads * p.codes.head_stride + 64 * panel;
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    uint32_t words[4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int chunk = 2 * c + half;  // of 8 columns
+      const uint4 v =
+          ptx::ld_shared_v4_b32(output + panel * (64 * 128) + row * 128 + ((chunk ^ row % 8) << 4));
+      const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+      for (int i = 0; i < 4; i += 2) {
+        const float2 x = ptx::unpack_bf16x2(pairs[i]), y = ptx::unpack_bf16x2(pairs[i + 1]);
+        words[2 * half + i / 2] = ptx::cvt_rn_satfinite_e4m3x2(x.x * inverse, x.y * inverse) |
+                                  uint32_t(ptx::cvt_rn_satfinite_e4m3x2(y.x * inverse, y.y * inverse)) << 16;
+      }
+    }
+    reinterpret_cast<uint4*>(codes)[c] = make_uint4(words[0], words[1], words[2], words[3]);
+  }
+}
+
+// O / sum → shared memory → global by TMA, which drops rows beyond the sequence, or in codes.
 template <typename C>
 __device__ __forceinline__ void store_output(const Parameters& p, const Shared<C>& shared, int w,
                                              const float (&o)[C::kHeadDim / 2], const Rows& rows,
                                              const RowContext<C>& context, int slice, int first_row) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, thread = threadIdx.x % 128;
+  const int lane = threadIdx.x % 32, thread = threadIdx.x % 128;
   float inverse[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
@@ -221,18 +269,11 @@ __device__ __forceinline__ void store_output(const Parameters& p, const Shared<C
   }
   if (thread == 0) ptx::cp_async_bulk_wait_group_read<0>();  // the previous tile has left
   ptx::bar_sync(kGroup + w, 128);
-  const int row = 16 * warp + lane % 16;
-#pragma unroll
-  for (int i = 0; i < C::kHeadDim / 8; i += 2) {
-    uint32_t matrices[4];
-#pragma unroll
-    for (int m = 0; m < 4; ++m) {
-      const float* v = o + 4 * (i + m / 2) + 2 * (m % 2);
-      matrices[m] = ptx::cvt_rn_bf16x2(v[0] * inverse[m % 2], v[1] * inverse[m % 2]);
-    }
-    const int chunk = i + lane / 16;  // of 8 columns
-    ptx::stmatrix_x4(shared.output(w) + chunk / 8 * (64 * 128) + row * 128 + ((chunk % 8 ^ row % 8) << 4),
-                     matrices);
+  stage_output<C>(shared.output(w), o, inverse);
+  if (C::kPacked && p.output_scale != nullptr) {
+    ptx::bar_sync(kGroup + w, 128);
+    store_codes<C>(p, shared.output(w), slice, first_row);
+    return;
   }
   ptx::fence_proxy_async();
   ptx::bar_sync(kGroup + w, 128);

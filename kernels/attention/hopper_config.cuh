@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "attention/attention.h"
 #include "attention/schedule.cuh"
 #include "attention/softmax.cuh"
 #include "ptx/shared.cuh"
@@ -70,6 +71,8 @@ struct Parameters {
   float scale, scale_log2;   // of the softmax, and times log2 e
   const float2* query_rows;  // 8-bit operands: qkv_layout.cuh
   const float4* key_blocks;
+  const float* output_scale;  // [B][queries]: O leaves as e4m3 codes of O / scale, to `codes`; or null
+  AttentionTensor codes;
   float* log_sum_exp;  // [B][H][queries] or null
   const float* bias;
   int64_t bias_head_stride, bias_row_stride;

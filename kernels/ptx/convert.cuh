@@ -12,6 +12,11 @@ __device__ __forceinline__ uint32_t cvt_rn_bf16x2(float low, float high) {
   return packed;
 }
 
+// bf16x2 to two f32; the low half is x.
+__device__ __forceinline__ float2 unpack_bf16x2(uint32_t packed) {
+  return {__uint_as_float(packed << 16), __uint_as_float(packed & 0xffff0000u)};
+}
+
 // Two f32 to e4m3x2 by round to nearest even, saturating at ±448; `low` lands in the low byte.
 __device__ __forceinline__ uint16_t cvt_rn_satfinite_e4m3x2(float low, float high) {
   uint16_t packed;

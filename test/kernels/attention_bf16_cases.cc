@@ -198,7 +198,7 @@ const Cases kTests = [](Register& add) {
 struct BenchShape {
   const char* name;
   AttentionShape shape;
-  bool causal, bias;
+  bool causal = false, bias = false, portable = false;
 };
 
 void bench(Context& c, const BenchShape& b) {
@@ -224,21 +224,52 @@ void bench(Context& c, const BenchShape& b) {
     call.workspace = workspace.data();
     call.causal = b.causal;
     if (b.bias) call.bias = {table.data<float>() + s.tokens - 1, 2 * s.tokens - 1, -1};
-    return attention_bf16(call, c.stream());
+    return b.portable ? attention_bf16_portable(call, c.stream()) : attention_bf16(call, c.stream());
   };
   const double flops = 4.0 * s.heads * double(s.tokens) * s.tokens * s.head_dim;
   c.measure({bytes, flops, 989}, sets, launch);
 }
 
+// Two halves of the keys of FLUX's attention at 4608 tokens.
+void bench_merge(Context& c) {
+  constexpr int64_t kRows = 24 * 4608, kWidth = 128, kParts = 2;
+  const double bytes = double(kRows) * (kWidth * 2 * (kParts + 1) + 4 * kParts);
+  const int sets = c.rotation(bytes);
+  std::vector<DeviceBytes> parts, sums, outputs;
+  for (int i = 0; i < sets; ++i) {
+    parts.emplace_back(kParts * kRows * kWidth * 2);
+    sums.emplace_back(kParts * kRows * 4);
+    outputs.emplace_back(kRows * kWidth * 2);
+    fill_normal(parts.back().data(), kParts * kRows * kWidth, Element::kBF16, uint64_t(2 * i));
+    fill_normal(sums.back().data(), kParts * kRows, Element::kF32, uint64_t(2 * i + 1));
+  }
+  c.measure({bytes}, sets, [&](int set) {
+    AttentionMerge merge;
+    merge.outputs = parts[size_t(set)].data();
+    merge.log_sum_exps = reinterpret_cast<const float*>(sums[size_t(set)].data());
+    merge.output = outputs[size_t(set)].data();
+    merge.parts = kParts;
+    merge.width = kWidth;
+    merge.rows = kRows;
+    return attention_merge(merge, c.stream());
+  });
+}
+
 const Cases kBenches = [](Register& add) {
-  for (const BenchShape& b : {BenchShape{"4608", {1, 24, 4608, 128}, false, false},
-                              {"8704", {1, 24, 8704, 128}, false, false},
-                              {"4352", {1, 24, 4352, 128}, false, false},
+  for (const BenchShape& b : {BenchShape{"4608", {1, 24, 4608, 128}},
+                              {"8704", {1, 24, 8704, 128}},
+                              {"4352", {1, 24, 4352, 128}},
                               {"t5", {1, 64, 512, 64}, false, true},
-                              {"clip", {1, 12, 77, 64}, true, false},
-                              {"vae", {1, 1, 16384, 512}, false, false}}) {
+                              {"clip", {1, 12, 77, 64}, true},
+                              {"vae", {1, 1, 16384, 512}}}) {
     add.bench(std::string("attention/bf16/") + b.name, [b](Context& c) { bench(c, b); });
   }
+  for (const BenchShape& b : {BenchShape{"4608", {1, 24, 4608, 128}, false, false, true},
+                              {"t5", {1, 64, 512, 64}, false, true, true},
+                              {"vae", {1, 1, 16384, 512}, false, false, true}}) {
+    add.bench(std::string("attention/portable/") + b.name, [b](Context& c) { bench(c, b); });
+  }
+  add.bench("attention/merge/2x4608", bench_merge);
 };
 
 }  // namespace

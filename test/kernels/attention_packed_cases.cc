@@ -153,6 +153,34 @@ void layout(Context& c, ScoreType type) {
   c.expect(wrong == 0, std::to_string(wrong) + " scales, norms or exponents wrong");
 }
 
+// e4m3 output by given row scales, within wider rows: what the bf16 output is, rounded to codes, and nothing beside it.
+void codes(Context& c, const AttentionShape& shape) {
+  AttentionProblem problem(shape);
+  const PackedMemory memory(shape.batch, shape.heads, shape.tokens, shape.tokens);
+  const AttentionWorkspace workspace;
+  const AttentionPack pack = pack_call(problem, memory, ScoreType::kInt8);
+  AttentionPacked call = attention_call(problem, pack, workspace.data());
+  const auto launch = [&] {
+    if (Status s = attention_pack(pack, c.stream()); !s.ok()) return s;
+    return attention_packed(call, c.stream());
+  };
+  if (!c.run({&problem.output(), &problem.log_sum_exp()}, launch)) return;
+  const Matrix want = problem.output().values();
+
+  const int64_t stride = shape.width() + 64;
+  Output output(shape.rows(), shape.width(), Element::kE4M3, stride);
+  Matrix scale = uniform(shape.rows(), 1, 9, 0.002f, 0.01f);  // no result is over 0.9
+  const Input scales(scale, Element::kF32);
+  call.output = {output.data(), shape.tokens * stride, stride, 128};
+  call.output_scale = scales.data<float>();
+  if (!c.run({&output, &problem.log_sum_exp()}, launch)) return;
+  Matrix got = output.values();
+  for (int64_t r = 0; r < got.rows; ++r) {
+    for (int64_t x = 0; x < got.cols; ++x) got.at(r, x) *= scale.at(r, 0);
+  }
+  c.expect_within("codes", got, want, {0.028, -1, 0.032});
+}
+
 // Scores of thousands: no NaN, and each row is what its largest score's v is, or a mean of few.
 void extreme(Context& c, ScoreType type, float factor) {
   const AttentionShape shape{1, 2, 700, 128};
@@ -193,6 +221,9 @@ const Cases kTests = [](Register& add) {
              [type](Context& c) { layout(c, type); });
   }
   add.test("attention/packed/refusals", refusals);
+  for (const AttentionShape& s : {AttentionShape{2, 3, 191, 128}, {1, 24, 1009, 128}}) {
+    add.test("attention/packed/codes-" + s.name(), [s](Context& c) { codes(c, s); });
+  }
   for (ScoreType type : {ScoreType::kInt8, ScoreType::kE4M3}) {
     const bool int8 = type == ScoreType::kInt8;
     const std::string path = std::string("attention/") + name_of(type) + "/";
@@ -221,13 +252,16 @@ const Cases kTests = [](Register& add) {
   }
 };
 
-void bench(Context& c, ScoreType type, int tokens, bool attend) {
+enum class Bench { kPack, kAttend, kAttendToCodes };
+
+void bench(Context& c, ScoreType type, int tokens, Bench what) {
   const AttentionShape s{1, 24, tokens, 128};
   const int64_t elements = int64_t(s.rows()) * s.width();
-  const double bytes = double(elements) * (attend ? 5 : 9);
+  const double bytes = double(elements) * (what == Bench::kPack ? 9 : what == Bench::kAttend ? 5 : 4);
   const int sets = c.rotation(bytes);
   const AttentionProblem strides(s);
   const AttentionWorkspace workspace;
+  const Input scales(Matrix(tokens, 1, 0.01f), Element::kF32);
   std::vector<DeviceBytes> memory;
   std::vector<PackedMemory> packed;
   std::vector<AttentionPack> packs;
@@ -244,7 +278,7 @@ void bench(Context& c, ScoreType type, int tokens, bool attend) {
     packs.push_back(pack);
     c.expect(attention_pack(pack, c.stream()).ok(), "pack");
   }
-  if (!attend) {
+  if (what == Bench::kPack) {
     c.measure({bytes}, sets, [&](int set) { return attention_pack(packs[size_t(set)], c.stream()); });
     return;
   }
@@ -252,6 +286,7 @@ void bench(Context& c, ScoreType type, int tokens, bool attend) {
     AttentionPacked call = attention_call(strides, packs[size_t(set)], workspace.data());
     call.output = strides.tensor(memory[size_t(4 * set + 3)].data());
     call.log_sum_exp = nullptr;
+    if (what == Bench::kAttendToCodes) call.output_scale = scales.data<float>();
     return attention_packed(call, c.stream());
   };
   c.measure({bytes, 4.0 * s.heads * double(tokens) * tokens * 128, 1979}, sets, launch);
@@ -261,10 +296,12 @@ const Cases kBenches = [](Register& add) {
   for (int tokens : {4352, 4608, 8704}) {
     for (ScoreType type : {ScoreType::kInt8, ScoreType::kE4M3}) {
       add.bench(std::string("attention/") + name_of(type) + "/" + std::to_string(tokens),
-                [=](Context& c) { bench(c, type, tokens, true); });
+                [=](Context& c) { bench(c, type, tokens, Bench::kAttend); });
     }
   }
-  add.bench("attention/pack/4608", [](Context& c) { bench(c, ScoreType::kInt8, 4608, false); });
+  add.bench("attention/int8-to-codes/4608",
+            [](Context& c) { bench(c, ScoreType::kInt8, 4608, Bench::kAttendToCodes); });
+  add.bench("attention/pack/4608", [](Context& c) { bench(c, ScoreType::kInt8, 4608, Bench::kPack); });
 };
 
 }  // namespace
