@@ -61,6 +61,7 @@ void attention_packed(const OpCall& call, const Launch& launch) {
   attention.operands = packed_heads(call, 0);
   attention.type = score_type(call);
   attention.output = tensor_of(y);
+  if (const TensorView* scale = call.optional("yScale")) attention.output_scale = scale->as<const float>();
   attention.batch = static_cast<int>(y.shape[0]);
   attention.queries = attention.keys = static_cast<int>(y.shape[1]);
   attention.heads = static_cast<int>(y.shape[2]);

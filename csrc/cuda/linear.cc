@@ -47,14 +47,19 @@ kernels::GemmRows<void> output_rows(const TensorView& y, const char* op) {
   return {y.data, c.row_stride, c.batch_stride};
 }
 
+// Where the scales of an e4m3 output go, and the bounds that they come from.
+void bind_output_scale(kernels::GemmGroup& group, const OpCall& call, const char* name) {
+  const TensorView* scale = call.optional(name);
+  if (scale == nullptr) return;
+  group.c_scale = scale->as<float>();
+  group.c_scale_batch_stride = group.rows;
+  group.bounds = call.tensor("bounds").as<const float>();
+}
+
 kernels::GemmGroup linear_group(const OpCall& call) {
   kernels::GemmGroup group = group_of(call);
   group.c = output_rows(call.tensor("y"), "linear");
-  if (const TensorView* scale = call.optional("yScale")) {
-    group.c_scale = scale->as<float>();
-    group.c_scale_batch_stride = group.rows;
-    group.bounds = call.tensor("bounds").as<const float>();
-  }
+  bind_output_scale(group, call, "yScale");
   if (const TensorView* residual = call.optional("residual")) {
     const Matrix rows = matrix_of(*residual, "linear");
     group.residual = {residual->data, rows.row_stride, rows.batch_stride};
@@ -80,6 +85,7 @@ kernels::GemmGroup qkv_group(const OpCall& call) {
   group.norm_k = call.tensor("normK").as<const float>();
   group.rope = call.tensor("rope").as<const float>();
   if (const TensorView* mlp = call.optional("mlp")) group.mlp = output_rows(*mlp, "qkvLinear");
+  bind_output_scale(group, call, "mlpScale");
   return group;
 }
 
@@ -105,6 +111,7 @@ kernels::Gemm gemm_of(const OpCall& call) {
       gemm.heads_as = heads_as(call);
     }
     gemm.eps = static_cast<float>(call.number("eps"));
+    if (const TensorView* mlp = call.optional("mlp")) gemm.output = element_of(mlp->dtype);
     return gemm;
   }
   gemm.output = element_of(call.tensor("y").dtype);

@@ -1,7 +1,8 @@
 // The ops of the CUDA backend: each checks nothing but what its kernel needs beyond the CPU op's checks, and launches. What
 // an op means is written in csrc/cpu/ops.h. Activations are bf16 here; accumulation is f32. What e4m3 weights multiply is
 // e4m3 with one scale a row: x with xScale [rows] f32. linear's y may be so, too (y with yScale, and bounds from weightBounds):
-// its rows are quantised with the scale of the most that they can reach.
+// its rows are quantised with the scale of the most that they can reach; so may qkvLinear's mlp (mlpScale), beside which
+// attentionPacked then writes its y by the same scale (yScale).
 #pragma once
 
 #include <cuda_runtime_api.h>

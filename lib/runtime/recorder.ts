@@ -234,11 +234,13 @@ export class Recorder {
       rope: Tensor;
       eps: number;
       mlp?: Value;
+      /** Of a quantised `mlp`, as `joined` gives it. */
+      mlpScale?: Value | undefined;
       activation?: Activation;
     },
   ): void {
     const { weight, scale, bias } = weights;
-    const { qkv, mlp, normQ, normK, rope } = options;
+    const { qkv, mlp, mlpScale, normQ, normK, rope } = options;
     const input = valueOf(x);
     const [n, k] = matrix(weight);
     const form = qkv instanceof Heads ? qkv.form : qkv;
@@ -256,8 +258,18 @@ export class Recorder {
     const low = weights.lowRank && this.#lowRank(input, factor.x, weights.lowRank);
     const activation = ACTIVATIONS[options.activation ?? "none"];
     this.#emit("qkvLinear", {
-      inputs: { ...factor, weight, weightScale: scale, bias, ...low?.inputs, normQ, normK, rope },
-      outputs: { ...(form instanceof Value ? { qkv: form } : form), mlp },
+      inputs: {
+        ...factor,
+        weight,
+        weightScale: scale,
+        bias,
+        ...low?.inputs,
+        normQ,
+        normK,
+        rope,
+        bounds: mlpScale && weights.bounds,
+      },
+      outputs: { ...(form instanceof Value ? { qkv: form } : form), mlp, mlpScale },
       attributes: {
         eps: options.eps,
         activation,
@@ -286,8 +298,22 @@ export class Recorder {
     return new Heads(type, form, shape);
   }
 
-  /** softmax(scale·q·kᵀ)·v of what `qkvLinear` wrote → [B, T, H, 128]. */
-  attend(heads: Heads, options: { scale: number; into?: Value }): Value {
+  /**
+   * Unwritten rows [B, T, D] whose columns `attend` of `heads` and `qkvLinear` of `from`, as `mlp`, write for the linear `next`: quantised
+   * already, if `next` wants it so, `from` has bounds and `heads` are packed. The row scale then is the bound of `from`'s results, of which v is
+   * a part; a result of attention lies between v's.
+   */
+  joined(
+    shape: readonly number[],
+    heads: Heads,
+    { from, next }: { from: LinearWeights; next: LinearWeights },
+  ): Value {
+    if (heads.form instanceof Value || !this.#bounded(from, next)) return this.empty(shape);
+    return this.#quantised(shape, this.empty([elementsOf(shape) / shape.at(-1)!], "f32"));
+  }
+
+  /** softmax(scale·q·kᵀ)·v of what `qkvLinear` wrote → [B, T, H, 128]. `intoScale` is of a quantised `into`, as `joined` gives it. */
+  attend(heads: Heads, options: { scale: number; into?: Value; intoScale?: Value | undefined }): Value {
     const { form, type, shape } = heads;
     if (type === "bf16") {
       const [q, k, v] = [0, 1, 2].map((part) => (form as Value).pick(2, part)) as [Value, Value, Value];
@@ -296,7 +322,7 @@ export class Recorder {
     const [batch, tokens, count] = shape;
     const packed = form instanceof Value ? this.#packHeads(form, heads) : form;
     return this.#emit("attentionPacked", {
-      inputs: { ...packed },
+      inputs: { ...packed, yScale: options.intoScale },
       outputs: { y: options.into ?? this.empty([batch, tokens, count, 128]) },
       attributes: { scale: options.scale },
       flops: 4 * batch * count * tokens * tokens * 128,

@@ -79,6 +79,57 @@ describe("heads", () => {
   });
 });
 
+describe("joined", () => {
+  /** What attention of `type` and an MLP beside it are written to, for a linear with fp8 weights. */
+  function joined(dtype: "f32" | "bf16", type: AttentionType, bounded: boolean) {
+    const device = cpuDevice(1);
+    const g = new Recorder(dtype);
+    const layer = (n: number, k: number) => ({
+      weight: device.buffer("f8e4m3", [n, k]),
+      scale: device.buffer("f32", [n]),
+      ...(bounded && { bounds: device.buffer("f32", [2]) }),
+    });
+    const [from, next] = [layer(3 * 256 + 512, 64), layer(64, 768)];
+    const qkv = g.heads([2, 100, 2], type);
+    const value = g.joined([2, 100, 768], qkv, { from, next });
+    const norm = device.buffer("f32", [128]);
+    g.qkvLinear(device.buffer(dtype, [2, 100, 64]), from, {
+      qkv,
+      mlp: value.slice(2, 256, 512),
+      mlpScale: value.rowScale,
+      normQ: norm,
+      normK: norm,
+      rope: device.buffer("f32", [100, 64, 2]),
+      eps: 1e-6,
+    });
+    g.attend(qkv, {
+      scale: 1,
+      into: value.slice(2, 0, 256).split(2, [2, 128]),
+      intoScale: value.rowScale,
+    });
+    g.linear(value, next);
+    return { value, kinds: kinds(g), ops: g.ops };
+  }
+
+  it("is quantised where packed heads and bounds allow it", () => {
+    const { value, kinds, ops } = joined("bf16", "int8", true);
+    expect([value.dtype, value.rowScale?.shape]).toEqual(["f8e4m3", [200]]);
+    expect(kinds).toEqual(["quantizeRows", "qkvLinear", "attentionPacked", "linear"]);
+    expect(ops[1]!.outputs.mlpScale).toBe(value.rowScale);
+    expect(ops[1]!.inputs.bounds).toBeDefined();
+    expect(ops[2]!.inputs.yScale).toBe(value.rowScale);
+    expect(ops[3]!.inputs.xScale).toBe(value.rowScale);
+  });
+
+  it("is left to a pass of its own otherwise", () => {
+    const pass = ["quantizeRows", "qkvLinear", "attentionPacked", "quantizeRows", "linear"];
+    expect(joined("bf16", "int8", false).kinds).toEqual(pass);
+    expect(joined("bf16", "bf16", true).kinds).toEqual(pass.with(2, "attention"));
+    const { value, kinds } = joined("f32", "int8", true);
+    expect([value.dtype, kinds]).toEqual(["f32", ["qkvLinear", "packHeads", "attentionPacked", "linear"]]);
+  });
+});
+
 describe("attend, on the CPU", () => {
   /** Relative L2 from golden attention in float64. */
   async function error(type: AttentionType): Promise<number> {

@@ -29,7 +29,7 @@ export class FluxSingleBlock {
       ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"],
       width,
       [width, width, width, 4 * width],
-      { quantised: true },
+      { quantised: true, bounded: true },
     );
     this.#normQ = new RMSNorm(block, "attn.norm_q", 128, EPS);
     this.#normK = new RMSNorm(block, "attn.norm_k", 128, EPS);
@@ -41,10 +41,11 @@ export class FluxSingleBlock {
     const { shift, scale, gate } = modulation.branch(row, this.#layer);
     const x = g.layerNorm(hidden, { shift, scale, eps: EPS, for: this.#projections });
     const qkv = g.heads([batch, tokens, this.heads], attention);
-    const joined = g.empty([batch, tokens, 5 * width]);
+    const joined = g.joined([batch, tokens, 5 * width], qkv, { from: this.#projections, next: this.#out });
     g.qkvLinear(x, this.#projections, {
       qkv,
       mlp: joined.slice(2, width, 4 * width),
+      mlpScale: joined.rowScale,
       activation: "gelu",
       normQ: this.#normQ.weight,
       normK: this.#normK.weight,
@@ -54,6 +55,7 @@ export class FluxSingleBlock {
     g.attend(qkv, {
       scale: 1 / Math.sqrt(128),
       into: joined.slice(2, 0, width).split(2, [this.heads, 128]),
+      intoScale: joined.rowScale,
     });
     this.#out.forward(g, joined, { gate, residual: hidden, into: hidden });
   }
