@@ -262,6 +262,35 @@ for (const [name, shape, out, size, options] of [
     ));
 }
 
+test("conv2d of a normalised image, twice, as in a resnet; then a norm of its own", () =>
+  agree(
+    {
+      x: activation([2, 20, 36, 64]),
+      w: weight([64, 3, 3, 64], 0.1),
+      b: f32([64]),
+      v: weight([64, 3, 3, 64], 0.1),
+      n: f32([64]),
+    },
+    (g, { x, w, b, v, n }) => {
+      const norm = { weight: n, bias: b, groups: 8, eps: 1e-6 };
+      const padding = [1, 1, 1, 1] as const;
+      const begun = g.add(x, x);
+      const h = g.conv2d(begun, { weight: w as never, bias: b as never }, { padding, norm });
+      const y = g.conv2d(h, { weight: v as never }, { padding, norm, residual: begun });
+      return g.groupNorm(y, norm);
+    },
+    6e-3, // what lies between is rounded to bf16
+  ));
+
+test("blendTile lays tiles over each other", () =>
+  agree({ a: activation([1, 12, 20, 3]), b: activation([1, 8, 14, 3]) }, (g, { a, b }) => {
+    const image = g.empty([1, 12, 20, 3]);
+    g.blendTile(a, image, { top: { edge: 0, length: 0 }, left: { edge: 0, length: 0 } });
+    const corner = image.slice(1, 4, 8).slice(2, 6, 14);
+    g.blendTile(b, corner, { top: { edge: 2, length: 3 }, left: { edge: 1, length: 6 } });
+    return image;
+  }));
+
 test("conv2d adds a residual, in place", () =>
   agree(
     { x: activation([1, 12, 20, 64]), w: weight([64, 3, 3, 64], 0.1), h: activation([1, 12, 20, 64]) },

@@ -83,3 +83,79 @@ for (const size of ["64x64", "128x128", "96x160"]) {
     }
   });
 }
+
+/** A picture [1, height, width, 3] in −1 to 1 whose parts are unlike, so that tiles are unlike, too. */
+function picture(height: number, width: number): Float32Array {
+  const data = new Float32Array(height * width * 3);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const inDisc = Math.hypot(y - height / 2, x - width / 3) < height / 4;
+      const stripes = x > width / 2 && Math.floor(y / 12) % 2 === 0;
+      const color = inDisc
+        ? [0.9, 0.1, -0.6]
+        : stripes
+          ? [-0.8, 0.2, 0.7]
+          : [-0.7, (2 * y) / height - 1, -0.3];
+      data.set(color, (y * width + x) * 3);
+    }
+  }
+  return data;
+}
+
+test("decodes and encodes the small model's pictures in tiles to 35 dB and more of the whole", async () => {
+  using vae = new AutoencoderKL(gpu, await readAutoencoderKLConfig("models/tiny/vae"));
+  await vae.load(await WeightSource.open("models/tiny/vae"));
+  const [height, width] = [400, 528];
+  using image = gpu.buffer("f32", [1, height, width, 3]);
+  await image.write(picture(height, width));
+  const outputs = {
+    moments: gpu.buffer("f32", [1, height / 8, width / 8, 32]),
+    tiledMoments: gpu.buffer("f32", [1, height / 8, width / 8, 32]),
+    whole: gpu.buffer("f32", [1, height, width, 3]),
+    tiled: gpu.buffer("f32", [1, height, width, 3]),
+  };
+  using plan = gpu.record("tiles", (g) => {
+    const moments = vae.encode(g, image);
+    g.copy(moments, outputs.moments);
+    g.copy(vae.encode(g, image, { tileSize: 256 }), outputs.tiledMoments);
+    const z = g.sampleLatents(moments);
+    g.copy(vae.decode(g, z), outputs.whole);
+    g.copy(vae.decode(g, z, { tileSize: 256 }), outputs.tiled);
+  });
+  await plan.run();
+  const [moments, tiledMoments, whole, tiled] = await Promise.all(
+    Object.values(outputs).map((buffer) => buffer.read()),
+  );
+  for (const buffer of Object.values(outputs)) buffer.dispose();
+  const means = (values: Float32Array) => values.filter((_, i) => i % 32 < 16);
+  const range = 2 * means(moments!).reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  const decoded = psnr(tiled!, whole!, 2);
+  const encoded = psnr(means(tiledMoments!), means(moments!), range);
+  console.log(`tiles: decoded ${decoded.toFixed(1)} dB, encoded ${encoded.toFixed(1)} dB`);
+  assert.ok(decoded > 35 && encoded > 35);
+});
+
+function psnr(a: Float32Array, b: Float32Array, range: number): number {
+  const error = a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0) / a.length;
+  return 10 * Math.log10(range ** 2 / error);
+}
+
+test("takes the memory that its plan forecast, for one size after the other and a batch of four", async () => {
+  using vae = new AutoencoderKL(gpu, await readAutoencoderKLConfig("models/tiny/vae"));
+  await vae.load(await WeightSource.open("models/tiny/vae"));
+  for (const shape of [
+    [1, 64, 96, 16],
+    [4, 64, 96, 16],
+    [1, 256, 256, 16],
+  ]) {
+    const [batch, height, width] = shape as [number, number, number];
+    using z = gpu.buffer("f32", shape);
+    using pixels = gpu.buffer("u8", [batch, 8 * height, 8 * width, 3]);
+    await z.write(new Float32Array(z.elements).map((_, i) => Math.sin(i)));
+    await gpu.drain(); // what earlier plans had is given back
+    const before = gpu.memoryUsage().allocated;
+    using plan = gpu.record("memory", (g) => g.toImage(vae.decode(g, z), pixels));
+    await plan.run();
+    assert.equal(gpu.memoryUsage().allocated - before, plan.arenaBytes);
+  }
+});
