@@ -215,6 +215,51 @@ __device__ __forceinline__ void store_key_tile(float (&x)[64], int first_token, 
   }
 }
 
+// Largest magnitude of a warp's 16 tokens of v, over whichever channels x holds: 4 values for 8 of them.
+template <int kCount>
+__device__ __forceinline__ float value_maximum(const float (&x)[kCount], const bool (&present)[2]) {
+  float maximum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) maximum = fmaxf(maximum, present[i / 2 % 2] ? fabsf(x[i]) : 0.0f);
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffff, maximum, offset));
+  }
+  return maximum;
+}
+
+// Stores a warp's 16 tokens of v, from `channel` on, at `block` of the slice. inverse is 2^-exponent.
+template <int kCount>
+__device__ __forceinline__ void store_value_block(const float (&x)[kCount], const bool (&present)[2],
+                                                  float inverse, int channel, uint8_t* block) {
+  // Lanes 4 apart (tokens r and r + 1) trade: the even one takes channel c of both, the odd one channel c + 1, with the tokens 8
+  // further that is the four tokens of one 32-bit slot, and the warp writes 128 contiguous bytes.
+  const int lane = threadIdx.x % 32;
+  const bool odd = lane / 4 % 2 != 0;
+  uint8_t* destination = block + (channel + 2 * (lane % 4) + odd) * 16 + lane / 8 * 4;
+#pragma unroll
+  for (int i = 0; i < kCount / 4; ++i) {
+    const float* v = x + 4 * i;
+    const uint32_t low =
+        ptx::cvt_rn_satfinite_e4m3x2(present[0] ? v[0] * inverse : 0.0f, present[0] ? v[1] * inverse : 0.0f);
+    const uint32_t high =
+        ptx::cvt_rn_satfinite_e4m3x2(present[1] ? v[2] * inverse : 0.0f, present[1] ? v[3] * inverse : 0.0f);
+    const uint32_t mine = low | high << 16;  // bytes: (r, c) (r, c+1) (r+8, c) (r+8, c+1)
+    const uint32_t theirs = __shfl_xor_sync(0xffffffff, mine, 4);
+    const uint32_t word = odd ? __byte_perm(theirs, mine, 0x7351) : __byte_perm(mine, theirs, 0x6240);
+    *reinterpret_cast<uint32_t*>(destination + i * 128) = word;
+  }
+}
+
+// Writes the exponent of v of a block of 16 tokens. By one lane.
+__device__ __forceinline__ void store_value_exponent(float4* key_block, int exponent, float inverse) {
+  reinterpret_cast<float2*>(key_block)[1] = make_float2(float(exponent), inverse);
+}
+
+__device__ __forceinline__ float inverse_power(int exponent) {
+  return __int_as_float((127 - exponent) << 23);
+}
+
 // Quantises and stores 64 tokens of v of one head. All 128 threads of the warpgroup call it.
 //   x, first_token, tokens   as above; first_token is a multiple of 64
 //   values, key_blocks       of the slice
@@ -226,38 +271,16 @@ __device__ __forceinline__ void store_value_tile(const float (&x)[64], int first
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
   const int token = first_token + 16 * warp + lane / 4;  // and the one 8 further
   const bool present[2] = {token < tokens, token + 8 < tokens};
-  float maximum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < 64; ++i) maximum = fmaxf(maximum, present[i / 2 % 2] ? fabsf(x[i]) : 0.0f);
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffff, maximum, offset));
-  }
+  const float maximum = value_maximum(x, present);
   if (lane == 0) scratch[warp] = maximum;
   ptx::bar_sync(barrier, 128);
   const int exponent = value_exponent(fmaxf(fmaxf(scratch[0], scratch[1]), fmaxf(scratch[2], scratch[3])));
-  const float inverse = __int_as_float((127 - exponent) << 23);
+  const float inverse = inverse_power(exponent);
   const int block = first_token / kTokenBlock + warp;
-  if (lane == 0) reinterpret_cast<float2*>(key_blocks + block)[1] = make_float2(float(exponent), inverse);
+  if (lane == 0) store_value_exponent(key_blocks + block, exponent, inverse);
   ptx::bar_sync(barrier, 128);  // scratch may be reused
-
-  // Lanes 4 apart (tokens r and r + 1) trade: the even one takes channel c of both, the odd one channel c + 1, with the tokens 8
-  // further that is the four tokens of one 32-bit slot, and the warp writes 128 contiguous bytes.
-  const bool odd = lane / 4 % 2 != 0;
   if (block >= token_blocks(tokens)) return;
-  uint8_t* destination = values + size_t(block) * 2048 + (2 * (lane % 4) + odd) * 16 + lane / 8 * 4;
-#pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    const float* v = x + 4 * i;
-    const uint32_t low =
-        ptx::cvt_rn_satfinite_e4m3x2(present[0] ? v[0] * inverse : 0.0f, present[0] ? v[1] * inverse : 0.0f);
-    const uint32_t high =
-        ptx::cvt_rn_satfinite_e4m3x2(present[1] ? v[2] * inverse : 0.0f, present[1] ? v[3] * inverse : 0.0f);
-    const uint32_t mine = low | high << 16;  // bytes: (r, c) (r, c+1) (r+8, c) (r+8, c+1)
-    const uint32_t theirs = __shfl_xor_sync(0xffffffff, mine, 4);
-    const uint32_t word = odd ? __byte_perm(theirs, mine, 0x7351) : __byte_perm(mine, theirs, 0x6240);
-    *reinterpret_cast<uint32_t*>(destination + i * 128) = word;
-  }
+  store_value_block(x, present, inverse, 0, values + size_t(block) * 2048);
 }
 
 }  // namespace flux::kernels::qkv

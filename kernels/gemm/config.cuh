@@ -3,19 +3,36 @@
 
 #include <cstdint>
 
+#include "gemm/instance.h"
+
 namespace flux::kernels::gemm {
 
-// A tile is 64 rows a math warpgroup × kTileN columns. A k-block is 128 bytes of K: 128 e4m3 or 64 bf16 elements, one
-// row of the 128-byte swizzle. The CTAs of a cluster have neighbouring rows and the same columns; each loads its own A
-// and its share of W, which is multicast to all.
-template <typename Operand_, int kMathGroups_, int kTileN_, int kStages_, int kCluster_>
+// A tile is 192 columns wide and is made of row blocks of 64 rows, one wgmma each. Two ways to share it out:
+//   kTogether  three warpgroups have a row block each and multiply side by side: 192 × 192, the fewest bytes a product. The
+//              tensor cores wait for the epilogue, so it is for light ones and long K.
+//   kInTurn    two warpgroups take tiles in turn (ping-pong), both row blocks of 128 × 192, or the one of 64 × 192: one
+//              multiplies while the other one's results leave, whatever the epilogue does.
+// A k-block is 128 bytes of K: 128 e4m3 or 64 bf16 elements, one row of the 128-byte swizzle. The CTAs of a cluster have
+// neighbouring tiles; each loads its share of the operand that they have in common, which is multicast to all, and its own
+// part of the other one.
+template <typename Operand_, Order kOrder_, int kRowBlocks_, int kStages_, Multicast kMulticast_,
+          int kPromoteBlocks_ = 0, int kPanelBuffers_ = 3>
 struct GemmConfig {
   using Operand = Operand_;
-  static constexpr int kMathGroups = kMathGroups_;
-  static constexpr int kTileM = 64 * kMathGroups;
-  static constexpr int kTileN = kTileN_;
+  static constexpr bool kInTurn = kOrder_ == Order::kInTurn;
+  static constexpr int kMathGroups = kInTurn ? 2 : kRowBlocks_;
+  static constexpr int kRowBlocks = kInTurn ? kRowBlocks_ : 1;  // of one math warpgroup
+  static constexpr int kTileM = 64 * kRowBlocks_;
+  static constexpr int kTileN = 192;
   static constexpr int kStages = kStages_;
-  static constexpr int kCluster = kCluster_;
+  static constexpr int kCluster = kMulticast_ == Multicast::kNone ? 1 : 2;
+  static constexpr bool kSharesW = kMulticast_ == Multicast::kW;  // neighbours in rows
+  static constexpr bool kSharesA = kMulticast_ == Multicast::kA;  // neighbours in columns
+  static constexpr int kClusterRows = kTileM * (kSharesW ? kCluster : 1);
+  static constexpr int kClusterColumns = kTileN * (kSharesA ? kCluster : 1);
+  static constexpr TileShape kShape{kOrder_, kTileM, kMulticast_};
+  // Every so many k-blocks the tensor cores' sums are added to others in f32: their own keep about 13 bits. 0: never.
+  static constexpr int kPromoteBlocks = kPromoteBlocks_;
 
   static constexpr int kMathWarps = 4 * kMathGroups;
   static constexpr int kThreads = 128 * (1 + kMathGroups);  // warpgroup 0 produces
@@ -30,41 +47,30 @@ struct GemmConfig {
   static constexpr int kABytes = kTileM * kBlockBytes;
   static constexpr int kBBytes = kTileN * kBlockBytes;
   static constexpr int kStageBytes = kABytes + kBBytes;
-  static constexpr int kLoadRowsB = kTileN / kCluster;  // what one CTA loads of W's tile
-  static_assert(kLoadRowsB % 8 == 0 && kABytes % 1024 == 0, "swizzle atoms are 8 rows, 1024 bytes");
-  static_assert(kTileM <= 256 && kLoadRowsB <= 256, "a copy's box has at most 256 rows");
+  // What one CTA loads of its tile of A and of W.
+  static constexpr int kLoadRowsA = kTileM / (kSharesA ? kCluster : 1);
+  static constexpr int kLoadRowsW = kTileN / (kSharesW ? kCluster : 1);
+  static_assert(kLoadRowsA % 8 == 0 && kLoadRowsW % 8 == 0, "swizzle atoms are 8 rows, 1024 bytes");
 
-  // How far, in k-blocks, each math warpgroup starts a tile behind the one before it: they then end one after another, and
-  // the first one's epilogue runs under the last one's multiplications. More costs more stages than it hides.
-  static constexpr int kLag = 1;
-  static_assert(kLag * (kMathGroups - 1) + 1 < kStages, "the first warpgroup must not run out of stages");
-
-  // Results leave through panels of 16 rows × 64 (f32: 32) columns, up to 2 KiB each, that every math warp has for itself.
+  // What leaves (and residuals that come) goes through panels of 16 rows × 128 bytes. Every math warp has room for a row
+  // block's three, or for one where another stage is worth more.
   static constexpr int kPanelBytes = 2048;
-  static constexpr int kPanelBuffers = kMathGroups == 2 ? 2 : 1;
-
-  // With registers to spare, a tile's results wait as bf16 or e4m3, and leave a panel every second k-block of the
-  // next tile. Stored at once they took 3600 clocks (128x256, measured) beside the 24600 of a tile's products at
-  // K = 3072: all SMs end together, and even GELU's arithmetic hid behind the wait.
-  static constexpr bool kDefers = kMathRegisters >= 240;
-  static constexpr int kDeferBlocks = 2;
-
-  // What an epilogue reads tile by tile (the residual) comes through the ring too, after a tile's k-blocks: boxes of
-  // kTileM rows × 128 bytes, as many as fit in a stage.
-  static constexpr int kBoxBytes = kABytes;
-  static constexpr int kBoxesPerStage = kStageBytes / kBoxBytes;
+  static constexpr int kPanels = kTileN / 64;
+  static constexpr int kPanelBuffers = kPanelBuffers_;
 
   // Shared memory, from a 1024-byte aligned start.
   static constexpr int kPanelsAt = kStages * kStageBytes;
-  static constexpr int kColumnsAt = kPanelsAt + kMathWarps * kPanelBuffers * kPanelBytes;
-  static constexpr int kBarriersAt = kColumnsAt + kTileN * 8;  // per column: multiplier, addend
-  static constexpr int kFullAt = kBarriersAt;                  // a stage's bytes have arrived
-  static constexpr int kEmptyAt =
-      kFullAt + 8 * kStages;  // all math warps of the cluster are done with a stage
-  static constexpr int kColumnsFullAt = kEmptyAt + 8 * kStages;
-  static constexpr int kColumnsEmptyAt = kColumnsFullAt + 8;
-  static constexpr int kScratchAt = kColumnsEmptyAt + 8;  // 16 bytes a math warpgroup
-  static constexpr int kSharedBytes = kScratchAt + 16 * kMathGroups;
+  // A math warpgroup's vectors: (multiplier, addend) of every column of its tile, scale of each of its rows, and small things.
+  static constexpr int kVectorsAt = kPanelsAt + kMathWarps * kPanelBuffers * kPanelBytes;
+  static constexpr int kRowScalesAt = kTileN * 8;
+  static constexpr int kScratchAt = kRowScalesAt + kRowBlocks * 64 * 4;
+  static constexpr int kTileAt = kScratchAt + 64;  // which tile it is
+  static constexpr int kVectorBytes = kTileAt + 16;
+  static constexpr int kFullAt = kVectorsAt + kMathGroups * kVectorBytes;  // a stage's bytes have arrived
+  static constexpr int kEmptyAt = kFullAt + 8 * kStages;        // the cluster's CTAs are done with a stage
+  static constexpr int kPanelsFullAt = kEmptyAt + 8 * kStages;  // of a math warp: its residual has arrived
+  static constexpr int kExchangeAt = kPanelsFullAt + 8 * kMathWarps;  // of a math group: see qkv.cuh
+  static constexpr int kSharedBytes = kExchangeAt + 8 * kMathGroups;
   static_assert(kSharedBytes <= 232448, "a Hopper CTA has 227 KiB");
 };
 

@@ -1,65 +1,138 @@
-// What all epilogues share: where a math warp is in its tile, and the first step, scales and bias.
+// What all epilogues share: the vectors of a tile and the first step, scales and bias.
 //
 // An epilogue is a class, one object a math warp, with
-//   using Output                         what C holds
-//   kBoxes                               residual boxes that it takes from the ring, a tile
-//   kDeferredPanels                      panels that it keeps in registers for the next tile's main loop, or 0
-//   prefetch(tile)                       loads to start while the last k-blocks are multiplied
-//   finish(accumulator, tile, rows, …)   from accumulators to panels, kept or stored
-//   store_deferred(panel)                stores a kept panel; panel is an integral_constant
+//   using Output                what C holds (kQkv: what lies beyond q, k and v)
+//   kScattered, columns(…)      whether a tile's columns are not consecutive rows of W, and which they are
+//   prefetch(tile)              before the main loop: what may be on its way meanwhile
+//   finish(sums, tile, block)   from a row block's accumulators to results on their way to global memory
 #pragma once
 
 #include "gemm/multiply.cuh"
-#include "gemm/panels.cuh"
+#include "gemm/warp_panels.cuh"
 
 namespace flux::kernels::gemm {
 
-// A math warp's 16 rows of a tile. A thread's accumulators lie in rows `lane / 4` and `lane / 4 + 8` of them.
-struct WarpPlace {
-  uint32_t shared;
-  uint32_t columns;  // shared address of the (multiplier, addend) pairs
-  uint32_t math_group;
-  uint32_t warp;  // of the math group
-  uint32_t lane;
+// Named barrier of a math warpgroup's own.
+__device__ __forceinline__ uint32_t own_barrier(const WarpPlace& place) { return 3 + place.math_group; }
 
-  __device__ __forceinline__ uint32_t row_in_tile() const { return math_group * 64 + warp * 16; }
-};
+template <typename Config>
+__device__ __forceinline__ uint32_t vectors_of(uint32_t shared, const WarpPlace& place) {
+  return shared + Config::kVectorsAt + place.math_group * Config::kVectorBytes;
+}
 
-// Of a thread's two rows; 1 without scales, 0 beyond the last row.
-struct RowScales {
-  float value[2];
+// First row, within its tile, of a math warp in one of its row blocks.
+template <typename Config>
+__device__ __forceinline__ int row_in_tile(const WarpPlace& place, int block) {
+  return (Config::kInTurn ? block : int(place.math_group)) * 64 + int(place.warp) * 16;
+}
 
-  __device__ __forceinline__ void load(const Tile& tile, const WarpPlace& place) {
+// (multiplier, addend) of each of the tile's columns, so that every epilogue starts with
+// accumulator · row scale · multiplier + addend, whatever scale, bias and gate there are; and row scales, 1 without scales
+// and 0 beyond the last row. By all threads of a math warpgroup.
+template <typename Config>
+class TileVectors {
+ public:
+  __device__ __forceinline__ void load(const GemmParams& params, const Tile& tile, const ColumnRuns& runs) {
+    const WarpPlace place = warp_place();
     const GroupParams& group = *tile.group;
+    const int thread = int(place.warp * 32 + place.lane);
+    const float* gate = group.gate == nullptr ? nullptr : group.gate + tile.batch * group.gate_batch_stride;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = tile.row + place.row_in_tile() + place.lane / 4 + 8 * half;
-      value[half] = 1.0f;
-      if (group.a_scale != nullptr) {
-        value[half] = row < group.rows ? group.a_scale[tile.batch * group.a_scale_batch_stride + row] : 0.0f;
+    for (int i = 0; i < 2; ++i) {
+      const int column = thread + 128 * i;
+      const int n = (i > 0 ? runs.first[2] : thread < 64 ? runs.first[0] : runs.first[1]) + column % 64;
+      multiplier_[i] = addend_[i] = 0.0f;
+      if (column >= Config::kTileN || n >= params.n) continue;
+      multiplier_[i] = group.w_scale == nullptr ? 1.0f : group.w_scale[n];
+      addend_[i] = group.bias == nullptr ? 0.0f : group.bias[n];
+      if (gate != nullptr) {
+        const float factor = gate[n];
+        multiplier_[i] *= factor;
+        addend_[i] *= factor;
       }
     }
+    const int row = tile.row + (Config::kInTurn ? 0 : int(place.math_group) * 64) + thread;
+    scale_ = 1.0f;
+    if (thread < 64 * Config::kRowBlocks && group.a_scale != nullptr) {
+      scale_ = row < group.rows ? group.a_scale[tile.batch * group.a_scale_batch_stride + row] : 0.0f;
+    }
   }
+
+  __device__ __forceinline__ void publish(uint32_t shared) const {
+    const WarpPlace place = warp_place();
+    const uint32_t thread = place.warp * 32 + place.lane, vectors = vectors_of<Config>(shared, place);
+    ptx::bar_sync(own_barrier(place), 128);  // the last tile's have been read
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t column = thread + 128 * i;
+      if (column < Config::kTileN) ptx::st_shared_v2_f32(vectors + 8 * column, multiplier_[i], addend_[i]);
+    }
+    if (thread < 64 * Config::kRowBlocks)
+      ptx::st_shared_f32(vectors + Config::kRowScalesAt + 4 * thread, scale_);
+    ptx::bar_sync(own_barrier(place), 128);
+  }
+
+ private:
+  float multiplier_[2], addend_[2];
+  float scale_;
 };
+
+// A tile, kept in shared memory through a main loop that leaves no registers for it. By all threads of a math warpgroup;
+// a barrier of theirs lies between.
+template <typename Config>
+__device__ __forceinline__ void keep_tile(const Tile& tile, uint32_t shared) {
+  const WarpPlace place = warp_place();
+  if (place.warp != 0 || place.lane != 0) return;
+  ptx::st_shared_v4_b32(vectors_of<Config>(shared, place) + Config::kTileAt,
+                        make_uint4(tile.group_index, tile.batch, tile.row, tile.column_block));
+}
+
+template <typename Config>
+__device__ __forceinline__ Tile kept_tile(const GemmParams& params, uint32_t shared) {
+  const uint4 kept = ptx::ld_shared_v4_b32(vectors_of<Config>(shared, warp_place()) + Config::kTileAt);
+  const int column_block = int(kept.w);
+  return {params.groups + kept.x,
+          int(kept.x),
+          int(kept.y),
+          int(kept.z),
+          column_block,
+          first_column<Config>(column_block)};
+}
+
+// Of a thread's two rows in a row block.
+struct RowScales {
+  float value[2];
+};
+
+template <typename Config>
+__device__ __forceinline__ RowScales row_scales(uint32_t shared, const WarpPlace& place, int block) {
+  const uint32_t row = block * 64 + place.warp * 16 + place.lane / 4;  // of the math group
+  const uint32_t at = vectors_of<Config>(shared, place) + Config::kRowScalesAt + 4 * row;
+  return {ptx::ld_shared_f32(at), ptx::ld_shared_f32(at + 4 * 8)};
+}
 
 // Scales of a thread's two rows of an e4m3 output, from the bound in gemm.h. No activation here exceeds |x|, so x's bound
 // is the output's. A bound of zero gives scale 1, as quantising a row of zeros would.
 struct OutputScales {
   float inverse[2];
 
-  // `write`: whether this tile is the one that stores c_scale.
-  __device__ __forceinline__ void load(const Tile& tile, const WarpPlace& place, const RowScales& rows,
+  // `first_row`: of the warp in the batch. `write`: whether this tile is the one that stores c_scale.
+  __device__ __forceinline__ void load(const Tile& tile, int first_row, uint32_t lane, const RowScales& rows,
                                        bool write) {
     const GroupParams& group = *tile.group;
+    float scale[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = tile.row + place.row_in_tile() + place.lane / 4 + 8 * half;
       const float bound = fmaf(rows.value[half], group.bounds[0], group.bounds[1]);
-      const float scale = bound > 0.0f ? bound * (1.0f / 448.0f) : 1.0f;
-      inverse[half] = __fdividef(1.0f, scale);
-      if (write && place.lane % 4 == 0 && row < group.rows) {
-        group.c_scale[tile.batch * group.c_scale_batch_stride + row] = scale;
-      }
+      scale[half] = bound > 0.0f ? bound * (1.0f / 448.0f) : 1.0f;
+      inverse[half] = __fdividef(1.0f, scale[half]);
+    }
+    if (!write || lane % 4 != 0) return;
+    const int row = first_row + int(lane) / 4;
+    float* to = group.c_scale + tile.batch * group.c_scale_batch_stride + row;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (row + 8 * half < group.rows) to[8 * half] = scale[half];
     }
   }
 
@@ -70,92 +143,22 @@ struct OutputScales {
   }
 };
 
-// Panels of one tile that wait for their turn, the first in shared memory and the others in registers, or leave at once.
-template <typename Config, typename Output>
-class PanelQueue {
- public:
-  using Shape = PanelShape<Output>;
-  static constexpr int kPanels = (Config::kTileN + Shape::kColumns - 1) / Shape::kColumns;
-  static constexpr int kDeferred = Config::kDefers && sizeof(Output) <= 2 ? kPanels : 0;
-
-  __device__ __forceinline__ explicit PanelQueue(const WarpPlace& place)
-      : writer_(place.shared, place.math_group * 4 + place.warp, place.lane),
-        row_in_tile_(place.row_in_tile()) {}
-
-  // Before a tile's first push, all panels before it having been popped. Tells the compiler that the registers hold nothing,
-  // which it cannot see when pushes are conditional.
-  __device__ __forceinline__ void begin() {
-#pragma unroll
-    for (auto& panel : words_) {
-#pragma unroll
-      for (uint32_t& word : panel) word = 0;
-    }
-  }
-
-  // Panel `panel` of `tile` goes to columns from `column` of `out`, none from `end` on.
-  __device__ __forceinline__ void push(int panel, const float (&values)[Shape::kValues], const Tile& tile,
-                                       const OutputRows& out, int column, int end) {
-    if constexpr (kDeferred == 0) {
-      uint32_t words[Shape::kWords];
-      pack(words, values, Output());
-      writer_.template fill<Output>(panel, words);
-      store(panel, tile, out, column, end);
-    } else {
-      if (panel < kInShared) {
-        uint32_t words[Shape::kWords];
-        pack(words, values, Output());
-        writer_.template fill<Output>(panel, words);
-      } else {
-        pack(words_[panel - kInShared], values, Output());
-      }
-      tile_ = tile;
-      waiting_ |= 1u << panel;
-    }
-  }
-
-  // Of the panels pushed before.
-  __device__ __forceinline__ const Tile& tile() const { return tile_; }
-
-  // Stores a panel that was pushed before, to the same place; nothing when it was not pushed.
-  __device__ __forceinline__ void pop(int panel, const OutputRows& out, int column, int end) {
-    if ((waiting_ >> panel & 1) == 0) return;
-    if (panel >= kInShared) writer_.template fill<Output>(panel, words_[panel - kInShared]);
-    store(panel, tile_, out, column, end);
-    waiting_ ^= 1u << panel;
-  }
-
- private:
-  static constexpr int kInShared = Config::kPanelBuffers;
-
-  __device__ __forceinline__ void store(int panel, const Tile& tile, const OutputRows& out, int column,
-                                        int end) {
-    writer_.template store<Output>(panel, out, column, end, tile.row + row_in_tile_, tile.group->rows,
-                                   tile.batch);
-  }
-
-  PanelWriter<Config> writer_;
-  int row_in_tile_;
-  Tile tile_{};
-  uint32_t waiting_ = 0;
-  uint32_t words_[kDeferred > kInShared ? kDeferred - kInShared : 1][Shape::kWords];
-};
-
-// values = accumulator · row scale · multiplier + addend, for kCount / 4 blocks of 8 columns from `first` on.
-template <typename Config, int kCount, int kAll>
-__device__ __forceinline__ void scale_and_add(float (&values)[kCount], const float (&accumulator)[kAll],
-                                              int first, const RowScales& rows, const WarpPlace& place) {
-  const uint32_t pairs = place.columns + first * 64 + (place.lane % 4) * 16;
+// values = sums · row scale · multiplier + addend, for kCount / 4 blocks of 8 columns; `first` is the first one's index.
+template <typename Config, int kCount>
+__device__ __forceinline__ void scale_and_add(float (&values)[kCount], const RowBlockSums<Config>& sums,
+                                              int first, const RowScales& rows, uint32_t shared,
+                                              const WarpPlace& place) {
+  const uint32_t pairs = vectors_of<Config>(shared, place) + first * 64 + (place.lane % 4) * 16;
 #pragma unroll
   for (int j = 0; j < kCount / 4; ++j) {
-    if (4 * (first + j) >= kAll) break;  // beyond the tile, in its last panel
     const float4 pair = ptx::ld_shared_v4_f32(pairs + j * 64);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       // Scale times scale first: the accumulators then stay where they are until the addend is there too.
       const float scale = sizeof(typename Config::Operand) == 1 ? rows.value[half] : 1.0f;
       const int at = 4 * j + 2 * half;
-      values[at] = fmaf(accumulator[4 * first + at], scale * pair.x, pair.y);
-      values[at + 1] = fmaf(accumulator[4 * first + at + 1], scale * pair.z, pair.w);
+      values[at] = fmaf(sums[4 * first + at], scale * pair.x, pair.y);
+      values[at + 1] = fmaf(sums[4 * first + at + 1], scale * pair.z, pair.w);
     }
   }
 }

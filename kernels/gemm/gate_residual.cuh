@@ -1,5 +1,6 @@
-// C = residual + gate·x, bf16. The gate is already in the columns' multiplier and addend (produce.cuh); the residual comes
-// through the ring in boxes of 64 columns, so C may overwrite it: a tile's residual is read before its stores.
+// C = residual + gate·x, bf16. The gate is already in the columns' multiplier and addend (epilogue.cuh). The residual comes by
+// TMA into the panels from which the results leave, the first row block's while the products are summed; C may be the
+// residual itself.
 #pragma once
 
 #include "gemm/epilogue.cuh"
@@ -10,45 +11,57 @@ template <typename Config>
 class GateResidualEpilogue {
  public:
   using Output = __nv_bfloat16;
-  using Queue = PanelQueue<Config, Output>;
-  static constexpr int kBoxes = Queue::kPanels;
-  static constexpr int kDeferredPanels = Queue::kDeferred;
+  static constexpr bool kScattered = false;
+  static_assert(Config::kPanelBuffers == Config::kPanels, "a row block's residual comes at once");
 
-  __device__ __forceinline__ GateResidualEpilogue(const GemmParams& params, const WarpPlace& place)
-      : params_(params), place_(place), queue_(place) {}
+  static __device__ __forceinline__ ColumnRuns columns(const GemmParams&, const Tile& tile) {
+    return consecutive_columns(tile);
+  }
 
-  __device__ __forceinline__ void prefetch(const Tile&) {}
+  __device__ __forceinline__ GateResidualEpilogue(const GemmParams&, uint32_t shared) : shared_(shared) {}
 
-  __device__ __forceinline__ void finish(const float (&accumulator)[Config::kTileN / 2], const Tile& tile,
-                                         const RowScales& rows, MainLoop<Config>& loop) {
-    uint32_t boxes = 0;
+  __device__ __forceinline__ void prefetch(const Tile& tile) { fetch(tile, 0); }
+
+  __device__ __forceinline__ void finish(const RowBlockSums<Config>& sums, const Tile& tile, int block) {
+    if (block > 0) fetch(tile, block);
+    const WarpPlace place = warp_place();
+    const WarpPanels<Config> panels(shared_, place);
+    const RowScales rows = row_scales<Config>(shared_, place, block);
+    ptx::mbarrier_wait(arrived(place), parity_);
+    parity_ ^= 1;
 #pragma unroll
-    for (int box = 0; box < kBoxes; ++box) {
-      const int in_stage = box % Config::kBoxesPerStage;
-      if (in_stage == 0)
-        boxes = place_.shared + loop.wait_stage() * Config::kStageBytes + place_.row_in_tile() * 128;
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
       float values[32];
-      scale_and_add<Config>(values, accumulator, 8 * box, rows, place_);
-      add_box(values, boxes + in_stage * Config::kBoxBytes);
-      if (in_stage + 1 == Config::kBoxesPerStage || box + 1 == kBoxes) loop.release_stage();
-      queue_.push(box, values, tile, tile.group->c, tile.column + 64 * box, end(tile));
+      scale_and_add<Config>(values, sums, 8 * panel, rows, shared_, place);
+      add_panel(values, panels.address(panel), place.lane);
+      __syncwarp();
+      panels.template store<Output>(panel, values, &tile.group->c, tile.column + 64 * panel,
+                                    tile.row + row_in_tile<Config>(place, block), tile.batch);
     }
   }
 
-  template <int kPanel>
-  __device__ __forceinline__ void store_deferred(std::integral_constant<int, kPanel>) {
-    const Tile& tile = queue_.tile();
-    queue_.pop(kPanel, tile.group->c, tile.column + 64 * kPanel, end(tile));
-  }
-
  private:
-  __device__ __forceinline__ int end(const Tile& tile) const {
-    return min(params_.n, tile.column + Config::kTileN);
+  // Completes when a row block's residual is in the warp's panels.
+  __device__ __forceinline__ uint32_t arrived(const WarpPlace& place) const {
+    return shared_ + Config::kPanelsFullAt + 8 * (place.math_group * 4 + place.warp);
   }
 
-  // `box`: this warp's 16 rows of it, 128-byte swizzle.
-  __device__ __forceinline__ void add_box(float (&values)[32], uint32_t box) const {
-    const uint32_t at = box + swizzled_lane(place_.lane);
+  __device__ __forceinline__ void fetch(const Tile& tile, int block) const {
+    const WarpPlace place = warp_place();
+    const WarpPanels<Config> panels(shared_, place);
+    if (place.lane != 0) return;
+    ptx::cp_async_bulk_wait_group_read<0>();  // the last results have left the panels
+    ptx::mbarrier_arrive_expect_tx(arrived(place), Config::kPanels * Config::kPanelBytes);
+#pragma unroll
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
+      ptx::cp_async_bulk_tensor_3d_load(panels.address(panel), &tile.group->residual, arrived(place),
+                                        tile.column + 64 * panel,
+                                        tile.row + row_in_tile<Config>(place, block), tile.batch);
+    }
+  }
+
+  static __device__ __forceinline__ void add_panel(float (&values)[32], uint32_t panel, uint32_t lane) {
+    const uint32_t at = panel + swizzled_lane(lane);
 #pragma unroll
     for (int j = 0; j < 8; j += 2) {
       uint32_t packed[4];
@@ -61,9 +74,8 @@ class GateResidualEpilogue {
     }
   }
 
-  const GemmParams& params_;
-  const WarpPlace& place_;
-  Queue queue_;
+  uint32_t shared_;
+  uint32_t parity_ = 0;
 };
 
 }  // namespace flux::kernels::gemm

@@ -153,17 +153,21 @@ TensorMapSpec rows_spec(const GemmRows<const void>& matrix, Element element, con
   return spec;
 }
 
-OutputRows output_rows(const GemmRows<void>& matrix, Element element, int64_t columns) {
-  const int64_t bytes = bytes_of(element);
-  return {static_cast<uint8_t*>(matrix.data), matrix.batch_stride * bytes, int(matrix.row_stride * bytes),
-          int(columns)};
+// As it lies in shared memory on its way out (warp_panels.cuh): 16 rows × 128 bytes, or of e4m3 64.
+Status make_panel_map(const GemmRows<const void>& matrix, Element element, const GemmGroup& group,
+                      int64_t columns, CUtensorMap* map) {
+  TensorMapSpec spec = rows_spec(matrix, element, group, columns);
+  spec.box_columns = element == Element::kF32 ? 32 : 64;
+  spec.box_rows = 16;
+  spec.swizzle = element == Element::kE4M3 ? Swizzle::k64 : Swizzle::k128;
+  return make_tensor_map(spec, map);
 }
 
 Status make_maps(const Gemm& call, const GemmGroup& group, const TileShape& tile, GroupParams* params) {
   const int block = int(128 / bytes_of(call.operand));
   TensorMapSpec spec = rows_spec(group.a, call.operand, group, call.k);
   spec.box_columns = block;
-  spec.box_rows = tile.rows;
+  spec.box_rows = tile.multicast == Multicast::kA ? tile.rows / 2 : tile.rows;
   Status status = make_tensor_map(spec, &params->a);
   if (!status.ok()) return status;
 
@@ -174,16 +178,19 @@ Status make_maps(const Gemm& call, const GemmGroup& group, const TileShape& tile
   spec.rows = call.n;
   spec.row_stride = group.w_row_stride;
   spec.box_columns = block;
-  spec.box_rows = tile.columns / tile.cluster;
+  spec.box_rows = call.epilogue == GemmEpilogue::kQkv ? 64
+                  : tile.multicast == Multicast::kW   ? kTileColumns / 2
+                                                      : kTileColumns;
   spec.swizzle = Swizzle::k128;
   status = make_tensor_map(spec, &params->w);
-  if (!status.ok()) return status;
 
-  if (call.epilogue == GemmEpilogue::kGateResidual) {
-    spec = rows_spec(group.residual, Element::kBF16, group, call.n);
-    spec.box_columns = 64;
-    spec.box_rows = tile.rows;
-    status = make_tensor_map(spec, &params->residual);
+  if (status.ok() && writes_c(call))
+    status = make_panel_map(constant(group.c), c_element(call), group, c_columns(call), &params->c);
+  if (status.ok() && call.epilogue == GemmEpilogue::kGateResidual)
+    status = make_panel_map(group.residual, Element::kBF16, group, call.n, &params->residual);
+  if (status.ok() && has_mlp(call)) {
+    status =
+        make_panel_map(constant(group.mlp), call.output, group, call.n - head_columns(call), &params->mlp);
   }
   return status;
 }
@@ -192,9 +199,9 @@ Status make_maps(const Gemm& call, const GemmGroup& group, const TileShape& tile
 // beyond that, squares.
 int band_blocks(const Gemm& call, const TileShape& tile, int64_t total_blocks, int clusters) {
   constexpr int64_t kResidentBytes = int64_t{18} << 20;
-  const int64_t block_bytes = int64_t(tile.rows) * tile.cluster * call.k * bytes_of(call.operand);
+  const int64_t block_bytes = int64_t(tile.cluster_rows()) * call.k * bytes_of(call.operand);
   int64_t square = 1;
-  while (square * square * tile.rows * tile.cluster < int64_t(clusters) * tile.columns) ++square;
+  while (square * square * tile.cluster_rows() < int64_t(clusters) * tile.cluster_columns()) ++square;
   const int64_t most = std::max(square, kResidentBytes / block_bytes);
   const int64_t bands = (total_blocks + most - 1) / most;
   return int((total_blocks + bands - 1) / bands);  // bands of equal height
@@ -213,8 +220,6 @@ Status fill_params(const Gemm& call, const TileShape& tile, int most_clusters, G
     GroupParams& to = params->groups[i];
     const Status status = make_maps(call, group, tile, &to);
     if (!status.ok()) return status;
-    to.c = output_rows(group.c, c_element(call), c_columns(call));
-    to.mlp = output_rows(group.mlp, call.output, call.n - head_columns(call));
     to.a_scale = call.operand == Element::kE4M3 ? group.a_scale : nullptr;
     to.w_scale = call.operand == Element::kE4M3 ? group.w_scale : nullptr;
     to.bias = group.bias;
@@ -272,7 +277,7 @@ Status gemm_hopper(const Gemm& call, cudaStream_t stream) {
     return Status::unsupported(
         "gemm: no kernel for this combination of operand, output and epilogue; see gemm/gemm.h");
   }
-  const int most_clusters = std::max(gpu.multiprocessors / instance->tile.cluster, 1);
+  const int most_clusters = std::max(gpu.multiprocessors / instance->tile.cluster(), 1);
   gemm::GemmParams params{};
   status = gemm::fill_params(call, instance->tile, most_clusters, &params);
   if (!status.ok()) return status;
@@ -282,8 +287,11 @@ Status gemm_hopper(const Gemm& call, cudaStream_t stream) {
 std::string gemm_hopper_tile(const Gemm& call) {
   const gemm::Instance* instance = gemm::choose_instance(call, gemm::current_gpu().multiprocessors);
   if (instance == nullptr) return "none";
-  return std::to_string(instance->tile.rows) + "x" + std::to_string(instance->tile.columns) + ", cluster " +
-         std::to_string(instance->tile.cluster);
+  const gemm::TileShape& tile = instance->tile;
+  std::string text = std::to_string(tile.rows) + "x" + std::to_string(gemm::kTileColumns);
+  if (tile.multicast == gemm::Multicast::kW) text += ", sharing W";
+  if (tile.multicast == gemm::Multicast::kA) text += ", sharing A";
+  return text;
 }
 
 }  // namespace flux::kernels

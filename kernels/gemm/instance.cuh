@@ -7,11 +7,18 @@
 namespace flux::kernels::gemm {
 
 template <typename Operand>
-using Config128x256 = GemmConfig<Operand, 2, 256, 4, 2>;
+using Tile192 = GemmConfig<Operand, Order::kTogether, 3, 3, Multicast::kW>;
 template <typename Operand>
-using Config192x192 = GemmConfig<Operand, 3, 192, 4, 2>;
+using Tile192Deep = GemmConfig<Operand, Order::kTogether, 3, 4, Multicast::kW, 0, 1>;
 template <typename Operand>
-using Config128x128 = GemmConfig<Operand, 2, 128, 5, 1>;
+using Tile128 = GemmConfig<Operand, Order::kInTurn, 2, 4, Multicast::kW>;
+template <typename Operand>
+using Tile128Heads = GemmConfig<Operand, Order::kInTurn, 2, 4, Multicast::kA>;
+template <typename Operand>
+using Tile64 = GemmConfig<Operand, Order::kInTurn, 1, 5, Multicast::kNone>;
+// For f32 results of fp8 products, which the tensor cores' own sums would leave at 1e-3.
+template <typename Operand>
+using Tile64Promoting = GemmConfig<Operand, Order::kInTurn, 1, 5, Multicast::kNone, 2>;
 
 template <typename Config, typename Epilogue>
 Status launch_gemm(const GemmParams& params, int clusters, cudaStream_t stream) {
@@ -42,15 +49,11 @@ inline constexpr Element kElementOf<__nv_bfloat16> = Element::kBF16;
 template <>
 inline constexpr Element kElementOf<__nv_fp8_e4m3> = Element::kE4M3;
 
-// The entry of one instantiation; its tile must be the config's.
+// The entry of one instantiation.
 template <typename Config, typename Epilogue>
 constexpr Instance instance(GemmEpilogue epilogue, QkvHeads heads_as = QkvHeads::kRows) {
-  return {kElementOf<typename Config::Operand>,
-          epilogue,
-          heads_as,
-          kElementOf<typename Epilogue::Output>,
-          {Config::kTileM, Config::kTileN, Config::kCluster},
-          launch_gemm<Config, Epilogue>};
+  return {kElementOf<typename Config::Operand>,  epilogue,       heads_as,
+          kElementOf<typename Epilogue::Output>, Config::kShape, launch_gemm<Config, Epilogue>};
 }
 
 }  // namespace flux::kernels::gemm

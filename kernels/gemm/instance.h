@@ -7,18 +7,30 @@ namespace flux::kernels::gemm {
 
 struct GemmParams;
 
-// Rows × columns of a CTA's tile, and CTAs of a cluster (neighbours in M that share W's tile by multicast).
-struct TileShape {
-  int rows;
-  int columns;
-  int cluster;
+// How the math warpgroups of a CTA share its tiles (config.cuh).
+enum class Order : uint8_t { kTogether, kInTurn };
 
+// Which operand the two CTAs of a cluster share: W as neighbours in M, A as neighbours in N.
+enum class Multicast : uint8_t { kNone, kA, kW };
+
+inline constexpr int kTileColumns = 192;
+
+// A CTA's tile: rows × 192.
+struct TileShape {
+  Order order;
+  int rows;
+  Multicast multicast;
+
+  int cluster() const { return multicast == Multicast::kNone ? 1 : 2; }
+  int cluster_rows() const { return rows * (multicast == Multicast::kW ? 2 : 1); }
+  int cluster_columns() const { return kTileColumns * (multicast == Multicast::kA ? 2 : 1); }
   bool operator==(const TileShape&) const = default;
 };
 
-inline constexpr TileShape kTile128x256{128, 256, 2};
-inline constexpr TileShape kTile192x192{192, 192, 2};
-inline constexpr TileShape kTile128x128{128, 128, 1};
+inline constexpr TileShape kTile192{Order::kTogether, 192, Multicast::kW};
+inline constexpr TileShape kTile128{Order::kInTurn, 128, Multicast::kW};
+inline constexpr TileShape kTile128Heads{Order::kInTurn, 128, Multicast::kA};  // kQkv's
+inline constexpr TileShape kTile64{Order::kInTurn, 64, Multicast::kNone};
 
 struct Instance {
   Element operand;

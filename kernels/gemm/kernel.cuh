@@ -1,14 +1,15 @@
 // The GEMM kernel for Hopper: persistent, warp specialised, in clusters.
 //
-//   warpgroup 0         warp 0, one thread: TMA loads of A and W into a ring of stages (produce_stages)
-//                       warp 1: scale, bias and gate of the tile's columns into shared memory (produce_columns)
-//   warpgroups 1 …      64 rows of the tile each: wgmma over the ring (MainLoop), then the epilogue
+//   warpgroup 0      one thread: TMA loads of A and W into a ring of stages (produce_stages)
+//   warpgroups 1 …   wgmma over the ring (MainLoop), then the epilogue: together a tile at a time, or in turn every other
+//                    tile each (config.cuh)
 //
 // Barriers (mbarriers in shared memory; counts are arrivals):
-//   full[stage]      1 + bytes      producer and TMA arrive, math warps wait
-//   empty[stage]     math warps of the whole cluster arrive, the producer waits
-//   columns_full     32             warp 1 arrives, math warps wait
-//   columns_empty    math warps of the CTA arrive, warp 1 waits
+//   full[stage]      1 + bytes   producer and TMA arrive, the math warps that multiply wait
+//   empty[stage]     those math warps of every CTA of the cluster arrive, the producer waits
+//   panels_full[w]   1 + bytes   math warp w and TMA arrive, w waits (gate_residual.cuh)
+//   exchange[g]      4 warps of math group g in both CTAs arrive, and wait (qkv.cuh)
+// Named barriers: 1 and 2 hand the turn to a math warpgroup (multiply.cuh), 3, 4 and 5 are a math warpgroup's own.
 #pragma once
 
 #include "gemm/epilogue.cuh"
@@ -18,13 +19,16 @@ namespace flux::kernels::gemm {
 
 template <typename Config>
 __device__ __forceinline__ void initialise_barriers(uint32_t shared) {
+  constexpr int kReaders = Config::kInTurn ? 4 : Config::kMathWarps;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < Config::kStages; ++stage) {
       ptx::mbarrier_init(shared + Config::kFullAt + 8 * stage, 1);
-      ptx::mbarrier_init(shared + Config::kEmptyAt + 8 * stage, Config::kMathWarps * Config::kCluster);
+      ptx::mbarrier_init(shared + Config::kEmptyAt + 8 * stage, kReaders * Config::kCluster);
     }
-    ptx::mbarrier_init(shared + Config::kColumnsFullAt, 32);
-    ptx::mbarrier_init(shared + Config::kColumnsEmptyAt, Config::kMathWarps);
+    for (int warp = 0; warp < Config::kMathWarps; ++warp)
+      ptx::mbarrier_init(shared + Config::kPanelsFullAt + 8 * warp, 1);
+    for (int group = 0; group < Config::kMathGroups; ++group)
+      ptx::mbarrier_init(shared + Config::kExchangeAt + 8 * group, 8);
     ptx::fence_mbarrier_init();
   }
   // No CTA may signal another's barriers before they exist.
@@ -32,34 +36,55 @@ __device__ __forceinline__ void initialise_barriers(uint32_t shared) {
   ptx::cluster_wait();
 }
 
-template <typename Epilogue, int... kPanel>
-__device__ __forceinline__ void store_all_deferred(Epilogue& epilogue,
-                                                   std::integer_sequence<int, kPanel...>) {
-  (epilogue.store_deferred(std::integral_constant<int, kPanel>()), ...);
+// The next row block's sums to where the epilogue wants them: one copy of its code serves all blocks, and no accumulator is
+// indexed at run time. Volatile, or the moves would be made before the epilogue, at the cost of as many registers.
+template <typename Config>
+__device__ __forceinline__ void move_up(Accumulator<Config>& accumulator) {
+#pragma unroll
+  for (int block = 1; block < Config::kRowBlocks; ++block) {
+#pragma unroll
+    for (int i = 0; i < Config::kTileN / 2; ++i) {
+      asm volatile("mov.f32 %0, %1;" : "=f"(accumulator[block - 1][i]) : "f"(accumulator[block][i]));
+    }
+  }
 }
 
 template <typename Config, typename Epilogue>
-__device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t shared, uint32_t rank,
-                                              int first, int step) {
-  const uint32_t warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);
-  const WarpPlace place{shared, shared + Config::kColumnsAt, warp / 4 - 1, warp % 4, threadIdx.x % 32};
-  MainLoop<Config> loop(shared, place.math_group);
-  Epilogue epilogue(params, place);
-  for (int index = first; index < params.tiles; index += step) {
-    const Tile tile = tile_at<Config>(params, index, rank);
-    RowScales rows;
-    rows.load(tile, place);
-    float accumulator[Config::kTileN / 2];
-    loop.template run<Epilogue::kDeferredPanels>(
-        accumulator, params.k_blocks, [&](auto panel) { epilogue.store_deferred(panel); },
-        [&] { epilogue.prefetch(tile); });
-    ptx::mbarrier_wait(shared + Config::kColumnsFullAt,
-                       uint32_t(index) / uint32_t(step) % 2);  // of the cluster's tiles
-    epilogue.finish(accumulator, tile, rows, loop);
-    __syncwarp();
-    if (place.lane == 0) ptx::mbarrier_arrive(shared + Config::kColumnsEmptyAt);
+__device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t shared, int first,
+                                              int step) {
+  const int math_group = int(threadIdx.x) / 128 - 1;
+  const int stride = Config::kInTurn ? 2 * step : step;
+  MainLoop<Config> loop;
+  Epilogue epilogue(params, shared);
+  loop.begin(params.k_blocks, math_group);
+  int index = first + (Config::kInTurn ? math_group * step : 0);
+  if (index >= params.tiles) return;
+  Tile tile = tile_at<Config>(params, index);
+  while (true) {
+    TileVectors<Config> vectors;
+    vectors.load(params, tile, Epilogue::columns(params, tile));
+    epilogue.prefetch(tile);
+    if (Config::kInTurn) {  // which leaves time to wait for the vectors, and no registers to keep things in
+      vectors.publish(shared);
+      keep_tile<Config>(tile, shared);
+    }
+    Accumulator<Config> accumulator;
+    Tile next = tile;
+    loop.run(accumulator, params.k_blocks, shared, index + step < params.tiles, [&] {
+      if (Config::kInTurn) return;
+      vectors.publish(shared);
+      if (index + stride < params.tiles) next = tile_at<Config>(params, index + stride);
+    });
+#pragma unroll 1
+    for (int block = 0; block < Config::kRowBlocks; ++block) {
+      epilogue.finish(accumulator[0], Config::kInTurn ? kept_tile<Config>(params, shared) : tile, block);
+      move_up<Config>(accumulator);
+    }
+    index += stride;
+    if (index >= params.tiles) break;
+    tile = Config::kInTurn ? tile_at<Config>(params, index) : next;
   }
-  store_all_deferred(epilogue, std::make_integer_sequence<int, Epilogue::kDeferredPanels>());
+  if (warp_place().lane == 0) ptx::cp_async_bulk_wait_group_read<0>();  // shared memory is about to go
 }
 
 template <typename Config, typename Epilogue>
@@ -68,25 +93,21 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
   const uint32_t shared = ptx::shared_address(dynamic_shared);
-  const uint32_t rank = Config::kCluster == 1 ? 0 : ptx::cluster_ctarank();
   const int first = blockIdx.x / Config::kCluster, step = gridDim.x / Config::kCluster;
   initialise_barriers<Config>(shared);
   wait_for_predecessors();
+  // Nothing else fits beside this CTA, so a successor can only take the place of one that has ended.
+  let_successor_start();
 
   if (threadIdx.x < 128) {
     ptx::setmaxnreg_dec<Config::kProducerRegisters>();
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);
-    if (warp == 0) {
-      if (ptx::elect_sync()) produce_stages<Config, Epilogue::kBoxes>(params, shared, rank, first, step);
-    } else if (warp == 1) {
-      produce_columns<Config>(params, shared, rank, first, step);
-    }
+    if (warp == 0 && ptx::elect_sync()) produce_stages<Config, Epilogue>(params, shared, first, step);
   } else {
     ptx::setmaxnreg_inc<Config::kMathRegisters>();
-    compute_tiles<Config, Epilogue>(params, shared, rank, first, step);
+    compute_tiles<Config, Epilogue>(params, shared, first, step);
   }
 
-  let_successor_start();
   // A CTA's shared memory must outlive its peers' multicasts into it and arrivals on its barriers.
   ptx::cluster_arrive();
   ptx::cluster_wait();

@@ -10,47 +10,40 @@ template <typename Config, typename Output_>
 class LinearEpilogue {
  public:
   using Output = Output_;
-  using Queue = PanelQueue<Config, Output>;
-  static constexpr int kBoxes = 0;
-  static constexpr int kDeferredPanels = Queue::kDeferred;
+  using Shape = PanelShape<Output>;
+  static constexpr bool kScattered = false;
 
-  __device__ __forceinline__ LinearEpilogue(const GemmParams& params, const WarpPlace& place)
-      : params_(params), place_(place), queue_(place) {}
+  static __device__ __forceinline__ ColumnRuns columns(const GemmParams&, const Tile& tile) {
+    return consecutive_columns(tile);
+  }
+
+  __device__ __forceinline__ LinearEpilogue(const GemmParams& params, uint32_t shared)
+      : params_(params), shared_(shared) {}
 
   __device__ __forceinline__ void prefetch(const Tile&) {}
 
-  __device__ __forceinline__ void finish(const float (&accumulator)[Config::kTileN / 2], const Tile& tile,
-                                         const RowScales& rows, MainLoop<Config>&) {
-    using Shape = PanelShape<Output>;
+  __device__ __forceinline__ void finish(const RowBlockSums<Config>& sums, const Tile& tile, int block) {
+    const WarpPlace place = warp_place();
+    const WarpPanels<Config> panels(shared_, place);
+    const RowScales rows = row_scales<Config>(shared_, place, block);
+    const int row = tile.row + row_in_tile<Config>(place, block);
     [[maybe_unused]] OutputScales output;
-    if constexpr (sizeof(Output) == 1) output.load(tile, place_, rows, tile.column == 0);
+    if constexpr (sizeof(Output) == 1) output.load(tile, row, place.lane, rows, tile.column == 0);
 #pragma unroll
-    for (int panel = 0; panel < Queue::kPanels; ++panel) {
+    for (int panel = 0; panel < Config::kTileN / Shape::kColumns; ++panel) {
       float values[Shape::kValues];
-      scale_and_add<Config>(values, accumulator, panel * (Shape::kColumns / 8), rows, place_);
+      scale_and_add<Config>(values, sums, panel * (Shape::kColumns / 8), rows, shared_, place);
       activate_all(values, params_.activation);
       if constexpr (sizeof(Output) == 1) output.apply(values);
-      queue_.push(panel, values, tile, tile.group->c, column(tile, panel), end(tile));
+      if (panel % Config::kPanelBuffers == 0) panels.wait_free();
+      panels.template store<Output>(panel, values, &tile.group->c, tile.column + panel * Shape::kColumns, row,
+                                    tile.batch);
     }
   }
 
-  template <int kPanel>
-  __device__ __forceinline__ void store_deferred(std::integral_constant<int, kPanel>) {
-    const Tile& tile = queue_.tile();
-    queue_.pop(kPanel, tile.group->c, column(tile, kPanel), end(tile));
-  }
-
  private:
-  __device__ __forceinline__ int column(const Tile& tile, int panel) const {
-    return tile.column + panel * PanelShape<Output>::kColumns;
-  }
-  __device__ __forceinline__ int end(const Tile& tile) const {
-    return min(params_.n, tile.column + Config::kTileN);
-  }
-
   const GemmParams& params_;
-  const WarpPlace& place_;
-  Queue queue_;
+  uint32_t shared_;
 };
 
 }  // namespace flux::kernels::gemm

@@ -1,7 +1,9 @@
-// The main loop of one math warpgroup: 64 rows × kTileN columns over all of K.
+// The main loop of one math warpgroup: its row blocks of a tile, over all of K.
+//
+// In turn, the ring holds one tile's k-blocks after another's, and a warpgroup may wait for its own stages only when the
+// other one has seen all of the tile before, or it would take an older phase of a barrier for its own. It hands on at its
+// last k-block, whose wgmmas are still in flight then, so the tensor cores never run dry.
 #pragma once
-
-#include <utility>
 
 #include "gemm/produce.cuh"
 #include "ptx/barrier.cuh"
@@ -9,114 +11,129 @@
 
 namespace flux::kernels::gemm {
 
+// Where a math warp is: it has 16 rows of each row block of its group. A thread's accumulators lie in rows `lane / 4` and
+// `lane / 4 + 8` of them.
+struct WarpPlace {
+  uint32_t math_group;
+  uint32_t warp;  // of the math group
+  uint32_t lane;
+};
+
+// Computed anew at every call: registers are too few to keep it.
+__device__ __forceinline__ WarpPlace warp_place() {
+  uint32_t thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return {thread / 128 - 1, thread / 32 % 4, thread % 32};
+}
+
+template <typename Config>
+using RowBlockSums = float[Config::kTileN / 2];
+template <typename Config>
+using Accumulator = RowBlockSums<Config>[Config::kRowBlocks];
+
 template <typename Config>
 class MainLoop {
  public:
-  __device__ __forceinline__ MainLoop(uint32_t shared, uint32_t math_group)
-      : full_(shared + Config::kFullAt),
-        math_group_(math_group),
-        a_(uint32_t(ptx::wgmma_descriptor(shared + math_group * 64 * Config::kBlockBytes))),
-        b_(uint32_t(ptx::wgmma_descriptor(shared + Config::kABytes))) {
-    // Lane r of every math warp releases stages in CTA r of the cluster.
-    const uint32_t lane = threadIdx.x % 32;
-    releases_ = lane < Config::kCluster;
-    empty_ = ptx::mapa(shared + Config::kEmptyAt, releases_ ? lane : 0);
+  // Before the first tile. In turn: the first one is warpgroup 0's.
+  __device__ __forceinline__ void begin(int k_blocks, uint32_t math_group) {
+    if (!Config::kInTurn || math_group == 0) return;
+    ptx::bar_arrive(kTurnBarrier, 256);
+    ring_.skip(uint32_t(k_blocks));
   }
 
   // Multiplies all of K. Waits on full[stage]; arrives on empty[stage] once the wgmmas that read the stage are complete.
-  //   between           called with std::integral_constant<int, 0> … <kCalls − 1>, one every kDeferBlocks k-blocks
-  //   before_last_wait  called while the last k-blocks are still being multiplied
-  template <int kCalls, typename Between, typename BeforeLastWait>
-  __device__ __forceinline__ void run(float (&accumulator)[Config::kTileN / 2], int k_blocks,
-                                      Between&& between, BeforeLastWait&& before_last_wait) {
-    staggered_ = k_blocks >= 2 * Config::kStages;
-    if (staggered_ && math_group_ > 0) ptx::bar_sync(kLagBarrier + math_group_ - 1, 256);
-    int block = 0;
-    if (k_blocks >= kCalls * Config::kDeferBlocks) {
-      unrolled(accumulator, between, std::make_integer_sequence<int, kCalls>());
-      block = kCalls * Config::kDeferBlocks;
+  //   hand_on     another tile of the CTA comes after this one
+  //   meanwhile   called while the last k-block is multiplied
+  template <typename Meanwhile>
+  __device__ __forceinline__ void run(Accumulator<Config>& accumulator, int k_blocks, uint32_t shared,
+                                      bool hand_on, Meanwhile&& meanwhile) {
+    const WarpPlace place = warp_place();
+    // Lane r of every math warp releases stages in CTA r of the cluster.
+    const bool releases = place.lane < Config::kCluster;
+    const uint32_t empty = ptx::mapa(shared + Config::kEmptyAt, releases ? place.lane : 0);
+    const uint32_t rows = shared + (Config::kInTurn ? 0 : place.math_group * 64 * Config::kBlockBytes);
+    const auto release = [&](uint32_t stage) {
+      if (releases) ptx::mbarrier_arrive_cluster(empty + 8 * stage);
+    };
+    if (Config::kInTurn) ptx::bar_sync(kTurnBarrier + place.math_group, 256);
+    if constexpr (Config::kPromoteBlocks > 0) {
+      sum_promoting(accumulator, k_blocks, shared, rows, release);
     } else {
-      call_all(between, std::make_integer_sequence<int, kCalls>());
+      sum(accumulator, k_blocks, shared, rows, release);
     }
-#pragma unroll 1
-    for (; block < k_blocks; ++block) step(accumulator, block);
-    before_last_wait();
+    if (Config::kInTurn && hand_on) ptx::bar_arrive(kTurnBarrier + (place.math_group ^ 1), 256);
+    meanwhile();
     ptx::wgmma_wait_group<0>();
-    release(previous_);
-  }
-
-  // For stages that hold an epilogue's boxes: wait for the next one, and give it back.
-  __device__ __forceinline__ uint32_t wait_stage() {
-    ptx::mbarrier_wait(full_ + 8 * ring_.stage, ring_.parity);
-    return ring_.stage;
-  }
-  __device__ __forceinline__ void release_stage() {
-    __syncwarp();
-    release(ring_.stage);
-    ring_.advance();
+    release(ring_.previous());
+    if (Config::kInTurn) ring_.skip(uint32_t(k_blocks));  // the other warpgroup's tile
   }
 
  private:
-  // Named barriers kLagBarrier + g: warpgroup g arrives after its k-block kLag of a tile, g + 1 waits before its first.
-  static constexpr uint32_t kLagBarrier = 1;
+  // Named barriers kTurnBarrier + g: the other warpgroup arrives at its last k-block, g waits before its first.
+  static constexpr uint32_t kTurnBarrier = 1;
 
-  template <typename Between, int... kCall>
-  __device__ __forceinline__ void unrolled(float (&accumulator)[Config::kTileN / 2], Between& between,
-                                           std::integer_sequence<int, kCall...>) {
-    const auto blocks = [&](auto call) {
-      constexpr int kFirst = decltype(call)::value * Config::kDeferBlocks;
+  // All k-blocks but for the wait for the last one. `rows`: where this warpgroup's rows of A begin in the first stage.
+  template <typename Release>
+  __device__ __forceinline__ void sum(Accumulator<Config>& accumulator, int k_blocks, uint32_t shared,
+                                      uint32_t rows, const Release& release) {
+#pragma unroll 1
+    for (int block = 0; block < k_blocks; ++block) {
+      multiply_stage(accumulator, shared, rows, block > 0);
+      if (block > 0) {
+        ptx::wgmma_wait_group<1>();
+        release(ring_.previous());
+      }
+      ring_.advance();
+    }
+  }
+
+  template <typename Release>
+  __device__ __forceinline__ void sum_promoting(Accumulator<Config>& accumulator, int k_blocks,
+                                                uint32_t shared, uint32_t rows, const Release& release) {
+    Accumulator<Config> part;
 #pragma unroll
-      for (int i = 0; i < Config::kDeferBlocks; ++i) step(accumulator, kFirst + i);
-      between(call);
-    };
-    (blocks(std::integral_constant<int, kCall>()), ...);
-  }
-
-  template <typename Between, int... kCall>
-  __device__ __forceinline__ void call_all(Between& between, std::integer_sequence<int, kCall...>) {
-    (between(std::integral_constant<int, kCall>()), ...);
-  }
-
-  __device__ __forceinline__ void step(float (&accumulator)[Config::kTileN / 2], int block) {
-    ptx::mbarrier_wait(full_ + 8 * ring_.stage, ring_.parity);
-    multiply_stage(accumulator, block);
-    if (block == Config::kLag && staggered_ && math_group_ + 1 < Config::kMathGroups) {
-      ptx::bar_arrive(kLagBarrier + math_group_, 256);
+    for (int r = 0; r < Config::kRowBlocks; ++r) {
+#pragma unroll
+      for (int i = 0; i < Config::kTileN / 2; ++i) accumulator[r][i] = 0.0f;
     }
-    if (block > 0) {
-      ptx::wgmma_wait_group<1>();
-      release(previous_);
+#pragma unroll 1
+    for (int block = 0; block < k_blocks; ++block) {
+      multiply_stage(part, shared, rows, block % Config::kPromoteBlocks > 0);
+      ptx::wgmma_wait_group<0>();
+      if (block > 0) release(ring_.previous());
+      ring_.advance();
+      if ((block + 1) % Config::kPromoteBlocks > 0 && block + 1 < k_blocks) continue;
+#pragma unroll
+      for (int r = 0; r < Config::kRowBlocks; ++r) {
+#pragma unroll
+        for (int i = 0; i < Config::kTileN / 2; ++i) accumulator[r][i] += part[r][i];
+      }
     }
-    previous_ = ring_.stage;
-    ring_.advance();
   }
 
-  __device__ __forceinline__ void multiply_stage(float (&accumulator)[Config::kTileN / 2], int block) {
+  // Waits for the stage and multiplies it.
+  __device__ __forceinline__ void multiply_stage(Accumulator<Config>& accumulator, uint32_t shared,
+                                                 uint32_t rows, bool accumulate) {
+    ptx::mbarrier_wait(shared + Config::kFullAt + 8 * ring_.stage, ring_.parity);
+    const uint32_t a = rows + ring_.stage * Config::kStageBytes;
+    const uint32_t b = shared + ring_.stage * Config::kStageBytes + Config::kABytes;
     // Descriptors differ in their low words alone, which no sum here overflows.
     constexpr uint64_t kHigh = ptx::wgmma_descriptor(0) >> 32 << 32;
-    const uint32_t a = a_ + ring_.stage * (Config::kStageBytes >> 4);
-    const uint32_t b = b_ + ring_.stage * (Config::kStageBytes >> 4);
+    const uint32_t a_low = uint32_t(ptx::wgmma_descriptor(a)), b_low = uint32_t(ptx::wgmma_descriptor(b));
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      ptx::Wgmma<typename Config::Operand, Config::kTileN>::mma_async(
-          accumulator, kHigh | (a + 2 * i), kHigh | (b + 2 * i), block > 0 || i > 0);
+#pragma unroll
+      for (int r = 0; r < Config::kRowBlocks; ++r) {
+        ptx::Wgmma<typename Config::Operand, Config::kTileN>::mma_async(
+            accumulator[r], kHigh | (a_low + r * (64 * Config::kBlockBytes >> 4) + 2 * i),
+            kHigh | (b_low + 2 * i), accumulate || i > 0);
+      }
     }
     ptx::wgmma_commit_group();
   }
 
-  __device__ __forceinline__ void release(uint32_t stage) {
-    if (releases_) ptx::mbarrier_arrive_cluster(empty_ + 8 * stage);
-  }
-
   RingPosition<Config::kStages> ring_;
-  uint32_t previous_ = 0;  // the stage before ring_'s
-  bool staggered_ = false;
-  uint32_t full_;
-  uint32_t empty_;
-  uint32_t math_group_;
-  bool releases_;
-  uint32_t a_, b_;  // low words of the first stage's descriptors
 };
 
 }  // namespace flux::kernels::gemm

@@ -1,7 +1,8 @@
-// The one way out: registers → a warp's panel in shared memory → whole rows of 128 bytes to global memory.
+// Panels: how a warp's results lie in shared memory on their way out.
 //
-// A panel is 16 rows × 64 columns (f32: 32), swizzled against bank conflicts: 128-byte rows have 16-byte chunk c of row r
-// at c ^ (r % 8), 64-byte rows (e4m3) at c ^ (r / 2 % 4). Every warp has its own panels, so nothing waits for other warps.
+// A panel is 16 rows × 64 columns (f32: 32), swizzled as TMA does, which also keeps bank conflicts away: 128-byte rows have
+// 16-byte chunk c of row r at c ^ (r % 8), 64-byte rows (e4m3) at c ^ (r / 2 % 4). Every warp has its own panels, so nothing
+// waits for other warps.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -9,7 +10,6 @@
 
 #include <type_traits>
 
-#include "gemm/params.h"
 #include "ptx/convert.cuh"
 #include "ptx/matrix.cuh"
 #include "ptx/shared.cuh"
@@ -92,6 +92,7 @@ __device__ __forceinline__ void write_panel(const uint32_t (&words)[8], uint32_t
   }
 }
 
+// A math warp's panels, kPanelBuffers of them from kPanelsAt on.
 template <typename Config>
 class PanelWriter {
  public:
@@ -104,31 +105,6 @@ class PanelWriter {
   __device__ __forceinline__ void fill(int index, const uint32_t (&words)[PanelShape<Output>::kWords]) {
     __syncwarp();
     write_panel(words, address(index), lane_, Output());
-  }
-
-  // Stores panel `index`: 16 rows from `row` of `batch`, columns from `column`, as far as there are `rows` and columns before
-  // `end`.
-  template <typename Output>
-  __device__ __forceinline__ void store(int index, const OutputRows& out, int column, int end, int row,
-                                        int rows, int batch) {
-    constexpr int kRowBytes = PanelShape<Output>::kRowBytes;
-    constexpr int kLanes = kRowBytes / 16;  // of a row
-    constexpr int kPasses = 16 * kLanes / 32;
-    const uint32_t panel = address(index);
-    __syncwarp();
-    const uint32_t lane_row = lane_ / kLanes, chunk = lane_ % kLanes;
-    uint8_t* at = out.data + batch * out.batch_bytes + int64_t(row + int(lane_row)) * out.row_bytes +
-                  (column * int(sizeof(Output)) + chunk * 16);
-    const bool inside = column + int(chunk) * (16 / int(sizeof(Output))) < end;
-    const int rows_left = inside ? rows - row - int(lane_row) : 0;
-#pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) {
-      const uint32_t r = lane_row + pass * (32 / kLanes);
-      const uint32_t swizzle = kRowBytes == 128 ? r % 8 : r / 2 % 4;
-      const uint4 bytes = ptx::ld_shared_v4_b32(panel + r * kRowBytes + (chunk ^ swizzle) * 16);
-      if (pass * (32 / kLanes) < rows_left) *reinterpret_cast<uint4*>(at) = bytes;
-      at += (32 / kLanes) * out.row_bytes;
-    }
   }
 
   __device__ __forceinline__ uint32_t address(int index) const {

@@ -7,19 +7,12 @@
 
 namespace flux::kernels::gemm {
 
-struct OutputRows {
-  uint8_t* data;
-  int64_t batch_bytes;
-  int row_bytes;
-  int columns;
-};
-
 struct GroupParams {
-  CUtensorMap a;         // [batches, rows, K], box kTileM × k-block
-  CUtensorMap w;         // [N, K], box kTileN / kCluster × k-block
-  CUtensorMap residual;  // kGateResidual: [batches, rows, N], box kTileM × 64
-  OutputRows c;
-  OutputRows mlp;  // kQkv: of the columns beyond q, k, v
+  CUtensorMap a;         // [batches, rows, K], box kLoadRowsA × k-block
+  CUtensorMap w;         // [N, K], box kLoadRowsW (kQkv: 64) × k-block
+  CUtensorMap c;         // box 16 rows × a panel's columns
+  CUtensorMap residual;  // kGateResidual, as c
+  CUtensorMap mlp;       // kQkv: of the columns beyond q, k, v
   const float* a_scale;
   const float* w_scale;
   const float* bias;
@@ -36,7 +29,7 @@ struct GroupParams {
   int64_t gate_batch_stride;
   int64_t c_scale_batch_stride;
   int rows;
-  int row_blocks;    // of one batch; a row block is the rows of one cluster
+  int row_blocks;    // of one batch; a row block is the rows of one cluster tile
   int total_blocks;  // of all batches
   int band_blocks;   // see schedule.cuh
   int tile_end;      // cluster tiles of this and all earlier groups

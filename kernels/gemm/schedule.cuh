@@ -1,24 +1,38 @@
 // Which tiles a cluster computes, and in which order.
 //
-// Persistent: cluster c of C takes tiles c, c + C, ... of one list over all groups. Within a group the list runs over
+// Persistent: cluster c of C takes cluster tiles c, c + C, ... of one list over all groups. Within a group the list runs over
 // bands of `band_blocks` row blocks; in a band the row block changes fastest, so the clusters at work at one time share
 // a near-square patch of A and W, which then comes from L2. The launcher picks the band.
 #pragma once
 
 #include "gemm/config.cuh"
 #include "gemm/params.h"
+#include "ptx/cluster.cuh"
 
 namespace flux::kernels::gemm {
 
 struct Tile {
   const GroupParams* group;
+  int group_index;
   int batch;
-  int row;     // first row, within the batch, of this CTA's tile
-  int column;  // first column
+  int row;           // first row, within the batch, of this CTA's tile
+  int column_block;  // of the cluster
+  int column;        // first column of this CTA's tile
 };
 
 template <typename Config>
-__device__ __forceinline__ Tile tile_at(const GemmParams& params, int index, uint32_t cluster_rank) {
+__device__ __forceinline__ uint32_t cluster_rank() {
+  return Config::kCluster == 1 ? 0 : ptx::cluster_ctarank();
+}
+
+template <typename Config>
+__device__ __forceinline__ int first_column(int column_block) {
+  return column_block * Config::kClusterColumns +
+         (Config::kSharesA ? int(cluster_rank<Config>()) * Config::kTileN : 0);
+}
+
+template <typename Config>
+__device__ __forceinline__ Tile tile_at(const GemmParams& params, int index) {
   int group_index = 0;
   while (index >= params.groups[group_index].tile_end) ++group_index;
   const GroupParams& group = params.groups[group_index];
@@ -32,8 +46,19 @@ __device__ __forceinline__ Tile tile_at(const GemmParams& params, int index, uin
   const int block = band * group.band_blocks + in_band - column_block * blocks;
   const int batch = block / group.row_blocks;
   const int row_block = block - batch * group.row_blocks;
-  return {&group, batch, (row_block * Config::kCluster + int(cluster_rank)) * Config::kTileM,
-          column_block * Config::kTileN};
+  const int first_row = Config::kSharesW ? int(cluster_rank<Config>()) * Config::kTileM : 0;
+  return {&group,       group_index,
+          batch,        row_block * Config::kClusterRows + first_row,
+          column_block, first_column<Config>(column_block)};
+}
+
+// The rows of W that a tile's columns are, in three runs of 64: where each begins.
+struct ColumnRuns {
+  int first[3];
+};
+
+inline __device__ ColumnRuns consecutive_columns(const Tile& tile) {
+  return {{tile.column, tile.column + 64, tile.column + 128}};
 }
 
 }  // namespace flux::kernels::gemm

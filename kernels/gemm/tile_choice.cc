@@ -7,24 +7,24 @@ namespace {
 
 int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
-// Relative rate of a tile's main loop, and what a tile costs beyond it, in k-blocks: epilogue and refilling the pipeline.
+// Relative rate of a tile's main loop, and what a tile costs beyond it, in k-blocks: with bias alone, and with more to do.
 struct TileRate {
   TileShape tile;
   double rate;
-  double extra_blocks;
+  double bias_blocks;
+  double busy_blocks;
 };
 
-// H200, sustained TFLOP/s with bias, fp8 | bf16 (bench/NOTES.md). In both large tiles the main loop runs at the tensor cores'
-// full rate, as clock stamps in the kernel show, so waves and the cost of a tile decide.
+// Fitted to H200 at M = 4608, fp8, sustained (bench/NOTES.md). Main loops run at one rate an element, so that waves and the
+// cost of a tile decide.
 constexpr TileRate kRates[] = {
-    // Fewest bytes from L2 a product. Full waves at N = 9216 and 21504: 1155, 1205 | 666, 657.
-    {kTile128x256, 1.00, 6.0},
-    // 97 % full waves at M = 4608, N = 3072 and 12288, where 128x256 has 82 and 94: 1281, 1172 | 676, 654 against
-    // 1132, 1160 | 594, 627.
-    {kTile192x192, 1.00, 5.4},
-    // For what the others fill less than a wave with: T5 and CLIP. Its rate is shared memory's, 160 of 128 bytes a clock, on
-    // paper, its overhead an estimate; neither is measured.
-    {kTile128x128, 0.80, 6.0},
+    // Fewest bytes a product. 97 % full waves at M = 4608 and each N of FLUX.
+    {kTile192, 1.00, 2.75, 5.0},
+    // The epilogue is hidden but for the last tile's.
+    {kTile128, 1.00, 1.2, 2.2},
+    {kTile128Heads, 1.00, 1.2, 2.2},
+    // For what the others fill less than a wave with: T5 and CLIP. On paper: shared memory feeds three quarters of its products.
+    {kTile64, 0.75, 1.2, 2.2},
 };
 
 double estimated_time(const Gemm& call, const TileRate& candidate, int multiprocessors) {
@@ -33,20 +33,24 @@ double estimated_time(const Gemm& call, const TileRate& candidate, int multiproc
     tiles += call.groups[i].batches * row_blocks(call.groups[i], candidate.tile);
   }
   tiles *= column_blocks(call, candidate.tile);
-  const int64_t clusters = multiprocessors / candidate.tile.cluster;
+  const int64_t clusters = multiprocessors / candidate.tile.cluster();
   const int64_t waves = divide_up(tiles, std::max<int64_t>(clusters, 1));
-  const double blocks =
-      double(call.k) * (call.operand == Element::kBF16 ? 2 : 1) / 128 + candidate.extra_blocks;
-  return double(waves) * blocks * candidate.tile.rows * candidate.tile.columns / candidate.rate;
+  const bool bias_alone = call.epilogue == GemmEpilogue::kLinear && call.activation == Activation::kNone;
+  const double blocks = double(call.k) * (call.operand == Element::kBF16 ? 2 : 1) / 128 +
+                        (bias_alone ? candidate.bias_blocks : candidate.busy_blocks);
+  return double(waves) * blocks * candidate.tile.rows / candidate.rate;
 }
 
 }  // namespace
 
 int64_t row_blocks(const GemmGroup& group, const TileShape& tile) {
-  return divide_up(group.rows, int64_t(tile.rows) * tile.cluster);
+  return divide_up(group.rows, tile.cluster_rows());
 }
 
-int64_t column_blocks(const Gemm& call, const TileShape& tile) { return divide_up(call.n, tile.columns); }
+int64_t column_blocks(const Gemm& call, const TileShape& tile) {
+  if (call.epilogue != GemmEpilogue::kQkv) return divide_up(call.n, tile.cluster_columns());
+  return call.heads + divide_up(call.n - 3 * call.heads * 128, tile.cluster_columns());  // see qkv.cuh
+}
 
 const Instance* choose_instance(const Gemm& call, int multiprocessors) {
   const Instance* best = nullptr;

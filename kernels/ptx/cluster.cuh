@@ -24,4 +24,9 @@ __device__ __forceinline__ uint32_t mapa(uint32_t address, uint32_t rank) {
   return mapped;
 }
 
+// `address` is a shared::cluster address (mapa).
+__device__ __forceinline__ void st_shared_cluster_f32(uint32_t address, float value) {
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+}
+
 }  // namespace flux::ptx

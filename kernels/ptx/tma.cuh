@@ -44,6 +44,18 @@ __device__ __forceinline__ void cp_async_bulk_tensor_2d_multicast(uint32_t desti
       : "memory");
 }
 
+__device__ __forceinline__ void cp_async_bulk_tensor_3d_multicast(uint32_t destination,
+                                                                  const CUtensorMap* map, uint32_t barrier,
+                                                                  int32_t x, int32_t y, int32_t z,
+                                                                  uint16_t mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], "
+      "[%1, {%3, %4, %5}], [%2], %6;" ::"r"(destination),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(mask)
+      : "memory");
+}
+
 // Stores join the calling thread's bulk group; what lies outside the tensor is not written.
 __device__ __forceinline__ void cp_async_bulk_tensor_3d_store(const CUtensorMap* map, uint32_t source,
                                                               int32_t x, int32_t y, int32_t z) {

@@ -10,9 +10,8 @@ constexpr Instance gated() {
 }
 
 constexpr Instance kInstances[] = {
-    gated<Config128x256<__nv_fp8_e4m3>>(), gated<Config192x192<__nv_fp8_e4m3>>(),
-    gated<Config128x128<__nv_fp8_e4m3>>(), gated<Config128x256<__nv_bfloat16>>(),
-    gated<Config192x192<__nv_bfloat16>>(), gated<Config128x128<__nv_bfloat16>>(),
+    gated<Tile192<__nv_fp8_e4m3>>(), gated<Tile128<__nv_fp8_e4m3>>(), gated<Tile64<__nv_fp8_e4m3>>(),
+    gated<Tile192<__nv_bfloat16>>(), gated<Tile128<__nv_bfloat16>>(), gated<Tile64<__nv_bfloat16>>(),
 };
 
 }  // namespace

@@ -12,10 +12,9 @@ constexpr Instance linear() {
 }
 
 constexpr Instance kInstances[] = {
-    linear<Config128x256<Operand>, __nv_bfloat16>(), linear<Config192x192<Operand>, __nv_bfloat16>(),
-    linear<Config128x128<Operand>, __nv_bfloat16>(), linear<Config128x256<Operand>, float>(),
-    linear<Config128x128<Operand>, float>(),         linear<Config128x256<Operand>, __nv_fp8_e4m3>(),
-    linear<Config192x192<Operand>, __nv_fp8_e4m3>(), linear<Config128x128<Operand>, __nv_fp8_e4m3>(),
+    linear<Tile192<Operand>, __nv_bfloat16>(), linear<Tile128<Operand>, __nv_bfloat16>(),
+    linear<Tile64<Operand>, __nv_bfloat16>(),  linear<Tile128<Operand>, __nv_fp8_e4m3>(),
+    linear<Tile64<Operand>, __nv_fp8_e4m3>(),  linear<Tile64Promoting<Operand>, float>(),
 };
 
 }  // namespace

@@ -6,7 +6,7 @@ namespace {
 
 template <typename Operand, QkvHeads kHeads, typename Output>
 constexpr Instance heads() {
-  using Config = Config128x256<Operand>;
+  using Config = Tile128Heads<Operand>;
   return instance<Config, QkvEpilogue<Config, kHeads, Output>>(GemmEpilogue::kQkv, kHeads);
 }
 
