@@ -176,6 +176,47 @@ describe("norms", () => {
     expect(relativeL2(y, expected("groupnorm.y"))).toBeLessThan(tolerance("groupnorm.y"));
     expect(relativeL2(silu, expected("groupnorm.y_silu"))).toBeLessThan(tolerance("groupnorm.y_silu"));
   });
+
+  it("is the same by sums, a multiplier and an addend for each channel, and their application", async () => {
+    const device = cpuDevice();
+    const x = loadImage(device, "groupnorm.x");
+    const weights = {
+      weight: load(device, "groupnorm.weight"),
+      bias: load(device, "groupnorm.bias"),
+      groups: 8,
+      eps: 1e-6,
+    };
+    const { y, silu } = await compute(device, (g) => {
+      const affine = g.groupNormAffine([g.groupNormSums(x)], weights);
+      return { y: g.groupNormApply(x, affine, "none"), silu: g.groupNormApply(x, affine, "silu") };
+    });
+    const expected = (name: string) => toChannelsLast(cases.tensor(name)).data;
+    expect(relativeL2(y, expected("groupnorm.y"))).toBeLessThan(tolerance("groupnorm.y"));
+    expect(relativeL2(silu, expected("groupnorm.y_silu"))).toBeLessThan(tolerance("groupnorm.y_silu"));
+  });
+});
+
+describe("blendTile", () => {
+  it("keeps the edge, ramps, and reads nothing of what it covers", async () => {
+    const device = cpuDevice();
+    const before = bufferOf(device, "f32", [1, 3, 6, 1], new Float32Array(18).fill(2));
+    const covered = bufferOf(device, "f32", [1, 3, 6, 1], new Float32Array(18).fill(Number.NaN));
+    const tile = bufferOf(device, "f32", [1, 3, 6, 1], new Float32Array(18).fill(10));
+    const none = { edge: 0, length: 0 };
+    const { across, over } = await compute(device, (g) => {
+      const image = g.empty([1, 3, 6, 1]);
+      g.copy(before, image);
+      g.blendTile(tile, image, { top: { edge: 1, length: 0 }, left: { edge: 1, length: 4 } });
+      const whole = g.empty([1, 3, 6, 1]);
+      g.copy(covered, whole);
+      g.blendTile(tile, whole, { top: none, left: none });
+      return { across: image, over: whole };
+    });
+    // Shares of the tile across: 0, then 1/8, 3/8, 5/8, 7/8, then 1.
+    const ramp = [2, 3, 5, 7, 9, 10];
+    expect([...across]).toEqual([2, 2, 2, 2, 2, 2, ...ramp, ...ramp]);
+    expect([...over]).toEqual(new Array(18).fill(10));
+  });
 });
 
 describe("conv2d", () => {
