@@ -11,6 +11,7 @@
 #include "attention/attention.h"
 #include "cuda/check.h"
 #include "cuda/graph.h"
+#include "cuda/health.h"
 #include "cuda/pinned_pool.h"
 #include "cuda/views.h"
 #include "quantise/quantise.h"
@@ -27,36 +28,37 @@ constexpr int kMaxStagingThreads = 8;
 
 class EventFence final : public Fence {
  public:
-  EventFence(cudaStream_t stream, int device) : device_(device) {
-    check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming | cudaEventBlockingSync),
-          "cudaEventCreate");
-    check(cudaEventRecord(event_, stream), "cudaEventRecord");
+  EventFence(cudaStream_t stream, std::shared_ptr<Health> health) : health_(std::move(health)) {
+    health_->guard(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming | cudaEventBlockingSync),
+                   "cudaEventCreate");
+    health_->guard(cudaEventRecord(event_, stream), "cudaEventRecord");
   }
   ~EventFence() override { cudaEventDestroy(event_); }
 
   void wait() override {
-    check(cudaSetDevice(device_), "cudaSetDevice");
-    check(cudaEventSynchronize(event_), "the GPU");
+    health_->require();
+    health_->guard(cudaEventSynchronize(event_), "the GPU");
   }
 
  private:
   cudaEvent_t event_ = nullptr;
-  int device_;
+  std::shared_ptr<Health> health_;
 };
 
 class CudaExecutable final : public Executable {
  public:
-  CudaExecutable(std::vector<BoundOp> ops, const Launch& launch)
-      : ops_(std::move(ops)), launch_(launch), graph_(capture(ops_, launch)) {}
+  CudaExecutable(std::vector<BoundOp> ops, const Launch& launch, std::shared_ptr<Health> health)
+      : ops_(std::move(ops)), launch_(launch), health_(std::move(health)), graph_(capture(ops_, launch)) {}
   // A graph in flight is freed when it is done.
   ~CudaExecutable() override { cudaGraphExecDestroy(graph_); }
 
   void run(const std::atomic<bool>&, std::vector<double>* times) override {
+    health_->require();
     if (times != nullptr) {
       run_timed(*times);
       return;
     }
-    check(cudaGraphLaunch(graph_, launch_.stream), "cudaGraphLaunch");
+    health_->guard(cudaGraphLaunch(graph_, launch_.stream), "cudaGraphLaunch");
   }
 
  private:
@@ -70,7 +72,7 @@ class CudaExecutable final : public Executable {
       run_directly(ops_[i], launch_);
     }
     check(cudaEventRecord(events.back(), launch_.stream), "cudaEventRecord");
-    check(cudaStreamSynchronize(launch_.stream), "a profiled run");
+    health_->guard(cudaStreamSynchronize(launch_.stream), "a profiled run");
     for (size_t i = 0; i < ops_.size(); ++i) {
       float ms = 0.0f;
       check(cudaEventElapsedTime(&ms, events[i], events[i + 1]), "cudaEventElapsedTime");
@@ -81,12 +83,14 @@ class CudaExecutable final : public Executable {
 
   std::vector<BoundOp> ops_;
   Launch launch_;
+  std::shared_ptr<Health> health_;
   cudaGraphExec_t graph_;
 };
 
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(int index) : index_(index), pool_threads_(staging_threads()) {
+  explicit CudaBackend(int index)
+      : index_(index), health_(std::make_shared<Health>(index)), pool_threads_(staging_threads()) {
     check(cudaSetDevice(index_), "cudaSetDevice");
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     check(cudaStreamCreateWithFlags(&allocation_stream_, cudaStreamNonBlocking), "cudaStreamCreate");
@@ -260,12 +264,12 @@ class CudaBackend final : public Backend {
     launch.stream = stream_;
     launch.workspace = workspace_of(cuda::workspace_bytes(ops));
     launch.attention_workspace = attention_workspace_;
-    return std::make_unique<CudaExecutable>(std::move(ops), launch);
+    return std::make_unique<CudaExecutable>(std::move(ops), launch, health_);
   }
 
   std::unique_ptr<Fence> fence() override {
     enter();
-    return std::make_unique<EventFence>(stream_, index_);
+    return std::make_unique<EventFence>(stream_, health_);
   }
 
  private:
@@ -279,19 +283,8 @@ class CudaBackend final : public Backend {
                     std::min<int>(kMaxStagingThreads, static_cast<int>(std::thread::hardware_concurrency())));
   }
 
-  // Every entry: the right device on this thread, and nothing more after a fault.
-  void enter() {
-    if (lost_) {
-      throw FluxError(code::kCuda,
-                      "this Device is lost: an earlier CUDA fault ended its context; restart the process");
-    }
-    guard(cudaSetDevice(index_), "cudaSetDevice");
-  }
-
-  void guard(cudaError_t error, const char* what) {
-    if (error != cudaSuccess && error != cudaErrorMemoryAllocation) lost_ = true;
-    check(error, what);
-  }
+  void enter() { health_->require(); }
+  void guard(cudaError_t error, const char* what) { health_->guard(error, what); }
 
   Staging& next_staging() {
     Staging& staging = staging_[turn_];
@@ -343,7 +336,7 @@ class CudaBackend final : public Backend {
   }
 
   int index_;
-  std::atomic<bool> lost_{false};
+  std::shared_ptr<Health> health_;
   cudaStream_t stream_ = nullptr;             // all work
   cudaStream_t allocation_stream_ = nullptr;  // allocations only
   cudaMemPool_t pool_ = nullptr;
