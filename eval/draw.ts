@@ -45,9 +45,10 @@ export async function drawAll(
       times.push(performance.now() - begin);
       images.push(result.images[0]!);
       if (result.cache !== undefined) reports.push(result.cache);
-      process.stderr.write(`\r${nameOf(setting)}: ${images.length}/${prompts.length}`);
+      if (process.stderr.isTTY)
+        process.stderr.write(`\r${nameOf(setting)}: ${images.length}/${prompts.length}`);
     }
-    process.stderr.write("\n");
+    if (process.stderr.isTTY) process.stderr.write("\n");
     return { images, times, reports, device: pipe.device.name };
   } finally {
     pipe.dispose();

@@ -8,6 +8,9 @@ import { findModel } from "../scripts/find-model.mjs";
 import { main, ready, root, run } from "../scripts/ready.mjs";
 import { sourcesDigest } from "../scripts/sources-digest.mjs";
 
+/** Fewer say too little to replace what is in bench/results. */
+const KEPT_PICTURES = 64;
+
 await main(async () => {
   await ready();
   if (run(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "eval/tsconfig.json"]) !== 0) {
@@ -16,7 +19,8 @@ await main(async () => {
   const { evaluate, parseOptions } = await import("../build/eval/main.js");
   const options = parseOptions(process.argv.slice(2), findModel());
   const rows = await evaluate(options);
-  console.log(`figures: ${await writeReport(rows, options)}`);
+  if (options.n >= KEPT_PICTURES) console.log(`figures: ${await writeReport(rows, options)}`);
+  else console.log(`figures of fewer than ${KEPT_PICTURES} pictures are not kept`);
   return 0;
 });
 

@@ -11,6 +11,11 @@ const [
   output = "image.png",
 ] = process.argv.slice(2);
 
+if (input !== undefined && mask === undefined) {
+  console.error("usage: node examples/inpaint.mjs [MODEL PROMPT [PICTURE MASK [OUTPUT]]]");
+  process.exit(2);
+}
+
 const pipe = await FluxPipeline.fromPretrained(model);
 // Without a picture, one is drawn, and its lower half repainted.
 const drawn = () => pipe.generate({ prompt: "a red circle above a blue square", seed: 1 });

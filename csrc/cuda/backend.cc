@@ -65,17 +65,17 @@ class CudaExecutable final : public Executable {
   // Op by op, an event between each: what the ops take by themselves, without the overlap that a graph allows.
   void run_timed(std::vector<double>& times) {
     std::vector<cudaEvent_t> events(ops_.size() + 1);
-    for (cudaEvent_t& event : events) check(cudaEventCreate(&event), "cudaEventCreate");
+    for (cudaEvent_t& event : events) health_->guard(cudaEventCreate(&event), "cudaEventCreate");
     for (const BoundOp& op : ops_) run_directly(op, launch_);  // warms up
     for (size_t i = 0; i < ops_.size(); ++i) {
-      check(cudaEventRecord(events[i], launch_.stream), "cudaEventRecord");
+      health_->guard(cudaEventRecord(events[i], launch_.stream), "cudaEventRecord");
       run_directly(ops_[i], launch_);
     }
-    check(cudaEventRecord(events.back(), launch_.stream), "cudaEventRecord");
+    health_->guard(cudaEventRecord(events.back(), launch_.stream), "cudaEventRecord");
     health_->guard(cudaStreamSynchronize(launch_.stream), "a profiled run");
     for (size_t i = 0; i < ops_.size(); ++i) {
       float ms = 0.0f;
-      check(cudaEventElapsedTime(&ms, events[i], events[i + 1]), "cudaEventElapsedTime");
+      health_->guard(cudaEventElapsedTime(&ms, events[i], events[i + 1]), "cudaEventElapsedTime");
       times.push_back(ms);
     }
     for (cudaEvent_t event : events) cudaEventDestroy(event);

@@ -9,9 +9,13 @@ export function fileError(path: string, cause: unknown, missing: FluxErrorCode):
   switch (code) {
     case "ENOENT":
     case "ENOTDIR":
-      return new FluxError(missing, `${path} is not there. Check the path, or download the missing file.`, {
-        cause,
-      });
+      return new FluxError(
+        missing,
+        `${path} is not there. Check the path${missing === "ERR_FLUX_BAD_WEIGHTS" ? ", or download the missing file" : ""}.`,
+        {
+          cause,
+        },
+      );
     case "EISDIR":
       return new FluxError(missing, `${path} is a folder, not a file. Give the path of the file in it.`, {
         cause,

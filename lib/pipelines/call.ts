@@ -1,4 +1,3 @@
-import { Generator } from "../runtime/generator.js";
 import type { Watcher } from "./denoise-loop.js";
 import type { GenerateResult } from "./flux-pipeline.js";
 import type { GenerateOptions } from "./options.js";
@@ -15,7 +14,6 @@ export class Call {
   /** Has rejected or resolved. */
   settled = false;
   #request: Request | undefined;
-  #generator: Generator | undefined;
 
   constructor(
     readonly options: GenerateOptions,
@@ -35,23 +33,17 @@ export class Call {
     };
     this.ready = reading.then((request) => {
       this.#request = request;
-      this.#generator = new Generator(request.seed);
     });
     for (const each of [this.result, this.ready]) each.catch(() => {}); // said by whoever waits for it
   }
 
   get isReady(): boolean {
-    return this.#generator !== undefined;
+    return this.#request !== undefined;
   }
 
   /** After `ready`. */
   get request(): Request {
     return this.#request!;
-  }
-
-  /** Of this call's noise. */
-  get generator(): Generator {
-    return this.#generator!;
   }
 
   /** Rejects when its signal was aborted. @returns whether anybody still waits for it. */

@@ -6,6 +6,7 @@ import { Adapters } from "../lora/adapters.js";
 import { sitesOf } from "../lora/sites.js";
 import { imageIds, SIZE_MULTIPLE, textIds } from "../models/latents.js";
 import type { Device } from "../runtime/device.js";
+import { Generator } from "../runtime/generator.js";
 import type { Plan } from "../runtime/plan.js";
 import { type CacheOptions, type CacheReport, checkCache } from "./cache.js";
 import { batchKey, Call, watchersOf } from "./call.js";
@@ -430,11 +431,17 @@ export class FluxPipeline extends LoraLoader {
     const writes: Promise<void>[] = [];
     const brought: Promise<void>[] = [];
     let row = 0;
-    for (const { request, generator } of calls) {
-      const encoded = await this.#pictures.encode(request, generator);
-      if (encoded.noise !== undefined)
-        writes.push(noise.write(encoded.noise, (row * noise.elements) / shape.batch));
-      if (images !== undefined) writes.push(...writeImages(images, encoded));
+    for (const { request } of calls) {
+      // From the seed every time: a batch that had no memory is drawn again, call by call.
+      const encoded = await this.#pictures.encode(request, new Generator(request.seed));
+      const queued = [
+        ...(encoded.noise === undefined
+          ? []
+          : [noise.write(encoded.noise, (row * noise.elements) / shape.batch)]),
+        ...(images === undefined ? [] : writeImages(images, encoded)),
+      ];
+      for (const write of queued) write.catch(() => {}); // awaited by the caller, after the next call's pictures
+      writes.push(...queued);
       row += request.batch;
     }
     if (writes.length > 0) writes.push(denoiser.pack.run());

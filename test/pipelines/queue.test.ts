@@ -145,6 +145,22 @@ describe("concurrent calls", () => {
   });
 });
 
+describe("a batch that runs out of memory when it has drawn its noise", () => {
+  it("is drawn one by one from the same noise", async () => {
+    const run = Plan.prototype.run;
+    let failed = false;
+    vi.spyOn(Plan.prototype, "run").mockImplementation(function (this: Plan) {
+      if (failed || this.name !== "prepare") return run.call(this);
+      failed = true;
+      return Promise.reject(new FluxError("ERR_FLUX_OUT_OF_MEMORY", "no room for two"));
+    });
+    const calls = [call(1, { height: 48 }), call(2, { height: 48 })];
+    const results = await Promise.all(calls.map((options) => shared.generate(options)));
+    expect(failed).toBe(true);
+    for (const [index, { latents }] of results.entries()) await expectAsAlone(calls[index]!, latents!.data);
+  });
+});
+
 describe("a call in a batch", () => {
   it("sees its own steps and its own rows", async () => {
     const seen = new Map<number, number[][]>();
