@@ -115,8 +115,11 @@ export class Slots {
     }
   }
 
+  /** Other slots that are attached to the same linears stay so. */
   detach(): void {
-    for (const linear of this.#slots.keys()) linear.lowRank = undefined;
+    for (const [linear, { down }] of this.#slots) {
+      if (linear.lowRank?.down === down) linear.lowRank = undefined;
+    }
   }
 
   /**
