@@ -40,9 +40,7 @@ export class AdapterPool {
    */
   async read(source: string | Uint8Array): Promise<Adapter> {
     const file = await openLoraFile(source);
-    const known = [...this.#resident].find(
-      ({ identity }) => identity !== undefined && identity === file.identity,
-    );
+    const [known] = this.#residentsOf(file);
     return known ?? this.#readFile(file);
   }
 
@@ -81,21 +79,27 @@ export class AdapterPool {
   async #fetch(adapter: Adapter): Promise<void> {
     this.#requireAlive();
     if (adapter.memory === undefined) {
-      const again = await this.read(adapter.location);
-      if (again.identity !== adapter.identity) {
+      const file = await openLoraFile(adapter.location);
+      if (file.identity !== adapter.identity) {
         throw new FluxError(
           "ERR_FLUX_BAD_WEIGHTS",
           `${adapter.location} has changed since it was loaded, and is no longer in memory; load it again.`,
         );
       }
-      // The same file gives the same layout: only the memory is new.
-      if (again !== adapter) {
-        adapter.memory = again.memory;
-        this.#resident.delete(again);
-        again.memory = undefined;
-      }
+      // The same file gives the same layout: only the memory is new. What is in use, under another name, keeps its own.
+      const again =
+        this.#residentsOf(file).find((other) => !this.#used.has(other)) ?? (await this.#readFile(file));
+      adapter.memory = again.memory;
+      this.#resident.delete(again);
+      again.memory = undefined;
     }
     this.#touch(adapter);
+  }
+
+  /** More than one when a file was read again under another name. */
+  #residentsOf(file: LoraFile): Adapter[] {
+    if (file.identity === undefined) return [];
+    return [...this.#resident].filter(({ identity }) => identity === file.identity);
   }
 
   #readFile(file: LoraFile): Promise<Adapter> {

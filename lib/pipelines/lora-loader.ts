@@ -58,12 +58,20 @@ export abstract class LoraLoader {
     }
     const reading = this.adapters.pool.read(source instanceof Uint8Array ? source.slice() : source);
     reading.catch(() => {}); // said at its turn
-    return this.inOrder(async () => {
-      const adapter = await reading;
-      const name = await this.adapters.add(adapter, adapterName, hotswap);
-      warnUnused(name, adapter.unused);
-      return { name, unused: adapter.unused };
-    });
+    try {
+      return await this.inOrder(async () => {
+        const adapter = await reading;
+        const name = await this.adapters.add(adapter, adapterName, hotswap);
+        warnUnused(name, adapter.unused);
+        return { name, unused: adapter.unused };
+      });
+    } catch (error) {
+      reading.then(
+        (adapter) => this.adapters.pool.forget(adapter),
+        () => {},
+      );
+      throw error;
+    }
   }
 
   /**
