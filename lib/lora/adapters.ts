@@ -2,12 +2,11 @@
 
 import { badArgument, FluxError } from "../errors.js";
 import type { Linear } from "../nn/linear.js";
-import type { Parameter } from "../nn/parameter.js";
 import type { Device } from "../runtime/device.js";
 import { type Adapter, ranksOf } from "./adapter.js";
 import type { LoraChoice } from "./choices.js";
 import type { LoraFormat } from "./format.js";
-import { fusedWeights, type Originals } from "./fuse.js";
+import { type FusedWeight, fusedWeights, type Originals, releaseFused } from "./fuse.js";
 import type { UnusedKey } from "./pairs.js";
 import { AdapterPool } from "./pool.js";
 import type { Sites } from "./sites.js";
@@ -233,14 +232,14 @@ export class Adapters {
       if (this.hooks.hasSlots) await this.#putSlots(state, chosen, wanted);
       this.#requireAlive();
     } catch (error) {
-      for (const parameter of weights?.values() ?? []) parameter.release();
+      if (weights !== undefined) releaseFused(weights);
       throw error;
     }
-    if (weights !== undefined) await this.#install(weights, inWeights);
+    if (weights !== undefined) this.#install(weights, inWeights);
   }
 
   /** The weights with these adapters in them, of the linears whose weights change; undefined when nothing does. */
-  async #makeWeights(applied: readonly Applied[]): Promise<Map<Linear, Parameter> | undefined> {
+  async #makeWeights(applied: readonly Applied[]): Promise<Map<Linear, FusedWeight> | undefined> {
     if (sameApplied(applied, this.#inWeights)) return undefined;
     const linears = new Set<Linear>();
     for (const { adapter } of [...this.#inWeights, ...applied]) {
@@ -250,15 +249,16 @@ export class Adapters {
     return this.pool.with(adapters, () => fusedWeights(this.device, linears, applied, this.hooks.originals));
   }
 
-  async #install(weights: ReadonlyMap<Linear, Parameter>, applied: readonly Applied[]): Promise<void> {
+  /** At once: nobody sees a part of it, and nothing can fail in between. */
+  #install(weights: ReadonlyMap<Linear, FusedWeight>, applied: readonly Applied[]): void {
     this.hooks.forgetPlans();
     this.hooks.forgetEmbeddings();
-    for (const [linear, parameter] of weights) {
+    for (const [linear, { parameter, bounds }] of weights) {
       linear.parameter.take(parameter);
       linear.release();
+      linear.bounds = bounds;
     }
     this.#inWeights = applied;
-    for (const linear of weights.keys()) await linear.measureBounds(this.device);
   }
 
   /** Puts adapters into the slots, and makes the slots that they need. */

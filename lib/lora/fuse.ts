@@ -15,6 +15,21 @@ import { type Applied, paddedRank } from "./slots.js";
 /** Where the original weights of a linear are. */
 export type Originals = (linear: Linear) => Promise<TensorSource>;
 
+/** A linear's weight that is not yet in the model. */
+export interface FusedWeight {
+  readonly parameter: Parameter;
+  /** See `Linear.measureBounds`. */
+  bounds: Buffer | undefined;
+}
+
+/** Gives weights back that the model did not take. */
+export function releaseFused(weights: ReadonlyMap<Linear, FusedWeight>): void {
+  for (const { parameter, bounds } of weights.values()) {
+    parameter.release();
+    bounds?.dispose();
+  }
+}
+
 /**
  * The weights of linears with adapters in them, made anew from the checkpoint, so that nothing of an earlier fusion is left.
  * The model itself is not changed. With f32 activations they are f32, whatever the file has: a bf16 weight would lose most of
@@ -27,21 +42,23 @@ export async function fusedWeights(
   linears: Iterable<Linear>,
   applied: readonly Applied[],
   originals: Originals,
-): Promise<Map<Linear, Parameter>> {
-  const fused = new Map<Linear, Parameter>();
+): Promise<Map<Linear, FusedWeight>> {
+  const fused = new Map<Linear, FusedWeight>();
   try {
     for (const linear of linears) {
       const source = await originals(linear);
       const pieces = piecesIn(linear, applied);
       const { spec } = linear.parameter;
       const parameter = new Parameter(pieces.length === 0 ? spec : { ...spec, storing: "stored" });
-      fused.set(linear, parameter);
+      const weight: FusedWeight = { parameter, bounds: undefined };
+      fused.set(linear, weight);
       await loadParameters(device, [parameter], source);
       if (pieces.length > 0) await addTo(device, linear, parameter, pieces);
+      weight.bounds = await linear.measureBounds(device, parameter);
     }
     return fused;
   } catch (error) {
-    for (const parameter of fused.values()) parameter.release();
+    releaseFused(fused);
     throw error;
   }
 }

@@ -22,7 +22,8 @@ export class Linear implements LinearWeights {
   lowRank: LowRankWeights | undefined;
   /** Whether its results may be quantised as they are written. */
   readonly bounded: boolean;
-  #bounds: Buffer | undefined;
+  /** What its results can reach, from `measureBounds`; it is given back by `release`. */
+  bounds: Buffer | undefined;
 
   /**
    * @param names one layer's name, or several whose rows are stacked
@@ -71,23 +72,30 @@ export class Linear implements LinearWeights {
     return this.#bias?.buffer;
   }
 
-  get bounds() {
-    return this.#bounds;
-  }
-
-  /** Measures what its results can reach, once its weights are there. On the CPU, where nothing is quantised on the way, it does nothing. */
-  async measureBounds(device: Device): Promise<void> {
-    if (!this.bounded || device.kind !== "cuda") return;
+  /**
+   * Measures what its results can reach, with its own weight or one that is to replace it: [2] f32, which is the caller's.
+   * On the CPU, where nothing is quantised on the way, it gives undefined.
+   */
+  async measureBounds(device: Device, parameter = this.parameter): Promise<Buffer | undefined> {
+    if (!this.bounded || device.kind !== "cuda") return undefined;
     const bounds = device.buffer("f32", [2]);
-    this.#bounds = bounds;
-    using plan = device.record("weight bounds", (g) => g.weightBounds(this, bounds));
-    await plan.run();
+    try {
+      const { buffer: weight, scale } = parameter;
+      using plan = device.record("weight bounds", (g) =>
+        g.weightBounds({ weight, scale, bias: this.bias }, bounds),
+      );
+      await plan.run();
+      return bounds;
+    } catch (error) {
+      bounds.dispose();
+      throw error;
+    }
   }
 
-  /** Gives back what `measureBounds` took. */
+  /** Gives its bounds back. */
   release(): void {
-    this.#bounds?.dispose();
-    this.#bounds = undefined;
+    this.bounds?.dispose();
+    this.bounds = undefined;
   }
 
   forward(g: Recorder, x: Tensor, options?: LinearOptions): Value {

@@ -37,7 +37,7 @@ export abstract class Model {
   async load(source: TensorSource, options?: LoadOptions): Promise<void> {
     await loadParameters(this.device, this.scope.parameters, this.named(source), options);
     try {
-      for (const linear of this.linears) await linear.measureBounds(this.device);
+      for (const linear of this.linears) linear.bounds = await linear.measureBounds(this.device);
     } catch (error) {
       this.dispose();
       throw error;
