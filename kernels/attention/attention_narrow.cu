@@ -45,7 +45,7 @@ __device__ __forceinline__ float dot(const float* query, const __nv_bfloat16* ke
   return sum;
 }
 
-__global__ void __launch_bounds__(32 * kWarps) narrow_kernel(AttentionBf16 p) {
+__global__ void __launch_bounds__(32 * kWarps, 4) narrow_kernel(AttentionBf16 p) {
   __shared__ float queries[kWarps][kMostChannels];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int row = blockIdx.x * kWarps + warp;

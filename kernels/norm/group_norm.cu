@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads, 4) statistics(const GroupNorm norm, 
 
 // A block a group. First every thread adds one channel (or pair of channels) up over every kth part, then one thread for each
 // of them adds those up.
-__global__ void __launch_bounds__(kAffineThreads)
+__global__ void __launch_bounds__(kAffineThreads, 1)
     combine(const GroupNorm norm, const GroupNormSums partial, float* affine) {
   __shared__ double sum[kAffineThreads], square[kAffineThreads];
   __shared__ double group_mean, group_rstd;
