@@ -1,7 +1,8 @@
 import { type Command, Option } from "commander";
 import type { ConvertOptions } from "../pipelines/convert.js";
 import { addPartOptions, CHECKPOINT, type PartFlags, partsOf, variantOption } from "./load-options.js";
-import { type CommandContext, formatBytes, ProgressLine } from "./terminal.js";
+import type { CommandContext } from "./terminal.js";
+import { writeFolder } from "./write-folder.js";
 
 interface ConvertFlags extends PartFlags {
   precision: NonNullable<ConvertOptions["precision"]>;
@@ -42,31 +43,12 @@ async function convertModel(
   path: string,
   folder: string,
   flags: ConvertFlags,
-  { stdout, stderr, signal }: CommandContext,
+  context: CommandContext,
 ): Promise<void> {
   const { convert } = await import("../pipelines/convert.js");
+  const { precision, textEncoderPrecision, variant } = flags;
   const parts = await partsOf(path, flags);
-  const progress = new ProgressLine(stderr);
-  const started = performance.now();
-  try {
-    const bytes = await convert(path, folder, {
-      ...parts,
-      precision: flags.precision,
-      textEncoderPrecision: flags.textEncoderPrecision,
-      variant: flags.variant,
-      signal,
-      onProgress: ({ component, loadedBytes, totalBytes }) => {
-        progress.show(`writing ${component}`, loadedBytes / totalBytes);
-      },
-    });
-    progress.clear();
-    const seconds = Number(((performance.now() - started) / 1000).toFixed(3));
-    stdout.write(
-      flags.json
-        ? `${JSON.stringify({ folder, bytes, seconds }, null, 2)}\n`
-        : `${folder}  ${formatBytes(bytes)}, ${seconds.toFixed(1)} s\n`,
-    );
-  } finally {
-    progress.clear();
-  }
+  await writeFolder(folder, flags, context, (options) =>
+    convert(path, folder, { ...parts, precision, textEncoderPrecision, variant, ...options }),
+  );
 }

@@ -1,8 +1,9 @@
 import { type Command, Option } from "commander";
 import type { FluxConfig } from "../loaders/pipeline-configs.js";
 import type { WrittenPrecisions } from "../pipelines/convert.js";
-import { seed, wholeNumber } from "./option-values.js";
-import { type CommandContext, formatBytes, ProgressLine } from "./terminal.js";
+import { seed as parseSeed, wholeNumber } from "./option-values.js";
+import type { CommandContext } from "./terminal.js";
+import { writeFolder } from "./write-folder.js";
 
 interface SynthFlags {
   seed?: bigint;
@@ -19,7 +20,7 @@ export function addSynthCommand(program: Command, context: CommandContext): void
     .description("Write a checkpoint with random weights, for benchmarks and tests of loading.")
     .argument("<config>", "flux1-dev, flux1-schnell, or a folder with configs in diffusers' layout")
     .argument("<folder>", "where to write; must not be there yet")
-    .option("--seed <number>", "of the weights (default: 0)", seed)
+    .option("--seed <number>", "of the weights (default: 0)", parseSeed)
     .option("--double-blocks <number>", "instead of the config's", wholeNumber(1))
     .option("--single-blocks <number>", "instead of the config's", wholeNumber(1))
     .option(
@@ -43,7 +44,7 @@ async function synth(
   base: string,
   folder: string,
   flags: SynthFlags,
-  { stdout, stderr, signal }: CommandContext,
+  context: CommandContext,
 ): Promise<void> {
   const { synthesise } = await import("../pipelines/synthesise.js");
   const transformer = {
@@ -51,26 +52,8 @@ async function synth(
     ...(flags.singleBlocks !== undefined && { num_single_layers: flags.singleBlocks }),
   };
   const config: FluxConfig = Object.keys(transformer).length === 0 ? base : { base, transformer };
-  const progress = new ProgressLine(stderr);
-  const started = performance.now();
-  try {
-    const bytes = await synthesise(config, folder, {
-      seed: flags.seed,
-      tokenizers: flags.tokenizers,
-      precision: flags.precision,
-      signal,
-      onProgress: ({ component, loadedBytes, totalBytes }) => {
-        progress.show(`writing ${component}`, loadedBytes / totalBytes);
-      },
-    });
-    progress.clear();
-    const seconds = Number(((performance.now() - started) / 1000).toFixed(3));
-    stdout.write(
-      flags.json
-        ? `${JSON.stringify({ folder, bytes, seconds }, null, 2)}\n`
-        : `${folder}  ${formatBytes(bytes)}, ${seconds.toFixed(1)} s\n`,
-    );
-  } finally {
-    progress.clear();
-  }
+  const { seed, tokenizers, precision } = flags;
+  await writeFolder(folder, flags, context, (options) =>
+    synthesise(config, folder, { seed, tokenizers, precision, ...options }),
+  );
 }
