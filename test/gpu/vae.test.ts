@@ -2,7 +2,6 @@
 
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { test } from "node:test";
 import { readAutoencoderKLConfig } from "../../dist/loaders/config.js";
 import { openSafetensors, readTensor } from "../../dist/loaders/safetensors.js";
@@ -11,20 +10,17 @@ import { AutoencoderKL } from "../../dist/models/vae/autoencoder.js";
 import type { Recorder, Tensor } from "../../dist/runtime/recorder.js";
 import type { Value } from "../../dist/runtime/value.js";
 import { gpu, relativeL2 } from "./both.js";
+import { goldenPath } from "./golden.js";
 
-/** test/golden, or a folder with all of the golden data. */
-const GOLDEN = [process.env.FLUX_GOLDEN ?? "", "../shared/golden", "test/golden"].find((path) =>
-  existsSync(join(path, "cases")),
-)!;
 const CASE = "cases/vae.safetensors";
-const { tensors } = JSON.parse(readFileSync(join(GOLDEN, "cases/cases.json"), "utf8")).files[CASE];
+const { tensors } = JSON.parse(readFileSync(goldenPath("cases/cases.json"), "utf8")).files[CASE];
 /** The smallest size alone is in the repository. */
-const isWhole = existsSync(join(GOLDEN, CASE));
+const isWhole = existsSync(goldenPath(CASE));
 const file = isWhole ? CASE : "cases/vae_64.safetensors";
 
 /** A tensor of the case: [B, C, H, W] as diffusers has it, turned into [B, H, W, C]. */
 async function channelsLast(name: string): Promise<{ shape: number[]; data: Float32Array }> {
-  const { shape, data } = await readTensor(await openSafetensors(join(GOLDEN, file)), name);
+  const { shape, data } = await readTensor(await openSafetensors(goldenPath(file)), name);
   const [batch, channels, height, width] = shape as [number, number, number, number];
   const turned = new Float32Array(data.length);
   const pixels = height * width;
@@ -39,7 +35,7 @@ async function channelsLast(name: string): Promise<{ shape: number[]; data: Floa
 }
 
 async function run(build: (g: Recorder, vae: AutoencoderKL, x: Tensor) => Value, input: string) {
-  const folder = join(GOLDEN, "tiny-flux/vae");
+  const folder = goldenPath("tiny-flux/vae");
   using vae = new AutoencoderKL(gpu, await readAutoencoderKLConfig(folder));
   await vae.load(await WeightSource.open(folder));
   const { shape, data } = await channelsLast(input);
