@@ -12,6 +12,7 @@ import {
   maxAbsDifference,
   relativeL2,
 } from "../support/golden.js";
+import { toChannelsLast } from "../support/layout.js";
 
 const IMAGE_TOLERANCE = 2e-3;
 const LATENTS_TOLERANCE = 2e-4;
@@ -48,19 +49,6 @@ interface Params {
 /** A golden tensor as the pipeline takes it. */
 function hostTensor(file: GoldenFile, name: string) {
   return { data: file.f32(name), shape: file.shape(name) };
-}
-
-/** [B, H, W, 3] as [B, 3, H, W]. */
-function channelsFirst({ data, shape }: { data: Float32Array; shape: readonly number[] }): Float32Array {
-  const [batch, height, width] = shape as [number, number, number];
-  const out = new Float32Array(data.length);
-  for (let b = 0; b < batch; b++) {
-    for (let pixel = 0; pixel < height * width; pixel++) {
-      for (let c = 0; c < 3; c++)
-        out[(b * 3 + c) * height * width + pixel] = data[(b * height * width + pixel) * 3 + c]!;
-    }
-  }
-  return out;
 }
 
 function optionsOf(file: GoldenFile, params: Params) {
@@ -123,7 +111,8 @@ describe.each([
       const latents = steps[Number(tensor.split(".")[1])]!;
       expect(relativeL2(latents, file.f32(tensor)), tensor).toBeLessThanOrEqual(LATENTS_TOLERANCE);
     }
-    expect(maxAbsDifference(channelsFirst(raw!), file.f32("image"))).toBeLessThanOrEqual(IMAGE_TOLERANCE);
+    const expectedImage = toChannelsLast({ shape: file.shape("image"), data: file.f32("image") });
+    expect(maxAbsDifference(raw!.data, expectedImage.data)).toBeLessThanOrEqual(IMAGE_TOLERANCE);
 
     const { images } = await pipelines.get(model)!.generate(options);
     const expected = file.raw("image_u8").data as Uint8Array;
