@@ -1,5 +1,5 @@
 // The form of all results: bench/results/NAME.json.
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -17,6 +17,7 @@ const folder = fileURLToPath(new URL("results", import.meta.url));
  * @property {number | null} peerValue in the same unit
  * @property {number | null} ratio how many times better ours is; above 1 is better
  * @property {number | null} floorPercent the least possible time as a share of ours
+ * @property {string} [call] when the call began that measured it, where a file holds the rows of several
  */
 
 /**
@@ -39,35 +40,50 @@ export function timeRow(name, ms) {
   };
 }
 
-/** @param {Row[]} rows */
-export function formatRows(rows) {
-  const width = Math.max(...rows.map((row) => row.case.length));
-  return rows
-    .map((row) => `${row.case.padEnd(width)}  ${String(row.value).padStart(9)} ${row.unit}`)
-    .join("\n");
+/** @param {Row} row */
+export function formatRow({ case: name, value, unit, peer, peerValue, ratio }) {
+  const beside = peer == null ? "" : `  (${peer}: ${peerValue}, ${ratio} ×)`;
+  return `${name.padEnd(64)}  ${String(value).padStart(9)} ${unit}${beside}`;
 }
 
 /**
+ * What keeps a benchmark's rows as they come: the file is there, with the rows so far, whatever ends the run.
  * @param {string} name
- * @param {Row[]} rows
- * @param {{ gpu?: boolean }} [where] by default on the CPU
- * @returns {Promise<string>} the file
+ * @param {{ gpu?: boolean, merges?: boolean }} [where] by default on the CPU. With `merges` rows of earlier calls stay when they were
+ *   measured with the same sources on the same GPU, unless this call measures the same case
  */
-export async function writeResults(name, rows, { gpu = false } = {}) {
+export async function resultsFile(name, { gpu = false, merges = false } = {}) {
   const { deviceInfo } = await import("../dist/index.js");
   const { cpu, cuda } = deviceInfo();
   const model = cpus()[0]?.model.trim() ?? "unknown processor";
-  const report = {
+  const call = new Date().toISOString();
+  const about = {
     bench: name,
-    gpu: gpu ? cuda.devices[0].name : null,
+    gpu: gpu ? (cuda.devices[0]?.name ?? null) : null,
     cpu: `${cpu.cores} cores of ${model}, ${cpu.simd}`,
     driver: gpu ? String(cuda.driver) : null,
-    date: new Date().toISOString().slice(0, 10),
+    date: call.slice(0, 10),
     sources: sourcesDigest(),
-    rows,
   };
   mkdirSync(folder, { recursive: true });
   const file = join(folder, `${name}.json`);
-  writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
-  return file;
+  const rows = new Map(merges ? earlierRows(file, about).map((row) => [row.case, row]) : []);
+  return {
+    file,
+    /** @param {Row} row takes the place of one of the same case */
+    add(row) {
+      rows.set(row.case, merges ? { ...row, call } : row);
+      writeFileSync(file, `${JSON.stringify({ ...about, rows: [...rows.values()] }, null, 2)}\n`);
+    },
+  };
+}
+
+/** @returns {Row[]} */
+function earlierRows(file, { gpu, driver, sources }) {
+  try {
+    const known = JSON.parse(readFileSync(file, "utf8"));
+    return known.gpu === gpu && known.driver === driver && known.sources === sources ? known.rows : [];
+  } catch {
+    return [];
+  }
 }

@@ -1,10 +1,13 @@
-// npm run bench -- NAME… [--model PATH] [--precision NAME]: brings the clone to readiness and runs benchmarks, in the order given. Without a name
-// it lists them. The model is that of `npm start` unless one is named. --built runs what lies in build/ and dist/.
+// npm run bench -- NAME… [options]: brings the clone to readiness and runs benchmarks, in the order given. Without a name it lists them. The model
+// is that of `npm start` unless one is named. --built runs what lies in build/ and dist/. Rows are printed, and written, as they come.
 import { parseArgs } from "node:util";
 import { main, ready } from "../scripts/ready.mjs";
-import { formatRows, writeResults } from "./results.mjs";
+import { formatRow, resultsFile } from "./results.mjs";
 
-/** What each name runs: modules whose `bench` gives rows; `writes` puts them into bench/results/NAME.json. */
+/**
+ * What each name runs: modules whose `bench` gives rows; `writes` puts them into bench/results/NAME.json, `merges` beside those that
+ * another call measured with the same sources.
+ */
 const benches = {
   cpu: {
     about: "startup and event-loop, written to bench/results/cpu.json",
@@ -23,6 +26,7 @@ const benches = {
       "loading onto the GPU and the first image, of --model in --precision, written to bench/results/load.json",
     parts: ["gpu/load"],
     writes: true,
+    merges: true,
     gpu: true,
   },
   gemm: {
@@ -50,6 +54,7 @@ const benches = {
     about: "steps and whole images on the GPU beside PyTorch, written to bench/results/image.json",
     parts: ["gpu/image"],
     writes: true,
+    merges: true,
     gpu: true,
   },
   "step-profile": {
@@ -62,6 +67,7 @@ const benches = {
     about: "device memory and its growth, written to bench/results/memory.json",
     parts: ["gpu/memory"],
     writes: true,
+    merges: true,
     gpu: true,
   },
   vae: {
@@ -78,30 +84,51 @@ const benches = {
   },
 };
 
+const OPTIONS = {
+  model: { type: "string" },
+  precision: { type: "string" },
+  device: { type: "string" },
+  filter: { type: "string", multiple: true },
+  shapes: { type: "string" },
+  parts: { type: "string" },
+  peers: { type: "string" },
+  "no-peers": { type: "boolean" },
+  tiny: { type: "boolean" },
+  built: { type: "boolean" },
+};
+const USAGE = `npm run bench -- NAME… [--model PATH] [--precision NAME] [--device NAME] [--filter CASE]… [--shapes NAME,…] [--parts NAME,…]
+    [--peers NAME,… | --no-peers] [--tiny] [--built]`;
+
 await main(async () => {
-  const { positionals: names, values: options } = parseArgs({
-    options: {
-      model: { type: "string" },
-      precision: { type: "string" },
-      built: { type: "boolean" },
-      filter: { type: "string", multiple: true },
-    },
-    allowPositionals: true,
-  });
+  const { positionals: names, values } = parseArgs({ options: OPTIONS, allowPositionals: true });
   const unknown = names.filter((name) => !Object.hasOwn(benches, name));
   if (names.length === 0 || unknown.length > 0) {
     if (unknown.length > 0) console.error(`there is no benchmark ${unknown.join(", ")}`);
-    console.error("npm run bench -- NAME… [--model PATH] [--precision NAME] [--filter CASE]… [--built]");
+    console.error(USAGE);
     for (const [name, { about }] of Object.entries(benches)) console.error(`  ${name.padEnd(12)} ${about}`);
     return unknown.length > 0 ? 2 : 0;
   }
-  if (!options.built) await ready();
+  if (!values.built) await ready();
   for (const name of names) {
-    const { parts, writes, gpu } = benches[name];
-    const rows = [];
-    for (const part of parts) rows.push(...(await (await import(`./${part}.mjs`)).bench(options)));
-    console.log(formatRows(rows));
-    if (writes) console.error(`written to ${await writeResults(name, rows, { gpu })}`);
+    const { parts, writes, ...form } = benches[name];
+    const kept = writes && !values.tiny ? await resultsFile(name, form) : undefined; // nobody wants the small model's
+    for (const part of parts) {
+      const { bench } = await import(`./${part}.mjs`);
+      for await (const row of await bench(settingOf(values))) {
+        console.log(formatRow(row));
+        kept?.add(row);
+      }
+    }
+    if (kept !== undefined) console.error(`written to ${kept.file}`);
   }
   return 0;
 });
+
+/** The options as a benchmark takes them: lists as arrays, and only those that were given. */
+function settingOf({ "no-peers": noPeers, ...values }) {
+  const setting = { ...values };
+  for (const name of ["shapes", "parts", "peers"]) {
+    if (values[name] !== undefined) setting[name] = values[name].split(",");
+  }
+  return noPeers ? { ...setting, peers: [] } : setting;
+}

@@ -1,126 +1,182 @@
 // FLUX.1 on the GPU at full size with made-up weights: a step of every size that people run, sustained, and whole images from
-// prompt to RGB in host memory, beside the same steps through PyTorch in the same run (bench/peers/image.py).
-import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+// prompt (and picture) to RGB in host memory, beside the same steps through PyTorch (bench/peers/image.py).
+//
+//   npm run bench -- image                                    all of it
+//   npm run bench -- image --precision fp8 --no-peers         a part; rows of one build and GPU come together in one file
+//   npm run bench -- image --precision bf16 --peers eager,compiled --parts steps --shapes "dev 1024²"
+//   npm run bench -- image --tiny                             the small model on the CPU: does this program work?
+//
+// Ours comes first, so that its rows are there whatever becomes of the peers. They are then made ready, and each step is measured
+// again right before its peer: both under the same power limit, on an equally warm GPU.
+import { findModel } from "../../scripts/find-model.mjs";
+import { startPeers } from "../peers/image.mjs";
 import { timeRow } from "../results.mjs";
 
-/** Sizes in pixels; Kontext's is that of a 1024² image with a 1024² reference: as many tokens side by side. */
-const SIZES = [
-  { name: "dev 1024²", width: 1024, height: 1024, text: 512 },
-  { name: "dev 512²", width: 512, height: 512, text: 512 },
-  { name: "schnell 1024²", width: 1024, height: 1024, text: 256 },
-  { name: "kontext 1024²", width: 1024, height: 2048, text: 512 },
+/**
+ * Sizes in pixels, tokens of text, and steps that take some seconds. Kontext has a reference of its own size. Its weights have dev's
+ * shapes, so that one model, loaded as Kontext, serves all.
+ */
+const SHAPES = [
+  { name: "dev 1024²", side: 1024, text: 512, steps: 48 },
+  { name: "dev 512²", side: 512, text: 512, steps: 144 },
+  { name: "schnell 1024²", side: 1024, text: 256, steps: 48 },
+  { name: "kontext 1024²", side: 1024, text: 512, steps: 24, reference: true },
 ];
+/** Whole images, of the shape of that name. */
+const IMAGES = [
+  { shape: "dev 1024²", steps: 28 },
+  { shape: "schnell 1024²", steps: 4 },
+  { shape: "kontext 1024²", steps: 28 },
+];
+const REPEATS = 3;
+/** Which shapes and peers a precision has unless others are asked for. */
+const DEFAULTS = {
+  fp8: { shapes: SHAPES.map(({ name }) => name), images: true, peers: ["fp8", "encoders"] },
+  bf16: { shapes: ["dev 1024²"], images: false, peers: ["eager", "compiled"] },
+};
+const TINY = {
+  device: "cpu",
+  precisions: ["fp8"],
+  shapes: SHAPES.map((shape) => ({ ...shape, side: shape.side / 16, text: 77, steps: 4 })),
+};
 /** Of the H200's data sheet, dense. */
 const PEAK_TFLOPS = { fp8: 1979, bf16: 989 };
 const PROMPT = "a harbour at dawn, fishing boats, gulls over the lighthouse";
 
-/** @param {{ device?: string, config?: string, peers?: boolean }} [setting] */
-export async function bench({ device = "cuda:0", config = "flux1-dev", peers = true } = {}) {
-  const measured = peers ? measurePeers() : [];
-  const rows = [];
-  for (const precision of ["fp8", "bf16"]) {
-    const { FluxPipeline } = await import("../../dist/index.js");
-    const pipe = await FluxPipeline.fromConfig(config, { weights: "random", device, precision });
-    const steps = new Map();
-    for (const size of precision === "fp8" ? SIZES : SIZES.slice(0, 1)) {
-      const ms = await stepMs(pipe, size);
-      steps.set(size.name, ms);
-      rows.push(
-        besidePeer(
-          `${size.name} step, ${precision}`,
-          ms,
-          floorMs(pipe, size, precision),
-          measured,
-          size.name,
-        ),
-      );
+/**
+ * @param {{ device?: string, config?: string, precision?: "fp8" | "bf16", parts?: string[], shapes?: string[], peers?: string[],
+ *   tiny?: boolean }} [setting] `parts` are steps and images; an empty `peers` is none
+ */
+export async function* bench(setting = {}) {
+  const { tiny = false, device = tiny ? TINY.device : "cuda:0" } = setting;
+  const config = setting.config ?? (tiny ? findModel() : "flux1-dev");
+  const precisions = setting.precision ? [setting.precision] : tiny ? TINY.precisions : ["fp8", "bf16"];
+  for (const precision of precisions) {
+    const asked = { ...DEFAULTS[precision], ...(setting.shapes && { shapes: setting.shapes }) };
+    const shapes = (tiny ? TINY.shapes : SHAPES).filter(({ name }) => asked.shapes.includes(name));
+    const parts = setting.parts ?? (asked.images ? ["steps", "images"] : ["steps"]);
+    const recipes = tiny ? [] : (setting.peers ?? asked.peers);
+    const peers = recipes.length > 0 ? startPeers() : undefined; // starts up while the weights are made
+    try {
+      const { FluxPipeline } = await import("../../dist/index.js");
+      const options = { weights: "random", device, precision, variant: "kontext" };
+      const pipe = await FluxPipeline.fromConfig(config, options);
+      yield* ours(pipe, precision, shapes, parts);
+      if (peers !== undefined) yield* besidePeers(pipe, precision, shapes, parts, peers, recipes);
+      pipe.dispose();
+    } finally {
+      peers?.end();
     }
-    if (precision === "fp8") {
-      rows.push(...(await wholeImage(pipe, "dev 1024²", SIZES[0], 28, steps.get("dev 1024²"))));
-      rows.push(...(await wholeImage(pipe, "schnell 1024²", SIZES[2], 4, steps.get("schnell 1024²"))));
-    }
-    pipe.dispose();
   }
-  return rows;
+}
+
+async function* ours(pipe, precision, shapes, parts) {
+  const steps = new Map();
+  for (const shape of shapes) {
+    const ms = await stepMs(pipe, shape);
+    steps.set(shape.name, ms);
+    if (parts.includes("steps")) yield stepRow(pipe, shape, precision, ms);
+  }
+  if (!parts.includes("images")) return;
+  for (const { shape: name, steps: count } of IMAGES) {
+    const shape = shapes.find((candidate) => candidate.name === name);
+    if (shape !== undefined) yield* wholeImage(pipe, shape, precision, count, steps.get(name));
+  }
+}
+
+async function* besidePeers(pipe, precision, shapes, parts, peers, recipes) {
+  const ready = [];
+  for (const recipe of recipes.filter((name) => name !== "encoders")) {
+    for (const { name } of parts.includes("steps") ? shapes : []) {
+      // Without a graph for each shape there is no time of it; what fails is said on stderr.
+      if (await peers.ask("capture", recipe, name)) ready.push({ recipe, name });
+    }
+  }
+  for (const shape of shapes) {
+    const own = ready.filter(({ name }) => name === shape.name);
+    if (own.length === 0) continue;
+    const ms = await stepMs(pipe, shape);
+    const measured = {};
+    for (const { recipe, name } of own) {
+      const answer = await peers.ask("time", recipe, name);
+      if (answer) measured[answer.peer] = answer.ms;
+    }
+    yield { ...stepRow(pipe, shape, precision, ms), ...peersOf(ms, measured) };
+  }
+  if (!recipes.includes("encoders")) return;
+  for (const encoder of ["T5, 512 tokens", "CLIP"]) {
+    for (const row of (await peers.ask("encoder", encoder)) || [])
+      yield timeRow(`${row.case}, ${row.peer}`, row.ms);
+  }
 }
 
 /** Milliseconds of a step in the middle of a long run: the GPU is warm, and the host has queued ahead. */
-async function stepMs(pipe, { width, height, text }) {
-  const warm = 14;
+async function stepMs(pipe, shape) {
+  const warm = Math.ceil(shape.steps / 3);
   const times = [];
   await pipe.generate({
+    ...requestOf(shape),
     prompt: PROMPT,
-    width,
-    height,
-    maxSequenceLength: text,
-    numInferenceSteps: warm + 42,
+    numInferenceSteps: shape.steps,
     outputType: "latents",
     onStep: () => times.push(performance.now()),
   });
   return (times.at(-1) - times[warm - 1]) / (times.length - warm);
 }
 
-/** From the prompt, which is new, to RGB bytes in host memory; the second of two, so that all shapes are recorded. */
-async function wholeImage(pipe, name, { width, height, text }, steps, step) {
+function requestOf({ side, text, reference }) {
+  return {
+    ...{ width: side, height: side, maxArea: side * side, maxSequenceLength: text },
+    ...(reference && { image: picture(side), autoResize: false }),
+  };
+}
+
+/** Stripes: what is in it does not matter. */
+function picture(side) {
+  return { width: side, height: side, data: Uint8Array.from({ length: 3 * side * side }, (_, i) => i & 255) };
+}
+
+/** From the prompt, which is new, to RGB bytes in host memory; the first of its size by itself. */
+async function* wholeImage(pipe, shape, precision, steps, step) {
   const once = async (prompt) => {
     const begin = performance.now();
-    const { timings } = await pipe.generate({
-      prompt,
-      width,
-      height,
-      maxSequenceLength: text,
-      numInferenceSteps: steps,
-    });
+    const { timings } = await pipe.generate({ ...requestOf(shape), prompt, numInferenceSteps: steps });
     return { ms: performance.now() - begin, timings };
   };
+  const name = `${shape.name}, ${precision}, ${steps} steps`;
   const first = await once(`${PROMPT}, ${steps}`);
   const runs = [];
-  for (let i = 0; i < 3; i++) runs.push(await once(`${PROMPT}, ${steps} again ${i}`));
-  const { ms, timings } = runs.toSorted((a, b) => a.ms - b.ms)[1];
-  const parts = timings.encode + steps * step + timings.decode;
-  return [
-    timeRow(`${name}, ${steps} steps, first image of a size`, first.ms),
-    besideParts(`${name}, ${steps} steps, prompt to RGB`, ms, "encoders + steps + VAE", parts),
-    timeRow(`${name}, encoders`, timings.encode),
-    timeRow(`${name}, VAE decode to host memory`, timings.decode),
-  ];
+  for (let i = 0; i < REPEATS; i++) runs.push(await once(`${PROMPT}, ${steps} again ${i}`));
+  const { ms, timings } = runs.toSorted((a, b) => a.ms - b.ms)[REPEATS >> 1];
+  const { encode, decode } = timings;
+  const from = shape.reference ? "prompt and picture" : "prompt";
+  yield {
+    ...timeRow(`${name}, ${from} to RGB`, ms),
+    ...beside(ms, "encoders + steps + VAE", encode + steps * step + decode),
+  };
+  yield timeRow(`${name}, the first one of its size takes longer by`, first.ms - ms);
+  yield timeRow(`${name}, encoders${shape.reference ? ", the VAE's among them" : ""}`, encode);
+  yield timeRow(`${name}, VAE decode to host memory`, decode);
 }
 
-/** Every linear's and attention's arithmetic at the data sheet's rate. */
-function floorMs(pipe, { width, height, text }, precision) {
-  const { flops } = pipe.plan({ width, height, maxSequenceLength: text }).describe();
-  return flops / (PEAK_TFLOPS[precision] * 1e9);
+/** With every linear's and attention's arithmetic at the data sheet's rate. */
+function stepRow(pipe, shape, precision, ms) {
+  const { side, text, reference } = shape;
+  const height = reference ? 2 * side : side; // as many tokens
+  const size = { width: side, height, maxArea: side * height };
+  const { flops } = pipe.plan({ ...size, maxSequenceLength: text }).describe();
+  const floor = flops / (PEAK_TFLOPS[precision] * 1e9);
+  return { ...timeRow(`${shape.name} step, ${precision}`, ms), floorPercent: rounded((100 * floor) / ms) };
 }
 
-function besidePeer(name, ms, floor, peers, size) {
-  const precision = name.endsWith("bf16") ? ["bf16"] : ["bf16", "fp8"];
-  const [best] = peers
-    .filter((row) => row.case === `${size} step` && precision.includes(row.precision))
-    .toSorted((a, b) => a.ms - b.ms);
-  const row = { ...timeRow(name, ms), floorPercent: rounded((100 * floor) / ms) };
-  return best === undefined
-    ? row
-    : { ...row, peer: `PyTorch, ${best.peer}`, peerValue: best.ms, ratio: rounded(best.ms / ms) };
+/** The best of the peers, and all of them by name. */
+function peersOf(ms, measured) {
+  const [best] = Object.entries(measured).toSorted(([, a], [, b]) => a - b);
+  return best === undefined ? {} : { ...beside(ms, `PyTorch, ${best[0]}`, best[1]), peers: measured };
 }
 
-function besideParts(name, ms, peer, parts) {
-  return { ...timeRow(name, ms), peer, peerValue: rounded(parts), ratio: rounded(parts / ms) };
-}
-
-/** What bench/peers/image.py prints; nothing where there is no Python with PyTorch. */
-function measurePeers() {
-  const file = join(mkdtempSync(join(tmpdir(), "fluxwarp-bench-")), "peers.json");
-  const script = fileURLToPath(new URL("../peers/image.py", import.meta.url));
-  const { status } = spawnSync("python3", [script, "--json", file], {
-    stdio: ["ignore", "inherit", "inherit"],
-  });
-  if (status === 0) return JSON.parse(readFileSync(file, "utf8"));
-  console.error("bench/peers/image.py did not run (it needs python3 with PyTorch): no peers in these rows");
-  return [];
+function beside(ms, peer, peerMs) {
+  return { peer, peerValue: rounded(peerMs), ratio: rounded(peerMs / ms) };
 }
 
 function rounded(value) {

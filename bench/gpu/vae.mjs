@@ -13,9 +13,9 @@ const BYTES_PER_SECOND = 4.27e12;
 /** Of what has a peer; of the others a third. */
 const SUSTAINED_MS = 1000;
 
-/** @param {{ device?: string, config?: string, peers?: boolean }} [setting] */
-export async function bench({ device: name = "cuda:0", config = "flux1-dev", peers = true } = {}) {
-  const measured = peers ? measurePeers() : {};
+/** @param {{ device?: string, config?: string, peers?: string[] }} [setting] an empty `peers` is none */
+export async function bench({ device: name = "cuda:0", config = "flux1-dev", peers = ["vae"] } = {}) {
+  const measured = peers.length === 0 ? {} : measurePeers();
   const { Device } = await import("../../dist/runtime/device.js");
   const { resolveConfig } = await import("../../dist/loaders/pipeline-configs.js");
   const { RandomWeights } = await import("../../dist/loaders/random-weights.js");

@@ -132,7 +132,7 @@ class Transformer(nn.Module):
 
     def compile_blocks(self):
         for block in [*self.doubles, *self.singles]:
-            block.compile(fullgraph=True)
+            block.compile(fullgraph=True, dynamic=False)  # a kernel for each size: what serves best
         return self
 
     def forward(self, latents, text, temb, cos, sin):

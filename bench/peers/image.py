@@ -1,114 +1,143 @@
 """The work of `npm run bench -- image` through PyTorch, in the same session of the GPU as ours: the power limit decides both.
 
-    python3 bench/peers/image.py [--only eager,compiled,fp8,encoders] [--json FILE]
+    python3 bench/peers/image.py [--only eager,compiled,fp8,encoders] [--shapes "dev 1024²,dev 512²"]
+    python3 bench/peers/image.py --serve      answers commands, a line of JSON each, so that it measures in turn with us
 
-Steps are FLUX.1's transformer at full size (flux.py) with cuDNN attention, captured as a CUDA graph, sustained over 56 steps:
-eager bf16 and compiled blocks in bf16 (1024² only), compiled blocks with per-row fp8 linears. Encoders are transformers' T5-XXL (512 tokens) and
-CLIP-L in bf16 with random weights, as a CUDA graph.
+Steps are FLUX.1's transformer at full size (flux.py) with cuDNN attention, as a CUDA graph, sustained: eager bf16, compiled blocks in
+bf16, compiled blocks with per-row fp8 linears. Every shape is compiled for itself. Encoders are transformers' T5-XXL (512 tokens) and
+CLIP-L in bf16 with random weights.
 """
 
 import argparse
 import json
+import sys
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flux import inputs, random_transformer
 
-# case, image tokens, text tokens
-SIZES = [("dev 1024²", 4096, 512), ("dev 512²", 1024, 512), ("schnell 1024²", 4096, 256), ("kontext 1024²", 8192, 512)]
-RECIPES = {
-    "eager": ("bf16", "eager bf16, CUDA graph", False),
-    "compiled": ("bf16", "compiled blocks bf16, CUDA graph", True),
-    "fp8": ("fp8", "compiled blocks, fp8 per row, CUDA graph", True),
+# image tokens, text tokens
+SHAPES = {
+    "dev 1024²": (4096, 512),
+    "dev 512²": (1024, 512),
+    "schnell 1024²": (4096, 256),
+    "kontext 1024²": (8192, 512),
 }
+RECIPES = {
+    "eager": ("bf16", "eager bf16, CUDA graph"),
+    "compiled": ("bf16", "compiled blocks bf16, CUDA graph"),
+    "fp8": ("fp8", "compiled blocks, fp8 per row, CUDA graph"),
+}
+WARM_MS, MEASURED_MS = 1000, 2000
 
 
-def sustained_ms(call, times):
-    """Milliseconds a call, replayed as a CUDA graph."""
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+class Steps:
+    """Every recipe's model, and its graph for every shape that was asked for."""
+
+    def __init__(self):
+        self.models, self.graphs = {}, {}
+
+    def model(self, recipe):
+        precision, _ = RECIPES[recipe]
+        if recipe not in self.models:
+            model = random_transformer(precision)
+            self.models[recipe] = model if recipe == "eager" else model.compile_blocks()
+        return self.models[recipe]
+
+    @torch.no_grad()
+    def capture(self, recipe, shape):
+        model, given = self.model(recipe), inputs(*SHAPES[shape])
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            side = torch.cuda.Stream()
+            with torch.cuda.stream(side):
+                for _ in range(2):
+                    model(*given)
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                model(*given)
+        self.graphs[recipe, shape] = graph, given
+        torch.cuda.empty_cache()
+        return {}
+
+    def time(self, recipe, shape):
+        graph, _ = self.graphs[recipe, shape]
+        precision, label = RECIPES[recipe]
+        ms = sustained_ms(graph.replay)
+        return {"case": f"{shape} step", "peer": label, "precision": precision, "ms": round(ms, 3)}
+
+
+def sustained_ms(call):
+    """Milliseconds a call, after a second of warming up."""
+    once = timed_ms(call, 2)
+    timed_ms(call, max(2, round(WARM_MS / once)))
+    return timed_ms(call, max(5, round(MEASURED_MS / once)))
+
+
+def timed_ms(call, times):
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    for _ in range(max(2, times // 4)):
-        graph.replay()
     begin.record()
     for _ in range(times):
-        graph.replay()
+        call()
     end.record()
     torch.cuda.synchronize()
     return begin.elapsed_time(end) / times
 
 
-def step_rows(recipe):
-    precision, label, compiled = RECIPES[recipe]
-    model = random_transformer(precision)
-    if compiled:
-        model.compile_blocks()
-    for case, image_tokens, text_tokens in SIZES if precision == "fp8" else SIZES[:1]:
-        given = inputs(image_tokens, text_tokens)
-        ms = sustained_ms(lambda: model(*given), 56 if image_tokens == 4096 else 40)
-        yield {"case": f"{case} step", "peer": label, "precision": precision, "ms": round(ms, 3)}
-
-
-def encoder_rows():
+@torch.no_grad()
+def encoder_rows(name):
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-    shared = {"device": "cuda", "dtype": torch.bfloat16}
     t5 = T5Config(
         vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu"
     )
     clip = CLIPTextConfig(
         hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408
     )
-    for case, build, tokens in [("T5, 512 tokens", lambda: T5EncoderModel(t5), 512), ("CLIP", lambda: CLIPTextModel(clip), 77)]:
-        with torch.device("cuda"):
-            model = build().to(**shared).eval().requires_grad_(False)
-        ids = torch.randint(0, 30000, (1, tokens), device="cuda")
-        yield {"case": case, "peer": "transformers bf16, eager", "precision": "bf16", "ms": round(eager_ms(lambda: model(ids)), 3)}
-        model.forward = torch.compile(model.forward)
-        yield {"case": case, "peer": "transformers bf16, compiled", "precision": "bf16", "ms": round(eager_ms(lambda: model(ids)), 3)}
+    build, tokens = {"T5, 512 tokens": (lambda: T5EncoderModel(t5), 512), "CLIP": (lambda: CLIPTextModel(clip), 77)}[name]
+    with torch.device("cuda"):
+        model = build().to(device="cuda", dtype=torch.bfloat16).eval().requires_grad_(False)
+    ids = torch.randint(0, 30000, (1, tokens), device="cuda")
+    rows = []
+    for label in ("transformers bf16, eager", "transformers bf16, compiled"):
+        if label.endswith("compiled"):
+            model.forward = torch.compile(model.forward)
+        timed_ms(lambda: model(ids), 3)
+        rows.append({"case": name, "peer": label, "precision": "bf16", "ms": round(timed_ms(lambda: model(ids), 20), 3)})
+    return rows
 
 
-def eager_ms(call, times=20):
-    for _ in range(3):
-        call()
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    for _ in range(times):
-        call()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end) / times
+def serve(steps):
+    actions = {"capture": steps.capture, "time": steps.time, "encoder": encoder_rows}
+    for line in sys.stdin:
+        action, *words = json.loads(line)
+        try:
+            answer = actions[action](*words)
+        except Exception as error:  # one recipe that fails leaves the others
+            answer = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+        print(json.dumps(answer), flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="eager,compiled,fp8,encoders")
-    parser.add_argument("--json")
+    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--serve", action="store_true")
     arguments = parser.parse_args()
-    rows = []
-    with torch.no_grad(), sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        for name in arguments.only.split(","):
-            if name == "encoders":
-                continue
-            for row in step_rows(name):
-                rows.append(row)
-                print(row["case"], "|", row["peer"], "|", row["ms"], flush=True)
-            torch.cuda.empty_cache()
-    if "encoders" in arguments.only:
-        with torch.no_grad():
-            for row in encoder_rows():
-                rows.append(row)
-                print(row["case"], "|", row["peer"], "|", row["ms"], flush=True)
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(rows, file)
+    steps = Steps()
+    if arguments.serve:
+        return serve(steps)
+    for recipe in arguments.only.split(","):
+        rows = []
+        if recipe == "encoders":
+            rows = [row for name in ("T5, 512 tokens", "CLIP") for row in encoder_rows(name)]
+        else:
+            for shape in arguments.shapes.split(","):
+                steps.capture(recipe, shape)
+                rows.append(steps.time(recipe, shape))
+        for row in rows:
+            print(row["case"], "|", row["peer"], "|", row["ms"], flush=True)
 
 
 if __name__ == "__main__":
