@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { driverVersion } from "../scripts/driver-version.mjs";
 import { sourcesDigest } from "../scripts/sources-digest.mjs";
 
 const folder = fileURLToPath(new URL("results", import.meta.url));
@@ -61,7 +62,7 @@ export async function resultsFile(name, { gpu = false, merges = false } = {}) {
     bench: name,
     gpu: gpu ? (cuda.devices[0]?.name ?? null) : null,
     cpu: `${cpu.cores} cores of ${model}, ${cpu.simd}`,
-    driver: gpu ? String(cuda.driver) : null,
+    driver: gpu ? driverVersion() : null,
     date: call.slice(0, 10),
     sources: sourcesDigest(),
   };

@@ -12,6 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { driverVersion } from "./driver-version.mjs";
 import { sourcesDigest } from "./sources-digest.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -40,7 +41,7 @@ if (options.pending !== undefined) {
     sources: sourcesDigest(),
     pending: "",
     device: cuda.devices[0]?.name ?? "none",
-    driver: cuda.driver ?? null,
+    driver: driverVersion(),
     date: new Date().toISOString().slice(0, 10),
     passed: total("passed"),
     failed: total("failed"),
