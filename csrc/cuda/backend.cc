@@ -24,7 +24,7 @@ namespace flux::cuda {
 namespace {
 
 constexpr uint64_t kStagingBytes = 32ull << 20;  // each of two: copies to one overlap with filling the other
-constexpr int kMaxStagingThreads = 8;
+constexpr int kMaxStagingThreads = 16;
 
 class EventFence final : public Fence {
  public:

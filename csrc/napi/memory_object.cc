@@ -1,7 +1,9 @@
 #include <cstring>
 #include <vector>
 
+#include "napi/arguments.h"
 #include "napi/objects.h"
+#include "runtime/file_io.h"
 
 namespace flux::js {
 namespace {
@@ -19,7 +21,7 @@ Napi::Function MemoryObject::define(Napi::Env env) {
   return DefineClass(
       env, "NativeMemory",
       {InstanceMethod<&MemoryObject::write>("write"), InstanceMethod<&MemoryObject::read>("read"),
-       InstanceMethod<&MemoryObject::dispose>("dispose")});
+       InstanceMethod<&MemoryObject::save>("save"), InstanceMethod<&MemoryObject::dispose>("dispose")});
 }
 
 MemoryObject::MemoryObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<MemoryObject>(info) {}
@@ -64,6 +66,18 @@ Napi::Value MemoryObject::read(const Napi::CallbackInfo& info) {
         std::memcpy(buffer.Data(), bytes.get(), length);
         return buffer;
       };
+    });
+  });
+}
+
+Napi::Value MemoryObject::save(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    check_range(*memory_, 0, memory_->bytes());
+    const int descriptor = info[0].ToNumber().Int32Value();
+    const uint64_t position = bytes_from(info[1], "position");
+    return async_->enqueue_aside(info.Env(), [memory = memory_, descriptor, position](ThreadPool&) -> Finish {
+      write_range(descriptor, position, static_cast<const std::byte*>(memory->data()), memory->bytes());
+      return nullptr;
     });
   });
 }

@@ -58,6 +58,9 @@ class MemoryObject : public Napi::ObjectWrap<MemoryObject> {
   Napi::Value write(
       const Napi::CallbackInfo& info);  // (bytes: Uint8Array, offset) → Promise<void>; copies at the call
   Napi::Value read(const Napi::CallbackInfo& info);  // (offset, length) → Promise<ArrayBuffer>
+  // (descriptor, position) → Promise<void>: all bytes into a file, from its `position` on. Beside the device's thread, so for memory of
+  // the host that no job writes meanwhile.
+  Napi::Value save(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   void retire();
 

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "runtime/error.h"
+#include "runtime/file_io.h"
 
 namespace flux {
 
@@ -49,10 +50,18 @@ const std::byte* Mapping::bytes(uint64_t begin, uint64_t length) const {
   }
   struct stat status{};
   if (::fstat(descriptor_, &status) != 0 || static_cast<uint64_t>(status.st_size) < size_) {
-    throw FluxError(code::kBadWeights,
-                    path_ + " was truncated after it was opened; do not change weights while they load");
+    throw truncated();
   }
   return data_ + begin;
+}
+
+void Mapping::copy(uint64_t begin, uint64_t length, std::byte* out) const {
+  if (read_range(descriptor_, begin, out, length) < length) throw truncated();
+}
+
+FluxError Mapping::truncated() const {
+  return {code::kBadWeights,
+          path_ + " was truncated after it was opened; do not change weights while they load"};
 }
 
 }  // namespace flux

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "runtime/byte_source.h"
+#include "runtime/error.h"
 
 namespace flux {
 
@@ -24,8 +25,11 @@ class Mapping final : public ByteSource {
   // The bytes [begin, begin + length). Throws ERR_FLUX_BAD_WEIGHTS when they are not inside the mapping, or when the file
   // has become shorter than it was at open (touching such a page would kill the process).
   const std::byte* bytes(uint64_t begin, uint64_t length) const override;
+  // Copies them to `out`, by reading the file: quicker than touching its pages one by one. Throws as bytes() does.
+  void copy(uint64_t begin, uint64_t length, std::byte* out) const;
 
  private:
+  FluxError truncated() const;
   Mapping(std::string path, int descriptor, const std::byte* data, uint64_t size)
       : path_(std::move(path)), descriptor_(descriptor), data_(data), size_(size) {}
 

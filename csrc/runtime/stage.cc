@@ -6,11 +6,15 @@
 #include <cstring>
 #include <vector>
 
+#include "cpu/simd/kernels.h"
 #include "runtime/error.h"
 #include "runtime/widen.h"
 
 namespace flux {
 namespace {
+
+// Bytes that a thread copies and checks at once: they stay in its cache.
+constexpr int64_t kCopied = 512 << 10;
 
 // A 3 × 3 kernel as the four 2 × 2 kernels of WeightLayout::kUpsamplePhases; element (phase, tap) goes to
 // out[(4·phase + tap)·step].
@@ -95,10 +99,15 @@ uint64_t StagedRows::convert(int64_t first, int64_t count, std::byte* out, float
 
 uint64_t StagedRows::copy(int64_t first, int64_t count, std::byte* out, ThreadPool& pool) const {
   std::atomic<uint64_t> bad{0};
-  pool.parallel_for(count, grain(), [&](int64_t begin, int64_t end) {
+  const int64_t rows_at_once = std::max<int64_t>(1, kCopied / static_cast<int64_t>(stored_row_bytes()));
+  pool.parallel_for(count, rows_at_once, [&](int64_t begin, int64_t end) {
     std::byte* target = out + begin * static_cast<int64_t>(stored_row_bytes());
-    const std::byte* source = stored(first + begin, end - begin, target);
-    if (source != target) std::memcpy(target, source, static_cast<size_t>(end - begin) * stored_row_bytes());
+    if (request_.file == nullptr) {
+      stored(first + begin, end - begin, target);
+    } else {
+      request_.file->copy(request_.begin + static_cast<uint64_t>(first + begin) * stored_row_bytes(),
+                          static_cast<uint64_t>(end - begin) * stored_row_bytes(), target);
+    }
     // What is checked is the copy: it is in the cache, and the file may change meanwhile.
     bad += count_not_finite(target, (end - begin) * width_, request_.from);
   });
@@ -108,10 +117,8 @@ uint64_t StagedRows::copy(int64_t first, int64_t count, std::byte* out, ThreadPo
 // The bytes of these rows: in the file, or drawn into `space`.
 const std::byte* StagedRows::stored(int64_t first, int64_t count, std::byte* space) const {
   if (data_ != nullptr) return data_ + first * static_cast<int64_t>(stored_row_bytes());
-  for (int64_t i = 0; i < count * width_; ++i) {
-    const uint16_t bits = request_.random.at(static_cast<uint64_t>(first * width_ + i));
-    std::memcpy(space + i * 2, &bits, sizeof(bits));
-  }
+  request_.random.draw(static_cast<uint64_t>(first * width_), count * width_,
+                       reinterpret_cast<uint16_t*>(space));
   return space;
 }
 
@@ -162,11 +169,7 @@ void StagedRows::store_row(const float* values, std::byte* out, float* scale) co
       return;
     }
     case DType::kF8E4M3: {
-      float largest = 0.0f;
-      for (int64_t i = 0; i < kept_width_; ++i) largest = std::max(largest, std::fabs(values[i]));
-      *scale = largest > 0.0f ? largest / 448.0f : 1.0f;
-      auto* codes = reinterpret_cast<uint8_t*>(out);
-      for (int64_t i = 0; i < kept_width_; ++i) codes[i] = f32_to_e4m3(values[i] / *scale);
+      *scale = cpu::simd().quantise_row(values, kept_width_, reinterpret_cast<uint8_t*>(out));
       return;
     }
     default:

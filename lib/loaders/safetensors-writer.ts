@@ -2,6 +2,7 @@
 
 import { type FileHandle, open } from "node:fs/promises";
 import { FluxError } from "../errors.js";
+import type { Buffer } from "../runtime/buffer.js";
 import { elementsOf } from "../runtime/dtype.js";
 import { DTYPE_BITS, type SafetensorsDtype } from "./dtype.js";
 
@@ -60,13 +61,12 @@ export class SafetensorsWriter {
     return writer;
   }
 
-  /** The data of one tensor, as it is to lie in the file. */
-  async write(name: string, data: ArrayBufferView): Promise<void> {
+  /** The data of one tensor, as it is to lie in the file, out of a Buffer of the CPU. */
+  async write(name: string, data: Buffer): Promise<void> {
     const [begin, end] = this.#offsets.get(name)!;
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    if (bytes.length !== end - begin)
-      throw new RangeError(`${name} has ${bytes.length} bytes, not ${end - begin}`);
-    await writing(this.path, () => writeAll(this.file, bytes, begin));
+    if (data.bytes !== end - begin)
+      throw new RangeError(`${name} has ${data.bytes} bytes, not ${end - begin}`);
+    await writing(this.path, () => data.save(this.file.fd, begin));
   }
 
   async close(): Promise<void> {

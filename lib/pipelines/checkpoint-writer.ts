@@ -137,19 +137,29 @@ async function writeWeights(
   const totalBytes = planned.reduce((sum, tensor) => sum + plannedBytes(tensor), 0);
   let loadedBytes = 0;
   const writer = await SafetensorsWriter.create(path, planned);
-  try {
-    for (const { parameter, weight, scale } of passages) {
-      await loadParameters(device, [parameter], source, { signal: options.signal });
-      try {
-        await writer.write(weight.name, await parameter.buffer.read());
-        if (scale !== undefined) await writer.write(scale.name, await parameter.scale!.read());
-      } finally {
-        parameter.release();
-      }
-      loadedBytes += plannedBytes(weight) + (scale === undefined ? 0 : plannedBytes(scale));
-      options.onProgress?.({ loadedBytes, totalBytes });
+  const save = async ({ parameter, weight, scale }: Passage, earlier: Promise<void>) => {
+    try {
+      await earlier;
+      await writer.write(weight.name, parameter.buffer);
+      if (scale !== undefined) await writer.write(scale.name, parameter.scale!);
+    } finally {
+      parameter.release();
     }
+    loadedBytes += plannedBytes(weight) + (scale === undefined ? 0 : plannedBytes(scale));
+    options.onProgress?.({ loadedBytes, totalBytes });
+  };
+  let saving = Promise.resolve(); // one tensor, while the next one is made
+  try {
+    for (const passage of passages) {
+      await loadParameters(device, [passage.parameter], source, { signal: options.signal });
+      const earlier = saving;
+      saving = save(passage, earlier);
+      saving.catch(() => {}); // said when it is waited for
+      await earlier;
+    }
+    await saving;
   } finally {
+    await saving.catch(() => {});
     await writer.close();
   }
 }

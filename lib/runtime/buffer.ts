@@ -91,6 +91,18 @@ export class Buffer<D extends DType = DType> {
     return new ARRAYS[this.dtype](bytes) as TypedArrays[D];
   }
 
+  /**
+   * Writes the bytes into an open file, from its byte `position` on, beside what the device runs meanwhile: for a CPU's Buffer that nothing
+   * writes until then.
+   * @throws FluxError `ERR_FLUX_IO`.
+   * @internal
+   */
+  async save(descriptor: number, position: number): Promise<void> {
+    if (this.device.kind !== "cpu")
+      throw new FluxError("ERR_FLUX_UNSUPPORTED", "only Buffers of the CPU are saved; read it instead");
+    await this.native.save(descriptor, position);
+  }
+
   /** Gives the memory back once the work that was queued before is done. Later uses throw `ERR_FLUX_DISPOSED`. */
   dispose(): void {
     if (this.#disposed) return;

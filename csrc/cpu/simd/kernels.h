@@ -82,6 +82,8 @@ struct SimdKernels {
   void (*combine)(const float* a, float p, const float* b, float q, int64_t n, float* y);  // p · a + q · b
   // Returns max|x| / 448, or 1 where that is zero; codes = e4m3(x / scale).
   float (*quantise_row)(const float* x, int64_t n, uint8_t* codes);
+  // Values [first, first + n) of the stream of a key, in bf16: runtime/random_values.h.
+  void (*random_bf16)(uint64_t key, uint64_t first, float mean, float deviation, int64_t n, uint16_t* out);
 };
 
 // The variant for this processor, chosen once; the environment variable FLUX_SIMD may ask for a lower one.

@@ -29,6 +29,7 @@ const SimdKernels kKernels = {
     .interpolate = interpolate,
     .combine = combine,
     .quantise_row = quantise_row,
+    .random_bf16 = random_bf16,
 };
 
 }  // namespace flux::cpu::FLUX_SIMD

@@ -42,6 +42,8 @@ void add_scaled(const float* a, const float* b, float factor, int64_t n, float* 
 void interpolate(const float* a, const float* b, float t, int64_t n, float* y);
 void combine(const float* a, float p, const float* b, float q, int64_t n, float* y);
 float quantise_row(const float* x, int64_t n, uint8_t* codes);
+// random.cc
+void random_bf16(uint64_t key, uint64_t first, float mean, float deviation, int64_t n, uint16_t* out);
 
 // table.cc
 extern const SimdKernels kKernels;
