@@ -1,83 +1,115 @@
-// From the call to a pipeline that is ready, out of the page cache: a checkpoint's bytes through pinned memory to the GPU, quantised
-// there where they are not in fp8 yet. Then the first image and a second one: what the first takes longer is what a new size costs.
+// From nothing but the process to a pipeline that is ready, out of the page cache: a checkpoint's bytes through pinned memory to the GPU,
+// quantised there where they are not in fp8 yet. Then the first image, and the same again: the difference is what a new size costs.
 //
-//   npx fluxwarp synth flux1-dev made-up && npm run bench -- load --model made-up
-//   npx fluxwarp synth flux1-dev made-up-fp8 --precision fp8 && npm run bench -- load --model made-up-fp8
-import { basename, resolve } from "node:path";
-import { findModel } from "../../scripts/find-model.mjs";
+//   npm run bench -- load                        FLUX.1-dev's size, written to /dev/shm first (34 GB, then 20 GB), and removed after
+//   npm run bench -- load --parts fp8            one of the two
+//   npm run bench -- load --model FOLDER --precision fp8
+//   npm run bench -- load --tiny                 a small one on the CPU: does this program work?
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, join, resolve } from "node:path";
 import { timeRow } from "../results.mjs";
 
-/** The first brings the files into the page cache and is told apart. */
-const LOADS = 4;
-const REQUEST = { prompt: "a harbour at dawn", seed: 1, numInferenceSteps: 4 };
+/** What is written, and what it is then loaded in, how often. */
+const CHECKPOINTS = {
+  bf16: [
+    { precision: "bf16", times: 3 },
+    { precision: "fp8", times: 1 },
+  ],
+  fp8: [{ precision: "fp8", times: 3 }],
+};
+const TINY = { transformer: { num_layers: 1, num_single_layers: 1 }, text_encoder_2: { num_layers: 1 } };
+const IMAGE = { prompt: "a harbour at dawn", numInferenceSteps: 4, height: 1024, width: 1024 };
 
-export async function bench({ model, device: name = "cuda:0", precision = "fp8" }) {
+/** @param {{ device?: string, model?: string, precision?: string, parts?: string[], tiny?: boolean }} [setting] `parts`: bf16, fp8 */
+export async function* bench(setting = {}) {
+  const { tiny = false, model, precision = "fp8", parts = Object.keys(CHECKPOINTS) } = setting;
+  const device = setting.device ?? (tiny ? "cpu" : "cuda:0");
+  if (model !== undefined) {
+    yield* loads(resolve(model), basename(resolve(model)), device, { precision, times: 3 });
+    return;
+  }
+  const { synthesise } = await import("../../dist/pipelines/synthesise.js");
+  const memory = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
+  for (const part of parts) {
+    const folder = join(mkdtempSync(join(memory, "fluxwarp-load-")), "flux1-dev");
+    try {
+      const begin = performance.now();
+      const config = tiny ? { base: "flux1-dev", ...TINY } : "flux1-dev";
+      const bytes = await synthesise(config, folder, { precision: part });
+      const ms = performance.now() - begin;
+      yield rateRow(`write flux1-dev in ${part}, ${(bytes / 1e9).toFixed(1)} GB`, bytes, ms);
+      for (const load of CHECKPOINTS[part]) {
+        const loaded = tiny && load.precision === "bf16" ? { ...load, precision: "f32" } : load;
+        yield* loads(folder, `flux1-dev in ${part}`, device, loaded, tiny && { height: 64, width: 64 });
+      }
+    } finally {
+      rmSync(join(folder, ".."), { recursive: true, force: true });
+    }
+  }
+}
+
+/** The fastest by parts, and the median of all; images and memory of the last. */
+async function* loads(folder, name, deviceName, { precision, times }, changes = {}) {
   const { Device, FluxPipeline } = await import("../../dist/index.js");
-  const folder = model === undefined ? findModel() : resolve(model);
-  const title = `load ${basename(folder)} in ${precision}`;
-  const rows = [];
-  const seconds = [];
+  const title = `load ${name} as ${precision}`;
+  const totals = [];
   let fastest;
-  for (let load = 0; load < LOADS; load++) {
-    const device = Device.open(name);
-    const parts = new Map();
+  for (let load = 1; load <= times; load++) {
     const begin = performance.now();
+    const device = Device.open(deviceName);
+    await device.drain();
+    const opened = performance.now() - begin;
+    const parts = new Map();
     const onProgress = ({ component, totalBytes }) => {
       parts.set(component, { bytes: totalBytes, end: performance.now() });
     };
     const pipeline = await FluxPipeline.fromPretrained(folder, { device, precision, onProgress });
     const ms = performance.now() - begin;
-    if (load === 0) rows.push(timeRow(`${title}, first time`, ms));
-    else {
-      seconds.push(ms);
-      if (fastest === undefined || ms < fastest.ms) fastest = { ms, parts: rates(parts, begin) };
+    totals.push(ms);
+    if (fastest === undefined || ms < fastest.ms)
+      fastest = { ms, opened, parts: spans(parts, begin + opened) };
+    if (load === times) {
+      yield timeRow(`${title}, the first of ${times}`, totals[0]);
+      yield timeRow(`${title}, median of ${times}`, totals.toSorted((a, b) => a - b)[times >> 1]);
+      yield timeRow(`${title}, of it opening the device`, fastest.opened);
+      for (const [component, { bytes, ms }] of fastest.parts) {
+        yield rateRow(`${title}, ${component}, ${(bytes / 1e9).toFixed(2)} GB`, bytes, ms);
+      }
+      yield* images(pipeline, title, { ...IMAGE, ...changes });
+      const peak = Number((device.memoryUsage().peak / 1e9).toPrecision(4));
+      yield { ...timeRow(`${title}, peak device memory`, 0), ms: null, value: peak, unit: "GB" };
     }
-    if (load === LOADS - 1) rows.push(...(await images(pipeline, title)), peak(device, title));
     pipeline.dispose();
     await device.drain();
     device.dispose();
   }
-  seconds.sort((a, b) => a - b);
-  rows.push(
-    timeRow(`${title}, from the page cache, median of ${seconds.length}`, seconds[seconds.length >> 1]),
-  );
-  for (const [component, { gigabytes, ms }] of fastest.parts) {
-    rows.push({
-      ...timeRow(`${title}, ${component}, ${gigabytes.toFixed(2)} GB`, ms),
-      value: rate(gigabytes, ms),
-      unit: "GB/s",
-    });
-  }
-  return rows;
 }
 
-const rate = (gigabytes, ms) => Number((gigabytes / (ms / 1000)).toPrecision(4));
-
 /** Of each part its bytes and the time since the one before it. */
-function rates(parts, begin) {
+function spans(parts, begin) {
   let last = begin;
   const result = new Map();
   for (const [component, { bytes, end }] of parts) {
-    result.set(component, { gigabytes: bytes / 1e9, ms: end - last });
+    result.set(component, { bytes, ms: end - last });
     last = end;
   }
   return result;
 }
 
-async function images(pipeline, title) {
-  const time = async () => {
+async function* images(pipeline, title, request) {
+  const time = async (seed) => {
     const begin = performance.now();
-    await pipeline.generate(REQUEST);
+    await pipeline.generate({ ...request, prompt: `${request.prompt} ${seed}`, seed });
     return performance.now() - begin;
   };
-  const [first, second] = [await time(), await time()];
-  return [
-    timeRow(`${title}, first image, 4 steps`, first),
-    timeRow(`${title}, second image, 4 steps`, second),
-  ];
+  const [first, second] = [await time(1), await time(2)];
+  const steps = `${request.numInferenceSteps} steps`;
+  yield timeRow(`${title}, first image, ${steps}`, first);
+  yield timeRow(`${title}, second image, ${steps}`, second);
+  yield timeRow(`${title}, the first image of a pipeline takes longer by`, first - second);
 }
 
-function peak(device, title) {
-  const gigabytes = Number((device.memoryUsage().peak / 1e9).toPrecision(4));
-  return { ...timeRow(`${title}, peak device memory`, 0), value: gigabytes, unit: "GB" };
+function rateRow(name, bytes, ms) {
+  return { ...timeRow(name, ms), value: Number((bytes / 1e6 / ms).toPrecision(4)), unit: "GB/s" };
 }
