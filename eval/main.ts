@@ -23,7 +23,7 @@ import {
   UsageError,
   wholeNumber,
 } from "./settings.js";
-import { type Cell, writeSheet } from "./sheet.js";
+import type { Cell } from "./sheet.js";
 
 const COLUMNS = 8;
 
@@ -53,7 +53,7 @@ export function parseOptions(args: readonly string[], model: string | undefined)
       "caches, each on the same prompts and seeds as none: a threshold, or threshold=0.08,warmupSteps=4,…",
       [],
     )
-    .option("--sheet <file>", "contact sheet", "eval.png")
+    .option("--sheet <file>", "contact sheet, or none", "eval.png")
     .option("--shown <count>", "pictures on the contact sheet", "64")
     .parse([...args], { from: "user" });
   const given = command.opts<Record<string, string> & Record<"lora" | "against" | "cache", string[]>>();
@@ -116,8 +116,11 @@ export async function evaluate(options: EvalOptions): Promise<EvalRow[]> {
   });
   console.log(formatRows(rows));
   if (options.comparesCaches) console.log(cacheTable(prompts, settings, drawn, verdicts));
-  await writeSheet(options.sheet, cellsOf(prompts, drawn, verdicts, options.shown), COLUMNS);
-  console.log(`contact sheet: ${options.sheet}`);
+  if (options.sheet !== "none") {
+    const { writeSheet } = await import("./sheet.js"); // sharp is not needed for figures
+    await writeSheet(options.sheet, cellsOf(prompts, drawn, verdicts, options.shown), COLUMNS);
+    console.log(`contact sheet: ${options.sheet}`);
+  }
   return rows;
 }
 
