@@ -63,6 +63,12 @@ const benches = {
     writes: true,
     gpu: true,
   },
+  accuracy: {
+    about: "a noise prediction's error beside PyTorch's, written to bench/results/accuracy.json",
+    parts: ["gpu/accuracy"],
+    writes: true,
+    gpu: true,
+  },
   memory: {
     about: "device memory and its growth, written to bench/results/memory.json",
     parts: ["gpu/memory"],
