@@ -45,7 +45,7 @@ bool conv2d_hopper_takes(const Conv2d& conv);
 // By mma.sync, on every GPU from sm_80 on; neither affine nor sums.
 Status conv2d_portable(const Conv2d& conv, cudaStream_t stream);
 
-// The first that takes it; around conv2d_portable, affine and sums are passes of their own.
+// The first that takes it, those of conv/image.h included; around conv2d_portable, affine and sums are passes of their own.
 // workspace: conv2d_workspace_bytes on the current device, 256-byte aligned.
 Status conv2d(const Conv2d& conv, void* workspace, cudaStream_t stream);
 int64_t conv2d_workspace_bytes(const Conv2d& conv);

@@ -1,6 +1,7 @@
 // Which kernel computes a convolution; around the portable one, GroupNorm's parts are passes of their own.
 #include "conv/check.h"
 #include "conv/conv.h"
+#include "conv/image.h"
 #include "launch.cuh"
 #include "norm/norm.h"
 #include "portable/portable.h"
@@ -64,13 +65,15 @@ Status in_passes(Conv2d conv, void* workspace, cudaStream_t stream) {
 }  // namespace
 
 int64_t conv2d_workspace_bytes(const Conv2d& conv) {
-  if (conv.affine == nullptr || on_hopper(conv)) return 0;
+  if (conv.affine == nullptr || conv2d_image_out_takes(conv) || on_hopper(conv)) return 0;
   return int64_t(conv.batch) * conv.height * conv.width * conv.channels * 2;
 }
 
 Status conv2d(const Conv2d& conv, void* workspace, cudaStream_t stream) {
   if (Status status = conv::check(conv); !status.ok()) return status;
   if (is_linear(conv)) return linear(conv, stream);
+  if (conv2d_image_in_takes(conv)) return conv2d_image_in(conv, stream);
+  if (conv2d_image_out_takes(conv)) return conv2d_image_out(conv, stream);
   if (on_hopper(conv)) return conv2d_hopper(conv, stream);
   if (workspace == nullptr && conv2d_workspace_bytes(conv) > 0)
     return Status::bad_argument("conv2d: this shape needs a workspace");

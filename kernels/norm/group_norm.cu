@@ -16,7 +16,8 @@ namespace flux::kernels {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kAffineThreads = 1024;
+constexpr int kAffineThreads = 256;        // of a group of up to 256 channels
+constexpr int kMostAffineThreads = 1024;   // of a larger one
 constexpr int kUnroll = 4;                 // independent 16-byte loads in flight for each thread
 constexpr int kApplyPixelsPerThread = 32;  // amortise the 64 bytes of multipliers and addends
 
@@ -93,16 +94,16 @@ __global__ void __launch_bounds__(kThreads, 4) statistics(const GroupNorm norm, 
   }
 }
 
-// A block a group. First every thread adds one channel (or pair of channels) up over every kth part, then one thread for each
-// of them adds those up.
-__global__ void __launch_bounds__(kAffineThreads, 1)
+// A block a group. First every thread adds one channel (or pair of channels) up over every kth part, then those are added up in
+// halves, in one order.
+__global__ void __launch_bounds__(kMostAffineThreads, 1)
     combine(const GroupNorm norm, const GroupNormSums partial, float* affine) {
-  __shared__ double sum[kAffineThreads], square[kAffineThreads];
+  __shared__ double sum[kMostAffineThreads], square[kMostAffineThreads];
   __shared__ double group_mean, group_rstd;
   const int width = partial.channels_per_sum;
   const int size = norm.channels / norm.groups / width, first = blockIdx.x * size, batch = blockIdx.y;
   const int sums_wide = norm.channels / width;
-  const int lanes = kAffineThreads / size, offset = threadIdx.x % size, lane = threadIdx.x / size;
+  const int lanes = int(blockDim.x) / size, offset = threadIdx.x % size, lane = threadIdx.x / size;
   const double count = double(norm.pixels) * width;
 
   wait_for_predecessors();
@@ -121,12 +122,16 @@ __global__ void __launch_bounds__(kAffineThreads, 1)
   sum[threadIdx.x] = own_sum;
   square[threadIdx.x] = own_square;
   __syncthreads();
+  for (int rows = lanes; rows > 1; rows = (rows + 1) / 2) {
+    const int upper = threadIdx.x + (rows + 1) / 2 * size;
+    if (lane < rows / 2) {
+      sum[threadIdx.x] = own_sum += sum[upper];
+      square[threadIdx.x] = own_square += square[upper];
+    }
+    __syncthreads();
+  }
   // Each one's mean and sum of squared deviations; they replace the sums of lane 0.
   if (threadIdx.x < size) {
-    for (int l = 1; l < lanes; ++l) {
-      own_sum += sum[l * size + threadIdx.x];
-      own_square += square[l * size + threadIdx.x];
-    }
     const bf16* pivots = static_cast<const bf16*>(partial.pivots);
     const double pivot =
         pivots ? double(__bfloat162float(pivots[batch * partial.pivot_batch_stride + first + threadIdx.x]))
@@ -192,7 +197,8 @@ Status check(const GroupNorm& norm) {
     return Status::bad_argument("group_norm: " + std::to_string(norm.channels) +
                                 " channels; it takes multiples of 8 up to 2048");
   }
-  if (norm.groups < 1 || norm.channels % norm.groups != 0 || norm.channels / norm.groups > kAffineThreads) {
+  if (norm.groups < 1 || norm.channels % norm.groups != 0 ||
+      norm.channels / norm.groups > kMostAffineThreads) {
     return Status::bad_argument(
         "group_norm: channels must be a multiple of groups, at most 1024 channels a group");
   }
@@ -241,7 +247,8 @@ Status group_norm_affine(const GroupNorm& norm, const GroupNormSums& sums, float
     return Status::bad_argument("group_norm: pairs of channels need groups of an even number of channels");
   }
   const dim3 grid(norm.groups, norm.batch);
-  return launch("group_norm_affine", combine, grid, dim3(kAffineThreads), 0, stream, norm, sums, affine);
+  const int threads = norm.channels / norm.groups > kAffineThreads ? kMostAffineThreads : kAffineThreads;
+  return launch("group_norm_affine", combine, grid, dim3(threads), 0, stream, norm, sums, affine);
 }
 
 Status group_norm_apply(const GroupNorm& norm, const float* affine, cudaStream_t stream) {

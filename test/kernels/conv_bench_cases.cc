@@ -151,6 +151,8 @@ const Cases kBenches = [](Register& add) {
   for (const ConvShape& shape :
        {plain(128, 512, 512), plain(256, 512, 512), plain(512, 256, 256), plain(1024, 128, 128)}) {
     bench_of(shape, none);
+    bench_of(shape, sums);
+    bench_of(shape, last);
     bench_of(shape, first);
     bench_of(shape, second);
   }
