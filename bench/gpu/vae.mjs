@@ -13,9 +13,11 @@ const BYTES_PER_SECOND = 4.27e12;
 /** Of what has a peer; of the others a third. */
 const SUSTAINED_MS = 1000;
 
-/** @param {{ device?: string, config?: string, peers?: string[] }} [setting] an empty `peers` is none */
-export async function bench({ device: name = "cuda:0", config = "flux1-dev", peers = ["vae"] } = {}) {
-  const measured = peers.length === 0 ? {} : measurePeers();
+/**
+ * Ours first, row by row; then, unless `peers` is empty, PyTorch, and our whole decode and encode once more right after it.
+ * @param {{ device?: string, config?: string, peers?: string[] }} [setting]
+ */
+export async function* bench({ device: name = "cuda:0", config = "flux1-dev", peers = ["vae"] } = {}) {
   const { Device } = await import("../../dist/runtime/device.js");
   const { resolveConfig } = await import("../../dist/loaders/pipeline-configs.js");
   const { RandomWeights } = await import("../../dist/loaders/random-weights.js");
@@ -24,26 +26,26 @@ export async function bench({ device: name = "cuda:0", config = "flux1-dev", pee
   const configs = await resolveConfig(config);
   const vae = new AutoencoderKL(device, configs.vae);
   await vae.load(new RandomWeights(vae.tensors(), 0));
-  const channels = configs.vae.latentChannels;
-  const rows = [];
-  const layers = [];
-  const decodes = [
-    { title: "decode 1024²", batch: 1, height: 1024, width: 1024, peer: "decode/1024" },
-    { title: "decode 512×768", batch: 1, height: 512, width: 768 },
-    { title: "decode 512×768, batch 4", batch: 4, height: 512, width: 768 },
-    { title: "decode 2048²", batch: 1, height: 2048, width: 2048 },
-    { title: "decode 2048² in tiles of 1024", batch: 1, height: 2048, width: 2048, tileSize: 1024 },
-  ];
-  for (const { title, batch, height, width, peer, tileSize } of decodes) {
-    const build = async () => {
+  const runs = runsOf(device, vae, configs.vae.latentChannels);
+  for (const run of runs) yield* measure(device, run);
+  if (peers.length > 0) yield* besidePeers(runs);
+  vae.dispose();
+  device.dispose();
+}
+
+/** What is measured: titles, the peer's name for it where there is one, and what builds the plan. */
+function runsOf(device, vae, channels) {
+  const decode = (title, batch, height, width, { tileSize, peer } = {}) => ({
+    title,
+    peer,
+    build: async () => {
       const z = device.buffer("f32", [batch, height / 8, width / 8, channels]);
       await z.write(gaussian(z.elements));
       const pixels = device.buffer("u8", [batch, height, width, 3]);
       const plan = device.record(title, (g) => g.toImage(vae.decode(g, z, { tileSize }), pixels));
       return { plan, buffers: [z, pixels] };
-    };
-    rows.push(...(await measure(device, title, build, peer && measured, peer, layers)));
-  }
+    },
+  });
   const encode = async () => {
     const pixels = device.buffer("u8", [1, 1024, 1024, 3]);
     await pixels.write(new Uint8Array(pixels.elements).map((_, i) => (i * 2654435761) >>> 24));
@@ -51,50 +53,72 @@ export async function bench({ device: name = "cuda:0", config = "flux1-dev", pee
     const plan = device.record("encode", (g) => g.copy(vae.encode(g, g.fromImage(pixels)), out));
     return { plan, buffers: [pixels, out] };
   };
-  rows.push(...(await measure(device, "encode 1024²", encode, measured, "encode/1024", layers)));
-  vae.dispose();
-  device.dispose();
-  return [...rows, ...layers, ...peerLayers(measured)];
+  return [
+    decode("decode 1024²", 1, 1024, 1024, { peer: "decode/1024" }),
+    { title: "encode 1024²", peer: "encode/1024", build: encode },
+    decode("decode 512×768", 1, 512, 768),
+    decode("decode 512×768, batch 4", 4, 512, 768),
+    decode("decode 2048²", 1, 2048, 2048),
+    decode("decode 2048² in tiles of 1024", 1, 2048, 2048, { tileSize: 1024 }),
+  ];
 }
 
 /** Rows of a plan: its time, the memory that it takes and what was forecast; with a peer also its layers. */
-async function measure(device, title, build, measured, peer, layers) {
+async function* measure(device, { title, peer, build }) {
   await device.drain();
   const before = device.memoryUsage().allocated;
   const { plan, buffers } = await build();
   const own = buffers.reduce((sum, buffer) => sum + buffer.bytes, 0);
   const ms = await sustainedMs(plan, peer ? SUSTAINED_MS : SUSTAINED_MS / 3);
   const taken = device.memoryUsage().allocated - before - own;
-  const rows = [];
-  const { flops, arenaBytes } = plan.describe();
-  const floor = Number(((1e5 * flops) / PEAK_FLOPS / ms).toPrecision(4));
-  const row = { ...timeRow(`VAE ${title}`, ms), floorPercent: floor };
-  const others = Object.entries(measured ?? {}).filter(([name]) => peer && name.startsWith(`${peer}/`));
-  rows.push(...(others.length === 0 ? [row] : others.map(([name, value]) => beside(row, name, value))));
-  rows.push({
+  yield wholeRow(title, plan, ms);
+  yield {
     ...timeRow(`VAE ${title}, memory in the arena (MB)`, taken / 1e6),
     ms: null,
     unit: "MB",
     peer: "the plan's forecast",
-    peerValue: Number((arenaBytes / 1e6).toPrecision(4)),
-  });
+    peerValue: Number((plan.describe().arenaBytes / 1e6).toPrecision(4)),
+  };
   if (peer) {
     await plan.profile();
-    layers.push(...layerRows(title, plan.describe().ops));
+    yield* layerRows(title, plan.describe().ops);
   }
-  plan.dispose();
-  for (const buffer of buffers) buffer.dispose();
-  return rows;
+  release(plan, buffers);
 }
 
-function beside(row, name, value) {
-  const peer = `PyTorch, ${name.split("/").at(-1)}`;
-  return {
-    ...row,
-    peer,
-    peerValue: Number(value.toPrecision(4)),
-    ratio: Number((value / row.ms).toPrecision(4)),
-  };
+/** Rows beside PyTorch's whole decodes and encodes, and its convolutions alone, for comparison with our layers. */
+async function* besidePeers(runs) {
+  const measured = Object.entries(measurePeers());
+  for (const { title, peer, build } of runs) {
+    const others = measured.filter(([name]) => peer && name.startsWith(`${peer}/`));
+    if (others.length === 0) continue;
+    const { plan, buffers } = await build();
+    const row = wholeRow(title, plan, await sustainedMs(plan, SUSTAINED_MS));
+    for (const [name, value] of others) {
+      const other = `PyTorch, ${name.split("/").at(-1)}`;
+      yield {
+        ...row,
+        case: `${row.case} beside ${other}`,
+        peer: other,
+        peerValue: Number(value.toPrecision(4)),
+        ratio: Number((value / row.ms).toPrecision(4)),
+      };
+    }
+    release(plan, buffers);
+  }
+  for (const [name, value] of measured) {
+    if (name.startsWith("conv/")) yield timeRow(`PyTorch ${name}`, value);
+  }
+}
+
+function wholeRow(title, plan, ms) {
+  const floor = (1e5 * plan.describe().flops) / PEAK_FLOPS / ms;
+  return { ...timeRow(`VAE ${title}`, ms), floorPercent: Number(floor.toPrecision(4)) };
+}
+
+function release(plan, buffers) {
+  plan.dispose();
+  for (const buffer of buffers) buffer.dispose();
 }
 
 /** Mean of a run that follows others: two are queued at any time. */
@@ -140,13 +164,6 @@ function layerRows(title, ops) {
       floorPercent: Number(((100 * floor) / ms).toPrecision(4)),
     };
   });
-}
-
-/** PyTorch's plain convolutions, for comparison with the layers. */
-function peerLayers(measured) {
-  return Object.entries(measured)
-    .filter(([name]) => name.startsWith("conv/"))
-    .map(([name, value]) => timeRow(`PyTorch ${name}`, value));
 }
 
 /** Normal values, always the same. */
