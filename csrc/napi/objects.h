@@ -92,7 +92,10 @@ class PlanObject : public Napi::ObjectWrap<PlanObject> {
   void adopt(std::shared_ptr<AsyncDevice> async, std::shared_ptr<PlanState> state);
 
  private:
-  Napi::Value run(const Napi::CallbackInfo& info);      // () → Promise<void>
+  Napi::Value run(const Napi::CallbackInfo& info);  // () → Promise<void>
+  // () → Promise<void>: begins when the device has done all before it, unless revoke() was called until then
+  Napi::Value run_revocably(const Napi::CallbackInfo& info);
+  Napi::Value revoke(const Napi::CallbackInfo& info);   // (): of runs that were asked for before
   Napi::Value profile(const Napi::CallbackInfo& info);  // () → Promise<Float64Array>: ms of each top-level op
   Napi::Value dispose(const Napi::CallbackInfo& info);
   void retire();

@@ -9,7 +9,8 @@ Napi::Function PlanObject::define(Napi::Env env) {
   return DefineClass(
       env, "NativePlan",
       {InstanceMethod<&PlanObject::run>("run"), InstanceMethod<&PlanObject::profile>("profile"),
-       InstanceMethod<&PlanObject::dispose>("dispose")});
+       InstanceMethod<&PlanObject::run_revocably>("runRevocably"),
+       InstanceMethod<&PlanObject::revoke>("revoke"), InstanceMethod<&PlanObject::dispose>("dispose")});
 }
 
 PlanObject::PlanObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PlanObject>(info) {}
@@ -40,6 +41,25 @@ Napi::Value PlanObject::run(const Napi::CallbackInfo& info) {
     state->run(nullptr);
     return nullptr;
   });
+}
+
+Napi::Value PlanObject::run_revocably(const Napi::CallbackInfo& info) {
+  check_alive(info.Env());
+  Backend* backend = &async_->device()->backend();
+  return async_->enqueue(info.Env(),
+                         [backend, state = state_, number = state_->next_revocable()]() -> Finish {
+                           // What was given to a GPU cannot be taken back, so it is given late.
+                           if (!state->is_revoked(number)) {
+                             if (const auto earlier = backend->fence(); earlier != nullptr) earlier->wait();
+                           }
+                           if (!state->is_revoked(number)) state->run(nullptr);
+                           return nullptr;
+                         });
+}
+
+Napi::Value PlanObject::revoke(const Napi::CallbackInfo& info) {
+  state_->revoke();
+  return info.Env().Undefined();
 }
 
 Napi::Value PlanObject::profile(const Napi::CallbackInfo& info) {

@@ -94,6 +94,11 @@ class PlanState {
   bool retired() const { return retired_.load(std::memory_order_acquire); }
   bool retire() { return !retired_.exchange(true); }
 
+  // A revocable run has a number, and may begin as long as revoke() was not called after it was given. On any thread.
+  uint64_t next_revocable() { return ++issued_; }
+  void revoke() { revoked_ = issued_.load(); }
+  bool is_revoked(uint64_t number) const { return number <= revoked_; }
+
   // On the device's thread.
   void run(std::vector<double>* times);
   void release();
@@ -105,6 +110,7 @@ class PlanState {
   uint64_t bound_generation_ = 0;
   bool reserved_ = false;
   std::atomic<bool> retired_{false};
+  std::atomic<uint64_t> issued_{0}, revoked_{0};
 };
 
 }  // namespace flux

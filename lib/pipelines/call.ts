@@ -75,7 +75,7 @@ export function batchKey(request: Request): string | undefined {
 export function watchersOf(calls: readonly Call[]): Watcher[] {
   let first = 0;
   return calls.map((call) => {
-    const { onStep, preview } = call.options;
+    const { onStep, preview, signal } = call.options;
     const count = call.request.batch;
     first += count;
     return {
@@ -83,6 +83,7 @@ export function watchersOf(calls: readonly Call[]): Watcher[] {
       count,
       onStep,
       preview,
+      signal,
       reject: call.reject,
       get isWanted() {
         return call.isWanted;

@@ -8,6 +8,8 @@ export interface Watcher {
   readonly count: number;
   readonly onStep?: ((event: StepEvent) => void) | undefined;
   readonly preview?: boolean | undefined;
+  /** When it is aborted, the watcher leaves. */
+  readonly signal?: AbortSignal | undefined;
   /** False once it has left, by its signal for example. */
   readonly isWanted: boolean;
   /** It leaves: what its onStep threw. */
@@ -15,13 +17,17 @@ export interface Watcher {
 }
 
 /**
- * Runs `prepare` and all steps, one step ahead of the one that runs on a GPU, so that it never waits. Ends early, between two steps,
- * when all watchers have left; whatever ends it, no step is running when the promise settles.
+ * Runs `prepare` and all steps. On a GPU the next step is queued while one runs, so that it does not wait for the host; when all watchers
+ * have left, it is taken back, and the device is free at the end of the step that it is at. Whatever ends it, no step is running when
+ * the promise settles.
  */
 export async function runSteps(denoiser: Denoiser, watchers: readonly Watcher[]): Promise<void> {
   const { latents, shape, transformer } = denoiser;
   const total = shape.steps;
   const isAnyoneThere = () => watchers.map(({ isWanted }) => isWanted).includes(true);
+  const endIfAlone = () => {
+    if (!isAnyoneThere()) denoiser.step.revoke();
+  };
   const length = latents.elements / shape.batch;
   const tell = (watcher: Watcher, step: number, data: Float32Array | undefined) => {
     if (!watcher.isWanted) return;
@@ -35,19 +41,21 @@ export async function runSteps(denoiser: Denoiser, watchers: readonly Watcher[])
     }
   };
   const runStep = async (step: number) => {
-    const running = denoiser.step.run();
+    const running = denoiser.step.run({ revocable: true });
     const reading = watchers.some(({ preview }) => preview) ? latents.read() : undefined;
     const [, data] = await Promise.all([running, reading]);
     for (const watcher of watchers) tell(watcher, step, data);
+    endIfAlone();
   };
 
   // A CPU takes so long over a step that nothing is won by queueing the next one, and an abort acts a step sooner.
   const ahead = transformer.device.kind === "cuda" ? 1 : 0;
-  const queued: Promise<void>[] = [];
-  const enqueue = (job: Promise<void>) => {
+  const queued: Promise<unknown>[] = [];
+  const enqueue = (job: Promise<unknown>) => {
     job.catch(() => {}); // awaited below, in order; a later one may fail first
     queued.push(job);
   };
+  for (const { signal } of watchers) signal?.addEventListener("abort", endIfAlone);
   try {
     enqueue(denoiser.prepare.run());
     for (let step = 1; step <= total && isAnyoneThere(); step++) {
@@ -56,6 +64,7 @@ export async function runSteps(denoiser: Denoiser, watchers: readonly Watcher[])
     }
     await Promise.all(queued);
   } finally {
+    for (const { signal } of watchers) signal?.removeEventListener("abort", endIfAlone);
     await Promise.allSettled(queued);
   }
 }

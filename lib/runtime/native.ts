@@ -104,6 +104,8 @@ export interface NativeTransfer {
 
 export interface NativePlan {
   run(): Promise<void>;
+  runRevocably(): Promise<void>;
+  revoke(): void;
   profile(): Promise<Float64Array>;
   dispose(): void;
 }

@@ -68,9 +68,18 @@ export class Plan {
     return this.#placement.arenaBytes;
   }
 
-  /** Replays the plan once. */
-  async run(): Promise<void> {
-    await this.#alive().run();
+  /**
+   * Replays the plan once. A revocable run begins only when the device has done everything before it, which on a GPU leaves it idle for the
+   * moment that a launch takes.
+   */
+  async run({ revocable = false }: { revocable?: boolean } = {}): Promise<void> {
+    const plan = this.#alive();
+    await (revocable ? plan.runRevocably() : plan.run());
+  }
+
+  /** Takes revocable runs back that were asked for and have not begun: their promises resolve, and nothing has happened. */
+  revoke(): void {
+    if (!this.#disposed) this.#native.revoke();
   }
 
   /** Runs once with a clock around every top-level op; `toString()` and `describe()` then show the times. */

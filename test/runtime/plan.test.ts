@@ -22,6 +22,23 @@ describe("Plan", () => {
     expect(rounds).toEqual([1, 2, 3, 4, 5].map((round) => [2 * round, 20 * round, 200 * round]));
   });
 
+  it("takes back revocable runs that have not begun, and no others", async () => {
+    const device = cpuDevice();
+    const count = bufferOf(device, "i32", [1], Int32Array.of(0));
+    const x = bufferOf(device, "f32", [4_000_000], new Float32Array(4_000_000));
+    const busy = device.record("busy", (g) => g.copy(g.activation(x, "gelu"), x));
+    const plan = device.record("count", (g) => g.increment(count));
+    // What follows is queued long before this is done.
+    const runs = [busy.run(), plan.run({ revocable: true }), plan.run(), plan.run({ revocable: true })];
+    plan.revoke();
+    await Promise.all(runs);
+    expect([...(await count.read())]).toEqual([1]);
+    await plan.run({ revocable: true });
+    expect([...(await count.read())], "a later one is not meant").toEqual([2]);
+    plan.dispose();
+    plan.revoke();
+  });
+
   it("settles promises in the order of the calls", async () => {
     const device = cpuDevice();
     const x = device.buffer("f32", [64]);
