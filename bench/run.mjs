@@ -17,7 +17,14 @@ const benches = {
   startup: { about: "from the start of the process to a PNG, on the CPU", parts: ["cpu/startup"] },
   "event-loop": { about: "how long Node's event loop is held up, on the CPU", parts: ["cpu/event-loop"] },
   lora: {
-    about: "steps with slots for adapters, swaps and reading, on the CPU, written to bench/results/lora.json",
+    about: "steps with slots for adapters, and swaps, on the GPU, written to bench/results/lora.json",
+    parts: ["gpu/lora"],
+    writes: true,
+    gpu: true,
+  },
+  "lora-cpu": {
+    about:
+      "steps with slots for adapters, swaps and reading, on the CPU, written to bench/results/lora-cpu.json",
     parts: ["cpu/lora"],
     writes: true,
   },

@@ -7,6 +7,7 @@
 #include "elementwise/elementwise.h"
 #include "gemm/gemm.h"
 #include "gemv/gemv.h"
+#include "lora/lora.h"
 #include "norm/norm.h"
 #include "portable/portable.h"
 #include "quantise/quantise.h"

@@ -1,9 +1,10 @@
 // What adapters cost on the CPU: a step with slots of several ranks beside one without, swaps, and the host's part of what a swap
 // costs with FLUX.1-dev: reading an adapter of rank 64 over all 504 linear layers of the transformer from the page cache.
-import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
+import { writeAdapter } from "../adapter-file.mjs";
 import { timeRow } from "../results.mjs";
 import { benchModel, SIDE, STEPS } from "./model.mjs";
 
@@ -115,29 +116,4 @@ async function reading(folder) {
     timeRow(`${about}, from the page cache into host memory`, median(times)),
     timeRow(`${about}, longest delay of the event loop meanwhile`, delays.max / 1e6),
   ];
-}
-
-/** A bf16 adapter of small equal numbers for every layer, in diffusers' form. */
-function writeAdapter(path, layers, rank) {
-  const header = {};
-  let end = 0;
-  const add = (name, shape) => {
-    const bytes = 2 * shape[0] * shape[1];
-    header[name] = { dtype: "BF16", shape, data_offsets: [end, end + bytes] };
-    end += bytes;
-  };
-  for (const [name, { linear, part }] of layers) {
-    add(`transformer.${name}.lora_A.weight`, [rank, linear.columns]);
-    add(`transformer.${name}.lora_B.weight`, [linear.rows[part], rank]);
-  }
-  const json = Buffer.from(JSON.stringify(header));
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(json.length));
-  const descriptor = openSync(path, "w");
-  writeSync(descriptor, Buffer.concat([length, json]));
-  const chunk = Buffer.from(new Uint16Array(1 << 20).fill(0x3a80).buffer); // 2^-10
-  for (let left = end; left > 0; left -= chunk.length)
-    writeSync(descriptor, chunk, 0, Math.min(left, chunk.length));
-  closeSync(descriptor);
-  return path;
 }

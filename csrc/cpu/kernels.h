@@ -10,6 +10,7 @@ namespace flux::cpu {
 void linear(const OpCall& call, ThreadPool& pool);
 void quantize_rows(const OpCall& call, ThreadPool& pool);
 void weight_bounds(const OpCall& call, ThreadPool& pool);
+void branch_bounds(const OpCall& call, ThreadPool& pool);
 // qkv.cc
 void qkv_linear(const OpCall& call, ThreadPool& pool);
 // attention.cc

@@ -1,7 +1,10 @@
+// The low-rank branch, and what it adds to its linear's bounds.
 #include "cpu/low_rank.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "cpu/kernels.h"
 #include "cpu/scratch.h"
 
 namespace flux::cpu {
@@ -49,6 +52,47 @@ LowTile LowRank::tile(int64_t row, int64_t rows, int64_t column, int64_t columns
     at = end;
   }
   return {sums, ld};
+}
+
+void branch_bounds(const OpCall& call, ThreadPool&) {
+  const TensorView& down = operand(call, "down", {DType::kF32, DType::kBF16});
+  const TensorView& up = operand(call, "up", {DType::kF32, DType::kBF16});
+  const TensorView& scale = operand(call, "scale");
+  const TensorView& weight_scale = operand(call, "weightScale");
+  const TensorView& base = operand(call, "base");
+  const TensorView& y = operand(call, "y");
+  const int64_t channels = up.rows(), rank = up.inner(), ranks = down.rows(), width = down.inner();
+  if (ranks < rank || ranks % rank != 0)
+    fail(call, describe("down", down) + " must have a multiple of the columns of " + describe("up", up));
+  expect_shape(call, "scale", scale, {ranks});
+  expect_shape(call, "weightScale", weight_scale, {channels});
+  expect_shape(call, "base", base, {2});
+  expect_shape(call, "y", y, {2});
+  const auto value = [](const TensorView& view, int64_t row, int64_t column) {
+    const int64_t at = row * view.stride[0] + column;
+    return view.dtype == DType::kF32 ? double{view.as<const float>()[at]}
+                                     : double{bf16_to_f32(view.as<const uint16_t>()[at])};
+  };
+  std::vector<double> norms;
+  for (int64_t r = 0; r < ranks; ++r) {
+    double squares = 0.0;
+    for (int64_t k = 0; k < width; ++k) squares += value(down, r, k) * value(down, r, k);
+    norms.push_back(std::abs(double{scale.as<const float>()[r]}) * std::sqrt(squares));
+  }
+  double most = 0.0;
+  int64_t part = 0;
+  for (int64_t n = 0; n < channels; ++n) {
+    while (part + 1 < ranks / rank &&
+           n >= integer_attribute(call, "part" + std::to_string(part + 1), 0, channels))
+      ++part;
+    double sum = 0.0;
+    for (int64_t r = 0; r < rank; ++r)
+      sum += norms[static_cast<size_t>(part * rank + r)] * std::abs(value(up, n, r));
+    most = std::max(most, sum * weight_scale.as<const float>()[n]);
+  }
+  const float of_weight = base.as<const float>()[0];
+  y.as<float>()[1] = base.as<const float>()[1];
+  y.as<float>()[0] = static_cast<float>(of_weight + 448.0 * std::sqrt(static_cast<double>(width)) * most);
 }
 
 }  // namespace flux::cpu

@@ -13,7 +13,7 @@ struct Entry {
   Kernel kernel;
 };
 
-constexpr std::array<Entry, 39> kOps{{
+constexpr std::array<Entry, 40> kOps{{
     {"linear", linear},
     {"qkvLinear", qkv_linear},
     {"attention", attention},
@@ -53,6 +53,7 @@ constexpr std::array<Entry, 39> kOps{{
     {"cacheDecision", cache_decision},
     {"quantizeRows", quantize_rows},
     {"weightBounds", weight_bounds},
+    {"branchBounds", branch_bounds},
 }};
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "cuda/health.h"
 #include "cuda/pinned_pool.h"
 #include "cuda/views.h"
+#include "lora/lora.h"
 #include "quantise/quantise.h"
 #include "runtime/backend.h"
 #include "runtime/cuda_info.h"
@@ -237,6 +238,22 @@ class CudaBackend final : public Backend {
     }
     const std::byte* source =
         transfer.source->bytes(transfer.source_offset, transfer.rows * transfer.row_bytes);
+    // Copy engines take rows of a few bytes one by one.
+    constexpr uint64_t kShortRow = 4096;
+    if (transfer.divisor != nullptr || (transfer.rows > 1 && transfer.row_bytes < kShortRow &&
+                                        (transfer.row_bytes | transfer.target_stride) % 2 == 0)) {
+      kernels::StoreRows rows;
+      rows.source = source;
+      rows.rows = static_cast<int64_t>(transfer.rows);
+      rows.columns = static_cast<int64_t>(transfer.row_bytes / 2);
+      rows.target = target;
+      rows.stride = static_cast<int64_t>(transfer.target_stride / 2);
+      if (transfer.divisor != nullptr)
+        rows.divisor = reinterpret_cast<const float*>(static_cast<std::byte*>(transfer.divisor->data()) +
+                                                      transfer.divisor_offset);
+      check(kernels::store_rows(rows, stream_), "transfer");
+      return;
+    }
     guard(cudaMemcpy2DAsync(target, transfer.target_stride, source, transfer.row_bytes, transfer.row_bytes,
                             transfer.rows, cudaMemcpyHostToDevice, stream_),
           "cudaMemcpy2DAsync");

@@ -12,6 +12,8 @@ void qkv_linear(const OpCall& call, const Launch& launch);
 bool qkv_linear_together(const std::vector<const OpCall*>& calls, const Launch& launch);
 void quantize_rows(const OpCall& call, const Launch& launch);
 void weight_bounds(const OpCall& call, const Launch& launch);
+void branch_bounds(const OpCall& call, const Launch& launch);
+uint64_t branch_bounds_workspace(const OpCall& call);
 // norm.cc
 void layer_norm(const OpCall& call, const Launch& launch);
 void rms_norm(const OpCall& call, const Launch& launch);

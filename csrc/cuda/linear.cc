@@ -7,6 +7,7 @@
 #include "cuda/packed_heads.h"
 #include "cuda/views.h"
 #include "gemv/gemv.h"
+#include "lora/lora.h"
 #include "portable/portable.h"
 #include "quantise/quantise.h"
 
@@ -39,6 +40,11 @@ kernels::GemmGroup group_of(const OpCall& call) {
   group.w_row_stride = a.width;
   group.w_scale = f32_or_null(call.optional("weightScale"));
   group.bias = f32_or_null(call.optional("bias"));
+  if (const TensorView* low = call.optional("low")) {
+    const Matrix rows = matrix_of(*low, call.kind.c_str());
+    group.low = {low->data, rows.row_stride, rows.batch_stride};
+    group.up = call.tensor("lowUp").data;
+  }
   return group;
 }
 
@@ -89,19 +95,34 @@ kernels::GemmGroup qkv_group(const OpCall& call) {
   return group;
 }
 
+// The columns with which the parts of a low-rank branch begin: attributes part1 … partP.
+using Parts = std::vector<int64_t>;
+
+Parts parts_of(const OpCall& call) {
+  const TensorView &low = call.tensor("low"), &up = call.tensor("lowUp");
+  FLUX_CHECK(low.dtype == DType::kBF16 && up.dtype == DType::kBF16 && up.contiguous(),
+             call.kind + ": on the GPU low and lowUp are bf16");
+  Parts parts{0};
+  for (int64_t part = 1; part < low.inner() / up.inner(); ++part)
+    parts.push_back(call.integer("part" + std::to_string(part)));
+  return parts;
+}
+
 // What a GEMM's groups have in common.
 kernels::Gemm gemm_of(const OpCall& call) {
   const TensorView& weight = call.tensor("weight");
-  FLUX_CHECK(weight.dtype == DType::kF8E4M3 || call.optional("weightScale") == nullptr,
-             call.kind + ": on the GPU only e4m3 weights have scales");
-  if (call.optional("low") != nullptr)
-    throw FluxError(code::kUnsupported,
-                    call.kind + ": LoRA slots have no CUDA kernels yet; call fuseLora() on a GPU");
   kernels::Gemm gemm;
   gemm.operand = element_of(weight.dtype);
   gemm.n = weight.shape[0];
   gemm.k = weight.shape[1];
   gemm.activation = activation_of(call.integer("activation"));
+  if (call.optional("low") != nullptr) {
+    const Parts parts = parts_of(call);
+    gemm.low_rank = call.tensor("lowUp").inner();
+    // What has more has them one after another (linear_by_parts).
+    gemm.low_parts = std::min<int>(static_cast<int>(parts.size()), kernels::kGemmMaxParts);
+    std::copy_n(parts.begin(), gemm.low_parts, gemm.low_begin);
+  }
   if (call.kind == "qkvLinear") {
     gemm.epilogue = kernels::GemmEpilogue::kQkv;
     if (const TensorView* qkv = call.optional("qkv")) {
@@ -122,7 +143,8 @@ kernels::Gemm gemm_of(const OpCall& call) {
 bool alike(const kernels::Gemm& a, const kernels::Gemm& b) {
   return a.operand == b.operand && a.output == b.output && a.epilogue == b.epilogue &&
          a.activation == b.activation && a.n == b.n && a.k == b.k && a.heads == b.heads &&
-         a.heads_as == b.heads_as && a.eps == b.eps;
+         a.heads_as == b.heads_as && a.eps == b.eps && a.low_rank == b.low_rank &&
+         a.low_parts == b.low_parts && std::equal(a.low_begin, a.low_begin + a.low_parts, b.low_begin);
 }
 
 void run_gemm(kernels::Gemm gemm, const kernels::GemmGroup* groups, size_t count, const Launch& launch,
@@ -173,19 +195,104 @@ void small_linear(const OpCall& call, const Launch& launch) {
   check(kernels::small_linear(linear, launch.stream), "linear");
 }
 
+// low = (x·downᵀ)·scale is a linear whose weight is bf16 and has scales; x may be e4m3 codes, taken as they are.
+bool projects_down(const OpCall& call) {
+  return call.tensor("weight").dtype == DType::kBF16 && call.optional("weightScale") != nullptr;
+}
+
+kernels::DownGroup down_group(const OpCall& call) {
+  const Matrix x = matrix_of(call.tensor("x"), "linear"), low = matrix_of(call.tensor("y"), "linear");
+  kernels::DownGroup group;
+  group.batches = x.batches;
+  group.rows = x.rows;
+  group.x = {call.tensor("x").data, x.row_stride, x.batch_stride};
+  group.down = call.tensor("weight").data;
+  group.scale = call.tensor("weightScale").as<const float>();
+  group.low = {call.tensor("y").data, low.row_stride, low.batch_stride};
+  return group;
+}
+
+bool alike_down(const OpCall& a, const OpCall& b) {
+  return projects_down(b) && a.tensor("x").dtype == b.tensor("x").dtype &&
+         a.tensor("weight").shape == b.tensor("weight").shape;
+}
+
+void project_down(const std::vector<const OpCall*>& calls, const Launch& launch) {
+  std::vector<kernels::DownGroup> groups;
+  for (const OpCall* call : calls) groups.push_back(down_group(*call));
+  kernels::DownProjection down;
+  down.operand = element_of(calls.front()->tensor("x").dtype);
+  down.k = calls.front()->tensor("weight").shape[1];
+  down.ranks = calls.front()->tensor("weight").shape[0];
+  down.groups = groups.data();
+  down.group_count = static_cast<int>(groups.size());
+  check(kernels::down_project(down, launch.stream), "linear");
+}
+
+// The GEMM's tiles are of one part each.
+bool tiles_hold_parts(const OpCall& call) {
+  constexpr int64_t kCommonTile = 384;  // of 192 columns, and of 128
+  if (call.optional("low") == nullptr) return true;
+  const Parts parts = parts_of(call);
+  return parts.size() <= kernels::kGemmMaxParts &&
+         std::all_of(parts.begin(), parts.end(), [](int64_t begin) { return begin % kCommonTile == 0; });
+}
+
+kernels::GemmRows<void> from_column(kernels::GemmRows<void> rows, int64_t column, const TensorView& view) {
+  rows.data = static_cast<std::byte*>(rows.data) + column * size_of(view.dtype);
+  return rows;
+}
+
+// A product a part.
+void linear_by_parts(const OpCall& call, const Launch& launch) {
+  const kernels::GemmGroup whole = linear_group(call);
+  kernels::Gemm gemm = gemm_of(call);
+  const TensorView &weight = call.tensor("weight"), &up = call.tensor("lowUp");
+  FLUX_CHECK(gemm.output != kernels::Element::kE4M3,
+             "linear: parts of a quantised output begin at multiples of 384");
+  Parts ends = parts_of(call);
+  ends.push_back(weight.shape[0]);
+  gemm.low_parts = 1;
+  for (size_t part = 0; part + 1 < ends.size(); ++part) {
+    const int64_t begin = ends[part];
+    kernels::GemmGroup group = whole;
+    group.w = weight.as<const std::byte>() + begin * weight.shape[1] * size_of(weight.dtype);
+    group.up = up.as<const std::byte>() + begin * up.inner() * size_of(up.dtype);
+    group.low.data = static_cast<const std::byte*>(whole.low.data) + part * up.inner() * size_of(up.dtype);
+    if (group.w_scale != nullptr) group.w_scale += begin;
+    if (group.bias != nullptr) group.bias += begin;
+    if (group.gate != nullptr) group.gate += begin;
+    group.c = from_column(whole.c, begin, call.tensor("y"));
+    if (const TensorView* residual = call.optional("residual"))
+      group.residual.data =
+          static_cast<const std::byte*>(whole.residual.data) + begin * size_of(residual->dtype);
+    gemm.n = ends[part + 1] - begin;
+    run_gemm(gemm, &group, 1, launch, "linear");
+  }
+}
+
 }  // namespace
 
 void linear(const OpCall& call, const Launch& launch) {
-  if (small(call)) {
-    small_linear(call, launch);
-    return;
-  }
+  if (projects_down(call)) return project_down({&call}, launch);
+  if (small(call)) return small_linear(call, launch);
+  if (!tiles_hold_parts(call)) return linear_by_parts(call, launch);
   const kernels::GemmGroup group = linear_group(call);
   run_gemm(gemm_of(call), &group, 1, launch, "linear");
 }
 
 bool linear_together(const std::vector<const OpCall*>& calls, const Launch& launch) {
-  if (std::any_of(calls.begin(), calls.end(), [](const OpCall* call) { return small(*call); })) return false;
+  if (projects_down(*calls.front())) {
+    const auto differs = [&](const OpCall* call) { return !alike_down(*calls.front(), *call); };
+    if (calls.size() > kernels::kGemmMaxGroups || std::any_of(calls.begin(), calls.end(), differs))
+      return false;
+    project_down(calls, launch);
+    return true;
+  }
+  const auto alone = [](const OpCall* call) {
+    return projects_down(*call) || small(*call) || !tiles_hold_parts(*call);
+  };
+  if (std::any_of(calls.begin(), calls.end(), alone)) return false;
   return run_together<linear_group>(calls, launch);
 }
 
@@ -225,6 +332,30 @@ void weight_bounds(const OpCall& call, const Launch& launch) {
                              f32_or_null(call.optional("bias")), static_cast<int>(weight.shape[0]),
                              static_cast<int>(weight.shape[1]), call.tensor("y").as<float>(), launch.stream),
       "weightBounds");
+}
+
+uint64_t branch_bounds_workspace(const OpCall& call) {
+  return static_cast<uint64_t>(call.tensor("down").shape[0]) * sizeof(float);
+}
+
+void branch_bounds(const OpCall& call, const Launch& launch) {
+  const TensorView &down = call.tensor("down"), &up = call.tensor("up");
+  kernels::BranchBounds bounds;
+  bounds.down = down.data;
+  bounds.scale = call.tensor("scale").as<const float>();
+  bounds.up = up.data;
+  bounds.w_scale = call.tensor("weightScale").as<const float>();
+  bounds.base = call.tensor("base").as<const float>();
+  bounds.n = up.shape[0];
+  bounds.k = down.shape[1];
+  bounds.rank = up.shape[1];
+  bounds.parts = static_cast<int>(down.shape[0] / up.shape[1]);
+  FLUX_CHECK(bounds.parts <= kernels::kGemmMaxParts, "branchBounds: more than 4 parts");
+  for (int part = 1; part < bounds.parts; ++part)
+    bounds.begin[part] = call.integer("part" + std::to_string(part));
+  bounds.norms = static_cast<float*>(launch.workspace);
+  bounds.bounds = call.tensor("y").as<float>();
+  check(kernels::branch_bounds(bounds, launch.stream), "branchBounds");
 }
 
 }  // namespace flux::cuda

@@ -1,5 +1,4 @@
-// layerNorm, rmsNorm and groupNorm. y may be bf16, or e4m3 codes with yScale for a linear that follows; then `exact?` is
-// the same in bf16, for that linear's low-rank branch.
+// layerNorm, rmsNorm and groupNorm. y may be bf16, or e4m3 codes with yScale for a linear that follows.
 #include "norm/norm.h"
 #include "cuda/check.h"
 #include "cuda/launchers.h"
@@ -49,8 +48,6 @@ kernels::GroupNorm group_norm_of(const OpCall& call) {
 }  // namespace
 
 void layer_norm(const OpCall& call, const Launch& launch) {
-  if (call.optional("exact") != nullptr)
-    throw FluxError(code::kUnsupported, "layerNorm: its unquantised output has no CUDA kernel yet");
   const kernels::NormRows rows = rows_of(call, "layerNorm");
   if (const TensorView* weight = call.optional("weight")) {
     const TensorView& bias = call.tensor("bias");

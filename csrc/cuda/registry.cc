@@ -11,6 +11,7 @@ const Kernel* find_kernel(std::string_view kind) {
       {"qkvLinear", {qkv_linear, nullptr, qkv_linear_together}},
       {"quantizeRows", {quantize_rows}},
       {"weightBounds", {weight_bounds}},
+      {"branchBounds", {branch_bounds, branch_bounds_workspace}},
       {"layerNorm", {layer_norm}},
       {"rmsNorm", {rms_norm}},
       {"groupNorm", {group_norm, group_norm_workspace}},

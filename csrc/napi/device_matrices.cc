@@ -73,6 +73,14 @@ Transfer transfer_from(const Napi::Object& object) {
   FLUX_CHECK(transfer.rows > 0 && transfer.target_stride >= transfer.row_bytes, "the rows would overlap");
   const uint64_t extent = (transfer.rows - 1) * transfer.target_stride + transfer.row_bytes;
   FLUX_CHECK(transfer.target_offset + extent <= transfer.target->bytes(), "the target Memory is too small");
+  if (object.Has("divisor")) {
+    transfer.divisor =
+        unwrap_checked<MemoryObject>(object.Get("divisor"), classes.memory, "Memory")->memory();
+    if (transfer.divisor->retired()) throw FluxError(code::kDisposed, "this Buffer is disposed");
+    transfer.divisor_offset = bytes_from(object.Get("divisorOffset"), "divisorOffset");
+    FLUX_CHECK(transfer.divisor_offset + transfer.rows * sizeof(float) <= transfer.divisor->bytes(),
+               "there are more rows than divisors");
+  }
   return transfer;
 }
 

@@ -107,6 +107,9 @@ class CpuBackend final : public Backend {
   }
 
   void transfer(const Transfer& transfer) override {
+    if (transfer.divisor != nullptr)
+      throw FluxError(code::kUnsupported,
+                      "the CPU has no rows to divide: its low-rank branches are not scaled");
     auto* target = static_cast<std::byte*>(transfer.target->data()) + transfer.target_offset;
     if (transfer.source == nullptr) {
       for (uint64_t row = 0; row < transfer.rows; ++row)

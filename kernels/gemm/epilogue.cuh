@@ -2,6 +2,7 @@
 //
 // An epilogue is a class, one object a math warp, with
 //   using Output                what C holds (kQkv: what lies beyond q, k and v)
+//   Low                         the parts of a low-rank branch that a tile visits (low_rank.cuh)
 //   kScattered, columns(…)      whether a tile's columns are not consecutive rows of W, and which they are
 //   prefetch(tile)              before the main loop: what may be on its way meanwhile
 //   finish(sums, tile, block)   from a row block's accumulators to results on their way to global memory

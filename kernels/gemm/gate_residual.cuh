@@ -11,6 +11,7 @@ template <typename Config>
 class GateResidualEpilogue {
  public:
   using Output = __nv_bfloat16;
+  using Low = ConsecutiveLow;
   static constexpr bool kScattered = false;
   static_assert(Config::kPanelBuffers == Config::kPanels, "a row block's residual comes at once");
 

@@ -88,6 +88,32 @@ Status check_heads(const Gemm& call, int index) {
   return {};
 }
 
+// Parts begin where tiles do.
+Status check_low_rank(const Gemm& call) {
+  if (call.low_rank == 0) return {};
+  if (call.low_rank < 16 || call.low_rank % 16 != 0 || call.low_rank > kGemmMaxLowRank) {
+    return Status::bad_argument("gemm: a low-rank branch has a multiple of 16 ranks up to " +
+                                std::to_string(kGemmMaxLowRank) + ", not " + std::to_string(call.low_rank));
+  }
+  if (call.low_parts < 1 || call.low_parts > kGemmMaxParts || call.low_begin[0] != 0) {
+    return Status::bad_argument("gemm: a low-rank branch has 1 to " + std::to_string(kGemmMaxParts) +
+                                " parts, the first from column 0 on");
+  }
+  if (call.operand == Element::kE4M3 && call.output == Element::kF32)
+    return Status::unsupported("gemm: fp8 products in f32 have no low-rank branch");
+  const bool heads = call.epilogue == GemmEpilogue::kQkv;
+  if (heads && call.low_parts != (has_mlp(call) ? 4 : 3))
+    return Status::bad_argument("gemm: the low-rank branch of q, k, v has a part for each, and one beyond");
+  for (int part = 1; part < call.low_parts; ++part) {
+    const int64_t begin = call.low_begin[part], before = call.low_begin[part - 1];
+    if (begin <= before || begin >= call.n || (heads && begin != part * call.heads * 128))
+      return Status::bad_argument("gemm: parts of a low-rank branch begin where those of W do");
+    if (!heads && begin % kTileColumns != 0)
+      return Status::unsupported("gemm: parts of a low-rank branch begin at multiples of 192");
+  }
+  return {};
+}
+
 Status check_group(const Gemm& call, int index) {
   const GemmGroup& group = call.groups[index];
   if (group.rows < 1 || group.batches < 1 || group.rows > INT32_MAX / 2 || group.batches > INT32_MAX / 2) {
@@ -108,6 +134,13 @@ Status check_group(const Gemm& call, int index) {
   }
   if (call.operand == Element::kE4M3 && (group.a_scale == nullptr || group.w_scale == nullptr)) {
     return bad(index, "e4m3 operands need a_scale and w_scale");
+  }
+  if (call.low_rank > 0) {
+    const int64_t ranks = call.low_parts * call.low_rank;
+    status = check_matrix(index, "low", group.low, Element::kBF16, ranks, group.batches);
+    if (!status.ok()) return status;
+    status = check_matrix(index, "up", {group.up, call.low_rank, 0}, Element::kBF16, call.low_rank, 1);
+    if (!status.ok()) return status;
   }
   if (call.output == Element::kE4M3 && (group.c_scale == nullptr || group.bounds == nullptr))
     return bad(index, "output e4m3 needs c_scale and bounds");
@@ -131,6 +164,7 @@ Status check(const Gemm& call) {
     return Status::bad_argument("gemm: " + std::to_string(call.heads) +
                                 " heads of q, k and v do not fit in N = " + std::to_string(call.n));
   }
+  if (const Status status = check_low_rank(call); !status.ok()) return status;
   for (int i = 0; i < call.group_count; ++i) {
     const Status status = check_group(call, i);
     if (!status.ok()) return status;
@@ -163,26 +197,40 @@ Status make_panel_map(const GemmRows<const void>& matrix, Element element, const
   return make_tensor_map(spec, map);
 }
 
-Status make_maps(const Gemm& call, const GemmGroup& group, const TileShape& tile, GroupParams* params) {
-  const int block = int(128 / bytes_of(call.operand));
-  TensorMapSpec spec = rows_spec(group.a, call.operand, group, call.k);
-  spec.box_columns = block;
+// The operands of k-blocks: 128 bytes a row, as many rows as a CTA loads at once.
+Status make_a_map(const GemmRows<const void>& a, Element element, const GemmGroup& group, int64_t columns,
+                  const TileShape& tile, CUtensorMap* map) {
+  TensorMapSpec spec = rows_spec(a, element, group, columns);
+  spec.box_columns = int(128 / bytes_of(element));
   spec.box_rows = tile.multicast == Multicast::kA ? tile.rows / 2 : tile.rows;
-  Status status = make_tensor_map(spec, &params->a);
-  if (!status.ok()) return status;
+  return make_tensor_map(spec, map);
+}
 
-  spec = TensorMapSpec{};
-  spec.data = group.w;
-  spec.element = call.operand;
-  spec.columns = call.k;
+Status make_w_map(const Gemm& call, const void* w, Element element, int64_t columns, int64_t row_stride,
+                  const TileShape& tile, CUtensorMap* map) {
+  TensorMapSpec spec;
+  spec.data = w;
+  spec.element = element;
+  spec.columns = columns;
   spec.rows = call.n;
-  spec.row_stride = group.w_row_stride;
-  spec.box_columns = block;
+  spec.row_stride = row_stride;
+  spec.box_columns = int(128 / bytes_of(element));
   spec.box_rows = call.epilogue == GemmEpilogue::kQkv ? 64
                   : tile.multicast == Multicast::kW   ? kTileColumns / 2
                                                       : kTileColumns;
   spec.swizzle = Swizzle::k128;
-  status = make_tensor_map(spec, &params->w);
+  return make_tensor_map(spec, map);
+}
+
+Status make_maps(const Gemm& call, const GemmGroup& group, const TileShape& tile, GroupParams* params) {
+  Status status = make_a_map(group.a, call.operand, group, call.k, tile, &params->a);
+  if (status.ok())
+    status = make_w_map(call, group.w, call.operand, call.k, group.w_row_stride, tile, &params->w);
+  if (status.ok() && call.low_rank > 0) {
+    status = make_a_map(group.low, Element::kBF16, group, call.low_parts * call.low_rank, tile, &params->low);
+    if (status.ok())
+      status = make_w_map(call, group.up, Element::kBF16, call.low_rank, call.low_rank, tile, &params->up);
+  }
 
   if (status.ok() && writes_c(call))
     status = make_panel_map(constant(group.c), c_element(call), group, c_columns(call), &params->c);
@@ -211,6 +259,10 @@ Status fill_params(const Gemm& call, const TileShape& tile, int most_clusters, G
   params->n = int(call.n);
   params->k_blocks = int((call.k * bytes_of(call.operand) + 127) / 128);
   params->column_blocks = int(column_blocks(call, tile));
+  params->low_rank = int(call.low_rank);
+  params->low_blocks = int((call.low_rank + 63) / 64);
+  params->low_parts = call.low_parts;
+  for (int part = 0; part < kGemmMaxParts; ++part) params->low_begin[part] = int(call.low_begin[part]);
   params->activation = call.activation;
   params->heads = int(call.heads);
   params->eps = call.eps;

@@ -20,6 +20,11 @@
 // being a floating-point format, a scale too large by 2^5 costs only the values under 2^-9 of the row's largest. Beyond
 // a smaller bound values saturate.
 //
+// A low-rank branch: with low_rank > 0, A·Wᵀ above stands for A·Wᵀ + low·upᵀ, both bf16, summed into the same accumulators before
+// scale, bias and epilogue. With e4m3 operands low and up are in their codes' units: low = codes·downᵀ, up divided by
+// w_scale. The projections that are stacked in W have a branch each: rows of W from low_begin[p] on take the columns
+// [p·low_rank, (p + 1)·low_rank) of low.
+//
 // Alignment: N and K multiples of 16; pointers to matrices, row strides and batch strides multiples of 16 bytes.
 #pragma once
 
@@ -29,6 +34,8 @@
 namespace flux::kernels {
 
 inline constexpr int kGemmMaxGroups = 4;
+inline constexpr int kGemmMaxParts = 4;
+inline constexpr int kGemmMaxLowRank = 4096;
 
 enum class GemmEpilogue : uint8_t { kLinear, kGateResidual, kQkv };
 
@@ -71,6 +78,9 @@ struct GemmGroup {
   int64_t packed_tokens = 0;
   int64_t first_token = 0;
 
+  GemmRows<const void> low;  // low_rank > 0: bf16 [batches, rows, low_parts·low_rank]
+  const void* up = nullptr;  // low_rank > 0: bf16 [N, low_rank]
+
   float* c_scale = nullptr;  // output e4m3: [batches, rows], written; the output is code·c_scale
   int64_t c_scale_batch_stride = 0;
   const float* bounds = nullptr;  // output e4m3: [2]
@@ -86,6 +96,10 @@ struct Gemm {
   int64_t heads = 0;  // kQkv
   QkvHeads heads_as = QkvHeads::kRows;
   float eps = 1e-6f;  // kQkv: of the RMSNorm
+  // A multiple of 16, or 0. Parts begin at multiples of 192, kQkv's with q, k, v and what lies beyond.
+  int64_t low_rank = 0;
+  int low_parts = 1;
+  int64_t low_begin[kGemmMaxParts] = {};
   const GemmGroup* groups = nullptr;
   int group_count = 0;
 };

@@ -52,11 +52,20 @@ __device__ __forceinline__ void move_up(Accumulator<Config>& accumulator) {
 template <typename Config, typename Epilogue>
 __device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t shared, int first,
                                               int step) {
+  using Low = typename Epilogue::Low;
   const int math_group = int(threadIdx.x) / 128 - 1;
   const int stride = Config::kInTurn ? 2 * step : step;
   MainLoop<Config> loop;
   Epilogue epilogue(params, shared);
-  loop.begin(params.k_blocks, math_group);
+  // Of a tile that the other warpgroup multiplies in its turn.
+  const auto stages_at = [&](int tile_index) {
+    if (params.low_blocks == 0) return params.k_blocks;
+    return params.k_blocks + low_stages<Low>(params, tile_at<Config>(params, tile_index).column_block);
+  };
+  if (Config::kInTurn && math_group == 1) {
+    loop.begin();
+    loop.skip(stages_at(first));
+  }
   int index = first + (Config::kInTurn ? math_group * step : 0);
   if (index >= params.tiles) return;
   Tile tile = tile_at<Config>(params, index);
@@ -70,7 +79,10 @@ __device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t
     }
     Accumulator<Config> accumulator;
     Tile next = tile;
-    loop.run(accumulator, params.k_blocks, shared, index + step < params.tiles, [&] {
+    const auto column_block = [&] {
+      return Config::kInTurn ? kept_tile<Config>(params, shared).column_block : tile.column_block;
+    };
+    loop.template run<Low>(accumulator, params, column_block, shared, index + step < params.tiles, [&] {
       if (Config::kInTurn) return;
       vectors.publish(shared);
       if (index + stride < params.tiles) next = tile_at<Config>(params, index + stride);
@@ -82,6 +94,7 @@ __device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t
     }
     index += stride;
     if (index >= params.tiles) break;
+    if (Config::kInTurn) loop.skip(stages_at(index - step));
     tile = Config::kInTurn ? tile_at<Config>(params, index) : next;
   }
   if (warp_place().lane == 0) ptx::cp_async_bulk_wait_group_read<0>();  // shared memory is about to go

@@ -11,6 +11,7 @@ class LinearEpilogue {
  public:
   using Output = Output_;
   using Shape = PanelShape<Output>;
+  using Low = ConsecutiveLow;
   static constexpr bool kScattered = false;
 
   static __device__ __forceinline__ ColumnRuns columns(const GemmParams&, const Tile& tile) {

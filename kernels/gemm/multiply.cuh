@@ -34,45 +34,49 @@ using Accumulator = RowBlockSums<Config>[Config::kRowBlocks];
 template <typename Config>
 class MainLoop {
  public:
-  // Before the first tile. In turn: the first one is warpgroup 0's.
-  __device__ __forceinline__ void begin(int k_blocks, uint32_t math_group) {
-    if (!Config::kInTurn || math_group == 0) return;
-    ptx::bar_arrive(kTurnBarrier, 256);
-    ring_.skip(uint32_t(k_blocks));
-  }
+  // In turn, before the second warpgroup's first tile, and after each tile: the other warpgroup's tile lies between.
+  __device__ __forceinline__ void begin() { ptx::bar_arrive(kTurnBarrier, 256); }
+  __device__ __forceinline__ void skip(int stages) { ring_.skip(uint32_t(stages)); }
 
-  // Multiplies all of K. Waits on full[stage]; arrives on empty[stage] once the wgmmas that read the stage are complete.
-  //   hand_on     another tile of the CTA comes after this one
-  //   meanwhile   called while the last k-block is multiplied
-  template <typename Meanwhile>
-  __device__ __forceinline__ void run(Accumulator<Config>& accumulator, int k_blocks, uint32_t shared,
-                                      bool hand_on, Meanwhile&& meanwhile) {
+  // Multiplies all of K, then the low-rank branch. Waits on full[stage]; arrives on empty[stage] once the wgmmas that read
+  // the stage are complete.
+  //   column_block  gives that of the tile
+  //   hand_on       another tile of the CTA comes after this one
+  //   meanwhile     called while the last k-block is multiplied
+  template <typename Low, typename ColumnBlock, typename Meanwhile>
+  __device__ __forceinline__ void run(Accumulator<Config>& accumulator, const GemmParams& params,
+                                      const ColumnBlock& column_block, uint32_t shared, bool hand_on,
+                                      Meanwhile&& meanwhile) {
     const WarpPlace place = warp_place();
     // Lane r of every math warp releases stages in CTA r of the cluster.
     const bool releases = place.lane < Config::kCluster;
     const uint32_t empty = ptx::mapa(shared + Config::kEmptyAt, releases ? place.lane : 0);
-    const uint32_t rows = shared + (Config::kInTurn ? 0 : place.math_group * 64 * Config::kBlockBytes);
+    const uint32_t rows = Config::kInTurn ? 0 : place.math_group * 64 * Config::kBlockBytes;
     const auto release = [&](uint32_t stage) {
       if (releases) ptx::mbarrier_arrive_cluster(empty + 8 * stage);
     };
     if (Config::kInTurn) ptx::bar_sync(kTurnBarrier + place.math_group, 256);
     if constexpr (Config::kPromoteBlocks > 0) {
-      sum_promoting(accumulator, k_blocks, shared, rows, release);
+      sum_promoting(accumulator, params.k_blocks, shared, rows, release);
     } else {
-      sum(accumulator, k_blocks, shared, rows, release);
+      sum(accumulator, params.k_blocks, shared, rows, release);
+    }
+    if (Config::kPromoteBlocks == 0 && params.low_blocks > 0) {
+      // Broadcast, so that the compiler sees that no lane parts from the others around a wgmma.
+      const int stages = __shfl_sync(0xffffffff, low_stages<Low>(params, column_block()), 0);
+      sum_low(accumulator, params, stages, shared, rows, release);
     }
     if (Config::kInTurn && hand_on) ptx::bar_arrive(kTurnBarrier + (place.math_group ^ 1), 256);
     meanwhile();
     ptx::wgmma_wait_group<0>();
     release(ring_.previous());
-    if (Config::kInTurn) ring_.skip(uint32_t(k_blocks));  // the other warpgroup's tile
   }
 
  private:
   // Named barriers kTurnBarrier + g: the other warpgroup arrives at its last k-block, g waits before its first.
   static constexpr uint32_t kTurnBarrier = 1;
 
-  // All k-blocks but for the wait for the last one. `rows`: where this warpgroup's rows of A begin in the first stage.
+  // All k-blocks but for the wait for the last one. `rows`: where this warpgroup's rows of A begin in a stage.
   template <typename Release>
   __device__ __forceinline__ void sum(Accumulator<Config>& accumulator, int k_blocks, uint32_t shared,
                                       uint32_t rows, const Release& release) {
@@ -111,11 +115,29 @@ class MainLoop {
     }
   }
 
+  // The branch's stages, as `sum` has those of K.
+  template <typename Release>
+  __device__ __forceinline__ void sum_low(Accumulator<Config>& accumulator, const GemmParams& params,
+                                          int stages, uint32_t shared, uint32_t rows,
+                                          const Release& release) {
+    int ranks = params.low_rank;
+#pragma unroll 1
+    for (; stages > 0; --stages) {
+      ptx::mbarrier_wait(shared + Config::kFullAt + 8 * ring_.stage, ring_.parity);
+      const uint32_t stage = shared + ring_.stage * Config::kStageBytes;
+      multiply_low<Config>(accumulator, min(4, ranks / 16), stage + rows, stage + Config::kABytes);
+      ptx::wgmma_wait_group<1>();
+      release(ring_.previous());
+      ring_.advance();
+      ranks = ranks > 64 ? ranks - 64 : params.low_rank;
+    }
+  }
+
   // Waits for the stage and multiplies it.
   __device__ __forceinline__ void multiply_stage(Accumulator<Config>& accumulator, uint32_t shared,
                                                  uint32_t rows, bool accumulate) {
     ptx::mbarrier_wait(shared + Config::kFullAt + 8 * ring_.stage, ring_.parity);
-    const uint32_t a = rows + ring_.stage * Config::kStageBytes;
+    const uint32_t a = shared + rows + ring_.stage * Config::kStageBytes;
     const uint32_t b = shared + ring_.stage * Config::kStageBytes + Config::kABytes;
     // Descriptors differ in their low words alone, which no sum here overflows.
     constexpr uint64_t kHigh = ptx::wgmma_descriptor(0) >> 32 << 32;

@@ -13,6 +13,8 @@ struct GroupParams {
   CUtensorMap c;         // box 16 rows × a panel's columns
   CUtensorMap residual;  // kGateResidual, as c
   CUtensorMap mlp;       // kQkv: of the columns beyond q, k, v
+  CUtensorMap low;       // as a and w, of the low-rank branch
+  CUtensorMap up;
   const float* a_scale;
   const float* w_scale;
   const float* bias;
@@ -40,6 +42,10 @@ struct GemmParams {
   int n;
   int k_blocks;
   int column_blocks;
+  int low_rank;
+  int low_blocks;  // k-blocks of 64 ranks
+  int low_parts;
+  int low_begin[kGemmMaxParts];
   int tiles;  // cluster tiles of all groups
   Activation activation;
   int heads;

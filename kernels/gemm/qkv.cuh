@@ -20,6 +20,7 @@ template <typename Config, QkvHeads kHeads, typename Output_>
 class QkvEpilogue {
  public:
   using Output = Output_;
+  using Low = HeadsLow<QkvEpilogue>;
   static constexpr bool kScattered = true;
   static constexpr int kHeadDim = 128;
   static_assert(Config::kSharesA, "the CTAs of a cluster hold halves of v's heads");

@@ -33,6 +33,13 @@ Status check_group(const Gemm& call, const GemmGroup& group) {
     return refuse("e4m3 operands need a_scale and w_scale");
   if (call.output == Element::kE4M3 && (group.c_scale == nullptr || group.bounds == nullptr))
     return refuse("output e4m3 needs c_scale and bounds");
+  if (call.low_rank > 0) {
+    if (group.low.data == nullptr || group.up == nullptr) return refuse("low or up is null");
+    if (!aligned(group.low.data, group.low.row_stride, group.low.batch_stride, 2) ||
+        !aligned(group.up, call.low_rank, 0, 2) || group.low.row_stride < call.low_parts * call.low_rank) {
+      return refuse("low, up and their strides must be multiples of 16 bytes, and low's rows hold all parts");
+    }
+  }
   if (call.epilogue == GemmEpilogue::kGateResidual) {
     if (group.residual.data == nullptr) return refuse("residual is null");
     if (!aligned(group.residual.data, group.residual.row_stride, group.residual.batch_stride, 2)) {
@@ -47,6 +54,22 @@ Status check_group(const Gemm& call, const GemmGroup& group) {
                 !aligned(group.mlp.data, group.mlp.row_stride, group.mlp.batch_stride, 2))) {
       return refuse("mlp must be given, it and its strides multiples of 16 bytes");
     }
+  }
+  return {};
+}
+
+Status check_low_rank(const Gemm& call) {
+  if (call.low_rank == 0) return {};
+  if (call.low_rank < 16 || call.low_rank % 16 != 0 || call.low_rank > kGemmMaxLowRank ||
+      call.low_parts < 1 || call.low_parts > kGemmMaxParts || call.low_begin[0] != 0) {
+    return refuse("a low-rank branch has a multiple of 16 ranks and 1 to 4 parts from column 0 on");
+  }
+  for (int part = 1; part < call.low_parts; ++part) {
+    const int64_t begin = call.low_begin[part];
+    if (begin <= call.low_begin[part - 1] || begin >= call.n)
+      return refuse("parts of a low-rank branch begin where those of W do");
+    if (begin % kTile != 0)
+      return Status::unsupported("gemm_portable: parts of a low-rank branch begin at multiples of 128");
   }
   return {};
 }
@@ -73,6 +96,7 @@ Status check(const Gemm& call) {
     return refuse(std::to_string(call.heads) +
                   " heads of q, k and v do not fit in N = " + std::to_string(call.n));
   }
+  if (Status status = check_low_rank(call); !status.ok()) return status;
   for (int i = 0; i < call.group_count; ++i) {
     if (Status status = check_group(call, call.groups[i]); !status.ok()) return status;
   }
@@ -105,6 +129,9 @@ Status gemm_by(const Gemm& call, bool expanded, cudaStream_t stream) {
   params.output = call.output;
   params.activation = call.activation;
   params.heads = int(call.heads);
+  params.low_rank = call.low_rank;
+  params.low_parts = call.low_parts;
+  for (int part = 0; part < kGemmMaxParts; ++part) params.low_begin[part] = call.low_begin[part];
   params.eps = call.eps;
   int64_t tiles = 0;
   for (int i = 0; i < call.group_count; ++i) {

@@ -44,23 +44,43 @@ __device__ __forceinline__ Tile tile_at(const Params& params, int index) {
           in_band / height * kTile};
 }
 
-// Starts the copy of one stage; rows and k beyond the operands become zeros.
-__device__ __forceinline__ void load_stage(const Tile& tile, int n, int k_bytes, int element, uint32_t stage,
-                                           int step) {
+// What stages are loaded from, in bytes; `a` is the batch's.
+struct Source {
+  const uint8_t* a;
+  const uint8_t* w;
+  int64_t a_row, w_row;
+  int k_bytes;
+};
+
+__device__ __forceinline__ Source product_source(const Tile& tile, int k, int element) {
   const GemmGroup& group = *tile.group;
-  const auto* a = static_cast<const uint8_t*>(group.a.data) + tile.batch * group.a.batch_stride * element;
-  const auto* w = static_cast<const uint8_t*>(group.w);
+  return {static_cast<const uint8_t*>(group.a.data) + tile.batch * group.a.batch_stride * element,
+          static_cast<const uint8_t*>(group.w), group.a.row_stride * element, group.w_row_stride * element,
+          k * element};
+}
+
+// Of the low-rank branch, for the part of W that the tile is of.
+__device__ __forceinline__ Source low_source(const Params& params, const Tile& tile) {
+  const GemmGroup& group = *tile.group;
+  int part = 0;
+  while (part + 1 < params.low_parts && tile.column >= params.low_begin[part + 1]) ++part;
+  const int64_t first = tile.batch * group.low.batch_stride + part * params.low_rank;
+  return {static_cast<const uint8_t*>(group.low.data) + 2 * first, static_cast<const uint8_t*>(group.up),
+          2 * group.low.row_stride, 2 * params.low_rank, int(2 * params.low_rank)};
+}
+
+// Starts the copy of one stage; rows and k beyond the operands become zeros.
+__device__ __forceinline__ void load_stage(const Tile& tile, int n, const Source& from, uint32_t stage,
+                                           int step) {
 #pragma unroll
   for (int i = 0; i < kTile * 8 / kThreads; ++i) {
     const int row = (threadIdx.x + i * kThreads) / 8, chunk = threadIdx.x % 8;
     const int at = step * kRowBytes + chunk * 16;
     const uint32_t to = stage + row * kRowBytes + ((chunk ^ (row % 8)) * 16);
-    const bool a_inside = at < k_bytes && tile.row + row < group.rows;
-    const bool w_inside = at < k_bytes && tile.column + row < n;
-    ptx::cp_async_16(to, a_inside ? a + (tile.row + row) * group.a.row_stride * element + at : a,
-                     a_inside ? 16 : 0);
-    ptx::cp_async_16(to + kOperandBytes,
-                     w_inside ? w + (tile.column + row) * group.w_row_stride * element + at : w,
+    const bool a_inside = at < from.k_bytes && tile.row + row < tile.group->rows;
+    const bool w_inside = at < from.k_bytes && tile.column + row < n;
+    ptx::cp_async_16(to, a_inside ? from.a + (tile.row + row) * from.a_row + at : from.a, a_inside ? 16 : 0);
+    ptx::cp_async_16(to + kOperandBytes, w_inside ? from.w + (tile.column + row) * from.w_row + at : from.w,
                      w_inside ? 16 : 0);
   }
 }
@@ -120,6 +140,24 @@ __device__ __forceinline__ void multiply_step(float (&sums)[kBlocks][4][4], uint
   }
 }
 
+// The low-rank branch, 64 ranks a step through one stage: too few steps to be worth more.
+__device__ __forceinline__ void add_low_rank(const Params& params, const Tile& tile, float (&sums)[4][4][4],
+                                             uint32_t stage, int warp_row, int warp_column) {
+  if (params.low_rank == 0) return;
+  const Source source = low_source(params, tile);
+#pragma unroll 1
+  for (int step = 0; step * kRowBytes < source.k_bytes; ++step) {
+    load_stage(tile, params.n, source, stage, step);
+    ptx::cp_async_commit_group();
+    ptx::cp_async_wait_group<0>();
+    __syncthreads();
+#pragma unroll
+    for (int part = 0; part < kRowBytes / 32; ++part)
+      multiply_step<Products::kBf16>(sums, stage, warp_row, warp_column, part);
+    __syncthreads();  // before the stage is filled again
+  }
+}
+
 // Accumulators → shared memory → scales and bias → the epilogue.
 template <bool kCodes, typename Epilogue>
 __device__ __forceinline__ void store_tile(const Params& params, const Tile& tile,
@@ -164,7 +202,8 @@ __global__ void __launch_bounds__(kThreads) gemm_kernel(const __grid_constant__ 
   constexpr int kElement = kProducts == Products::kBf16 ? 2 : 1;
   const Tile tile = tile_at(params, blockIdx.x);
   const int warp = threadIdx.x / 32, warp_row = warp % 2 * 64, warp_column = warp / 2 * 32;
-  const int k_bytes = params.k * kElement, steps = (k_bytes + kRowBytes - 1) / kRowBytes;
+  const Source source = product_source(tile, params.k, kElement);
+  const int steps = (source.k_bytes + kRowBytes - 1) / kRowBytes;
   const uint32_t stages = ptx::shared_address(shared);
   wait_for_predecessors();
   let_successor_start();
@@ -172,7 +211,7 @@ __global__ void __launch_bounds__(kThreads) gemm_kernel(const __grid_constant__ 
   float sums[4][4][4] = {};
 #pragma unroll
   for (int step = 0; step < kStages - 1; ++step) {
-    if (step < steps) load_stage(tile, params.n, k_bytes, kElement, stages + step * kStageBytes, step);
+    if (step < steps) load_stage(tile, params.n, source, stages + step * kStageBytes, step);
     ptx::cp_async_commit_group();
   }
 #pragma unroll 1
@@ -180,8 +219,7 @@ __global__ void __launch_bounds__(kThreads) gemm_kernel(const __grid_constant__ 
     ptx::cp_async_wait_group<kStages - 2>();
     __syncthreads();  // this step's stage is there, and everybody is done with the one before, which is loaded next
     const int ahead = step + kStages - 1;
-    if (ahead < steps)
-      load_stage(tile, params.n, k_bytes, kElement, stages + ahead % kStages * kStageBytes, ahead);
+    if (ahead < steps) load_stage(tile, params.n, source, stages + ahead % kStages * kStageBytes, ahead);
     ptx::cp_async_commit_group();
 #pragma unroll
     for (int part = 0; part < kRowBytes / 32; ++part) {
@@ -190,6 +228,7 @@ __global__ void __launch_bounds__(kThreads) gemm_kernel(const __grid_constant__ 
   }
   ptx::cp_async_wait_group<0>();
   __syncthreads();
+  add_low_rank(params, tile, sums, stages, warp_row, warp_column);
   store_tile<kElement == 1, Epilogue>(params, tile, sums, reinterpret_cast<float*>(shared), warp_row,
                                       warp_column);
 }

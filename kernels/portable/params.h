@@ -16,6 +16,9 @@ struct Params {
   Element output;
   Activation activation;
   int heads;
+  int64_t low_rank;
+  int low_parts;
+  int64_t low_begin[kGemmMaxParts];
   float eps;
 };
 

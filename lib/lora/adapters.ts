@@ -10,7 +10,7 @@ import { type FusedWeight, fusedWeights, type Originals, releaseFused } from "./
 import type { UnusedKey } from "./pairs.js";
 import { AdapterPool } from "./pool.js";
 import type { Sites } from "./sites.js";
-import { type Applied, Slots } from "./slots.js";
+import { type Applied, type NextWeights, Slots } from "./slots.js";
 import { growingRanks, type HotswapOptions, hotswapRanks, requireRoom } from "./targets.js";
 
 /** What `listAdapters` tells of one adapter. */
@@ -229,7 +229,7 @@ export class Adapters {
     const inWeights = this.hooks.hasSlots ? state.fused : [...state.fused, ...wanted];
     const weights = await this.#makeWeights(inWeights);
     try {
-      if (this.hooks.hasSlots) await this.#putSlots(state, chosen, wanted);
+      if (this.hooks.hasSlots) await this.#putSlots(state, chosen, wanted, weights);
       this.#requireAlive();
     } catch (error) {
       if (weights !== undefined) releaseFused(weights);
@@ -262,7 +262,12 @@ export class Adapters {
   }
 
   /** Puts adapters into the slots, and makes the slots that they need. */
-  async #putSlots(state: State, chosen: readonly Chosen[], wanted: readonly Applied[]): Promise<void> {
+  async #putSlots(
+    state: State,
+    chosen: readonly Chosen[],
+    wanted: readonly Applied[],
+    weights: NextWeights | undefined,
+  ): Promise<void> {
     const adapters = wanted.map(({ adapter }) => adapter);
     if (state.hotswap !== undefined) {
       requireRoom(
@@ -270,7 +275,7 @@ export class Adapters {
         chosen.map(({ name }) => name),
         adapters,
       );
-      return this.#writeSlots(wanted);
+      return this.#writeSlots(wanted, weights);
     }
     const waiting = [...state.loaded].filter(([name]) => !isFused(name, state)).map(([, adapter]) => adapter);
     if (waiting.length === 0) {
@@ -278,10 +283,10 @@ export class Adapters {
       return;
     }
     const { ranks, grew } = growingRanks(this.#slots, adapters, waiting);
-    if (!grew) return this.#writeSlots(wanted);
+    if (!grew) return this.#writeSlots(wanted, weights);
     const slots = await Slots.allocate(this.device, ranks);
     try {
-      await this.#fillSlots(slots, wanted);
+      await this.#fillSlots(slots, wanted, weights);
     } catch (error) {
       slots.dispose();
       throw error;
@@ -289,17 +294,20 @@ export class Adapters {
     this.#replaceSlots(slots);
   }
 
-  async #writeSlots(wanted: readonly Applied[]): Promise<void> {
-    if (this.#slots === undefined || sameApplied(wanted, this.#applied)) return;
+  async #writeSlots(wanted: readonly Applied[], weights: NextWeights | undefined): Promise<void> {
+    if (this.#slots === undefined) return;
+    const next = weights !== undefined && this.#slots.dependsOn(weights) ? weights : undefined;
+    if (next === undefined && sameApplied(wanted, this.#applied)) return;
     const clipChanges = !sameApplied(this.#onClip(wanted), this.#applied && this.#onClip(this.#applied));
     this.#applied = undefined;
     if (clipChanges) this.hooks.forgetEmbeddings();
-    await this.#fillSlots(this.#slots, wanted);
+    await this.#fillSlots(this.#slots, wanted, next);
   }
 
-  async #fillSlots(slots: Slots, wanted: readonly Applied[]): Promise<void> {
-    const missing = slots.missing(wanted.map(({ adapter }) => adapter));
-    await this.pool.with(missing, () => slots.write(wanted));
+  async #fillSlots(slots: Slots, wanted: readonly Applied[], next?: NextWeights): Promise<void> {
+    const adapters = wanted.map(({ adapter }) => adapter);
+    const missing = next === undefined ? slots.missing(adapters) : adapters;
+    await this.pool.with(missing, () => slots.write(wanted, next));
     this.#applied = wanted;
   }
 

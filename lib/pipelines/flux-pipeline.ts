@@ -294,7 +294,7 @@ export class FluxPipeline extends LoraLoader {
           this.#prompts.forgetClip({ plan: true });
         },
         forgetEmbeddings: () => this.#prompts.forgetClip({ plan: false }),
-        hasSlots: this.device.kind === "cpu",
+        hasSlots: true,
         originals: (linear) => original(onClip.has(linear) ? "text_encoder" : "transformer"),
       },
       poolBytes,

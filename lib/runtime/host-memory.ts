@@ -103,12 +103,14 @@ export interface Transfer {
   readonly column: number;
   readonly rows: number;
   readonly columns: number;
+  /** On a GPU: what each row is divided by, from its row in the Buffer on. [rows of the Buffer] */
+  readonly divisor?: Buffer | undefined;
 }
 
 /** Copies matrices into Buffers, all in one job of the device's queue. The host memory must stay until it is done. */
 export function transfer(device: Device, transfers: readonly Transfer[]): Promise<void> {
   return device.native.transfer(
-    transfers.map(({ source, sourceOffset, target, row, column, rows, columns }): NativeTransfer => {
+    transfers.map(({ source, sourceOffset, target, row, column, rows, columns, divisor }): NativeTransfer => {
       const size = sizeOf(target.dtype);
       const width = target.shape[1]!;
       const place = {
@@ -117,10 +119,11 @@ export function transfer(device: Device, transfers: readonly Transfer[]): Promis
       };
       // Whole rows follow each other on both sides.
       const layout =
-        columns === width
+        columns === width && divisor === undefined
           ? { rows: 1, rowBytes: rows * columns * size, targetStride: rows * columns * size }
           : { rows, rowBytes: columns * size, targetStride: width * size };
-      return { source: source.native, sourceOffset, ...place, ...layout };
+      const division = divisor && { divisor: divisor.native, divisorOffset: row * sizeOf(divisor.dtype) };
+      return { source: source.native, sourceOffset, ...place, ...layout, ...division };
     }),
   );
 }

@@ -100,6 +100,9 @@ export interface NativeTransfer {
   rowBytes: number;
   /** From row to row in the target. */
   targetStride: number;
+  /** On a GPU: rows of bf16, each divided by its f32 number from there on. */
+  divisor?: NativeMemory;
+  divisorOffset?: number;
 }
 
 export interface NativePlan {

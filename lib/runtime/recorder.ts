@@ -40,7 +40,8 @@ export interface LinearWeights {
 
 /**
  * A low-rank branch beside a weight: it adds ((x·downᵀ)·scale)·upᵀ to x·Wᵀ. The projections that are stacked in the weight
- * (q, k and v, say) have a branch each, its rank rows one after another in `down`.
+ * (q, k and v, say) have a branch each, its rank rows one after another in `down`. On a GPU the branch of an f8e4m3 weight has
+ * each row of `up` divided by the weight's scale, since both products are summed before scales.
  */
 export interface LowRankWeights {
   /** [P·r, K]. */
@@ -51,6 +52,8 @@ export interface LowRankWeights {
   readonly up: Buffer;
   /** The row of the weight with which each of the P parts begins; the first is 0. */
   readonly starts: readonly number[];
+  /** What the weight's results can reach with the branch, from `branchBounds`. */
+  readonly bounds?: Buffer | undefined;
 }
 
 /** A convolution's parameters: weight [Co, kh, kw, Ci], bias [Co] f32. */
@@ -201,7 +204,7 @@ export class Recorder {
     const y = yScale ? this.#quantised(shape, yScale) : (options.into ?? this.empty(shape, options.dtype));
     check(sameShape(y.shape, shape), () => `linear: ${show(y)} cannot hold the result`);
     const factor = this.#factor(input, weight);
-    const low = weights.lowRank && this.#lowRank(input, factor.x, weights.lowRank);
+    const low = weights.lowRank && this.#lowRank(factor.x, weights.lowRank);
     return this.#emit("linear", {
       inputs: {
         ...factor,
@@ -211,7 +214,7 @@ export class Recorder {
         ...low?.inputs,
         residual: options.residual,
         gate: options.gate,
-        bounds: yScale && weights.bounds,
+        bounds: yScale && boundsOf(weights),
       },
       outputs: { y, yScale },
       attributes: { activation: ACTIVATIONS[options.activation ?? "none"], ...low?.attributes },
@@ -255,7 +258,7 @@ export class Recorder {
       () => `qkvLinear: rope ${show(valueOf(rope))} for ${show(input)}`,
     );
     const factor = this.#factor(input, weight);
-    const low = weights.lowRank && this.#lowRank(input, factor.x, weights.lowRank);
+    const low = weights.lowRank && this.#lowRank(factor.x, weights.lowRank);
     const activation = ACTIVATIONS[options.activation ?? "none"];
     this.#emit("qkvLinear", {
       inputs: {
@@ -267,7 +270,7 @@ export class Recorder {
         normQ,
         normK,
         rope,
-        bounds: mlpScale && weights.bounds,
+        bounds: mlpScale && boundsOf(weights),
       },
       outputs: { ...(form instanceof Value ? { qkv: form } : form), mlp, mlpScale },
       attributes: {
@@ -355,8 +358,7 @@ export class Recorder {
 
   /**
    * x̂·weight + bias, or with modulation x̂·(1 + scale) + shift (shift, scale [B, D]). x [.., D]. With `for`, the result is
-   * quantised on the way out if those weights want it so; a low-rank branch of theirs reads a second output, the result as it
-   * was.
+   * quantised on the way out if those weights want it so.
    */
   layerNorm(
     x: Tensor,
@@ -373,9 +375,8 @@ export class Recorder {
     if (!this.#quantises(weights?.weight)) return this.#pointwise("layerNorm", { x, ...inputs }, { eps }, 8);
     const { shape, elements } = valueOf(x);
     const scale = this.empty([elementsOf(shape.slice(0, -1))], "f32");
-    const exact = weights?.lowRank && this.empty(shape);
-    const y = this.#quantised(shape, scale, exact);
-    const outputs = { y, yScale: scale, exact };
+    const y = this.#quantised(shape, scale);
+    const outputs = { y, yScale: scale };
     return this.#emit("layerNorm", {
       inputs: { x, ...inputs },
       outputs,
@@ -726,6 +727,19 @@ export class Recorder {
     });
   }
 
+  /** What results of a linear can reach with its low-rank branch, from what they can reach without it: [2] f32. */
+  branchBounds(
+    { scale: weightScale, bounds }: LinearWeights,
+    { down, scale, up, starts }: LowRankWeights,
+    into: Buffer,
+  ): void {
+    this.#emit("branchBounds", {
+      inputs: { down, scale, up, weightScale, base: bounds },
+      outputs: { y: into.value },
+      attributes: partsOf(starts),
+    });
+  }
+
   #emptyHeads([batch, tokens, heads]: Heads["shape"], type: AttentionType): PackedHeads {
     const codes = type === "int8" ? "i8" : "f8e4m3";
     return {
@@ -749,10 +763,9 @@ export class Recorder {
     return this.dtype === "bf16" && weight?.dtype === "f8e4m3";
   }
 
-  /** Whether a result of `weights` can be quantised for `next` as it is written: by a bound, so no branch may add to it. */
+  /** Whether a result of `weights` can be quantised for `next` as it is written: by a bound. */
   #bounded(weights: LinearWeights, next: LinearWeights | undefined): boolean {
-    const branches = weights.lowRank !== undefined || next?.lowRank !== undefined;
-    return weights.bounds !== undefined && !branches && this.#quantises(next?.weight);
+    return boundsOf(weights) !== undefined && this.#quantises(next?.weight);
   }
 
   /** x as the device multiplies it with `weight`. */
@@ -772,30 +785,29 @@ export class Recorder {
     return converted;
   }
 
-  #quantised(shape: readonly number[], scale: Value, exact?: Value): Value {
+  #quantised(shape: readonly number[], scale: Value): Value {
     const { storage, dtype, stride, offset } = this.empty(shape, "f8e4m3");
-    return new Value(storage, dtype, shape, stride, offset, scale, exact);
+    return new Value(storage, dtype, shape, stride, offset, scale);
   }
 
-  /** Records x·downᵀ·scale and gives what the linear takes of the branch. `factor` is x as the weight is multiplied with it. */
-  #lowRank(x: Value, factor: Value, { down, scale, up, starts }: LowRankWeights) {
+  /**
+   * Records x·downᵀ·scale and gives what the linear takes of the branch. `x` is as the weight is multiplied with it: codes are taken
+   * as numbers, and their scales come after both products.
+   */
+  #lowRank(x: Value, { down, scale, up, starts }: LowRankWeights) {
     const rank = up.shape[1]!;
     check(
       down.shape[0] === starts.length * rank,
       () => `low rank: ${show(down.value)} and ${show(up.value)}`,
     );
-    const exact = factor.rowScale === undefined ? factor : x.rowScale === undefined ? x : x.exact;
-    if (exact === undefined) throw misuse("low rank: x is quantised, and what it was before is not kept");
-    const input = this.#factor(exact, down);
     const low = this.empty(x.shape.with(-1, down.shape[0]!));
     this.#emit("linear", {
-      inputs: { ...input, weight: down, weightScale: scale },
+      inputs: { x, weight: down, weightScale: scale },
       outputs: { y: low },
       attributes: { activation: ACTIVATIONS.none },
       flops: 2 * x.elements * down.shape[0]!,
     });
-    const attributes = Object.fromEntries(starts.slice(1).map((start, i) => [`part${i + 1}`, start]));
-    return { rank, inputs: { low, lowUp: up }, attributes };
+    return { rank, inputs: { low, lowUp: up }, attributes: partsOf(starts) };
   }
 
   /** A pointwise op of two values of one shape, written into `into` where that is given. */
@@ -854,6 +866,16 @@ export class Recorder {
 function sumsInPairs(x: Value, groups: number): boolean {
   const channels = x.shape.at(-1)!;
   return channels % 8 === 0 && channels % (2 * groups) === 0 && x.whole;
+}
+
+/** What a linear's results can reach, with the branch that it has. */
+function boundsOf({ lowRank, bounds }: LinearWeights): Buffer | undefined {
+  return lowRank === undefined ? bounds : lowRank.bounds;
+}
+
+/** Where the parts of a branch begin, as attributes. */
+function partsOf(starts: readonly number[]): Record<string, number> {
+  return Object.fromEntries(starts.slice(1).map((start, i) => [`part${i + 1}`, start]));
 }
 
 /** The Value behind an operand. */

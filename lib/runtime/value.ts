@@ -38,8 +38,6 @@ export class Value {
     readonly offset: number,
     /** Of a quantised Value: one f32 per row; it stands for codes × scale. */
     readonly rowScale?: Value,
-    /** Of a quantised Value: what was quantised, where that is kept. */
-    readonly exact?: Value,
   ) {}
 
   get elements(): number {

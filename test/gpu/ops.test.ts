@@ -427,6 +427,58 @@ test("weightBounds agrees with the CPU's", () => {
   );
 });
 
+test("branchBounds agrees with the CPU's", () => {
+  const w = quantisedLayer(300, 128);
+  return agree(
+    { s: w.scale, base: f32([2], 3), down: weight([48, 128]), up: weight([300, 16], 20), f: f32([48], 2) },
+    (g, { s, base, down, up, f }) => {
+      const bounds = (s as Buffer).device.buffer("f32", [2]);
+      const branch = { down: down as never, up: up as never, scale: f, starts: [0, 100, 220] };
+      g.branchBounds({ weight: up as never, scale: s as never, bounds: base as never }, branch, bounds);
+      return bounds.value;
+    },
+    1.5e-2, // the GPU's has room for its roundings
+  );
+});
+
+test("a branch beside fp8 weights and its bound: as near as the weights alone", async () => {
+  const up = quantisedLayer(512, 256);
+  const down = quantisedLayer(256, 512);
+  const low = { a: activation([32, 256], 0.2), b: activation([512, 16], 0.2), f: f32([32]) };
+  const x = activation([1, 130, 256]);
+  const starts = [0, 384];
+  const exact = await compute(cpu, { x, u: up.exact, d: down.exact, ...low }, (g, { x, u, d, a, b, f }) => {
+    const lowRank = { down: a as never, up: b as never, scale: f, starts };
+    return g.linear(g.linear(x, { weight: u as never, lowRank }, { activation: "gelu" }), {
+      weight: d as never,
+    });
+  });
+  const divided = {
+    ...low.b,
+    data: (low.b.data as Float32Array).map(
+      (v, i) => v / (up.scale.data as Float32Array)[Math.floor(i / 16)]!,
+    ),
+  };
+  const branch = {
+    a: { ...low.a, dtype: "bf16" as const },
+    b: { ...divided, dtype: "bf16" as const },
+    f: low.f,
+  };
+  const inputs = { x, u: up.codes, us: up.scale, d: down.codes, ds: down.scale, ...branch };
+  const quantised = await compute(gpu, inputs, (g, { x, u, us, d, ds, a, b, f }) => {
+    const [base, bounds] = [gpu.buffer("f32", [2]), gpu.buffer("f32", [2])];
+    const first = { weight: u as never, scale: us as never, bounds: base };
+    const lowRank = { down: a as never, up: b as never, scale: f, starts, bounds };
+    g.weightBounds(first, base);
+    g.branchBounds(first, lowRank, bounds);
+    const next = { weight: d as never, scale: ds as never };
+    return g.linear(g.linear(x, { ...first, lowRank }, { activation: "gelu", for: next }), next);
+  });
+  const error = relativeL2(quantised, exact);
+  console.log(`fp8 linears, one with a branch: relative L2 ${error.toExponential(2)}`);
+  assert.ok(error <= 0.06); // of two fp8 linears with codes of three bits
+});
+
 test("a linear that quantises its result by a bound errs no more than one that knows its rows' maxima", async () => {
   const up = quantisedLayer(512, 256);
   const down = quantisedLayer(256, 512);

@@ -121,13 +121,14 @@ describe("a low-rank branch", () => {
     expect(ops["2 qkvLinear"]!.attributes).toMatchObject({ part1: 128, part2: 256, part3: 384 });
   });
 
-  it("reads what the norm gave before it was quantised", () => {
+  it("reads the codes that a quantised weight is multiplied with, without their scales", () => {
     const ops = record(new Recorder("bf16"), "f8e4m3");
     expect(Object.keys(ops)).toEqual(["0 layerNorm", "1 linear", "2 qkvLinear"]);
-    const { y, exact } = ops["0 layerNorm"]!.outputs;
-    expect(exact).toMatchObject({ dtype: "bf16", shape: [1, 2, 32] });
-    expect(ops["1 linear"]!.inputs.x).toBe(exact);
-    expect(ops["2 qkvLinear"]!.inputs.x).toBe(y);
+    const { y, yScale } = ops["0 layerNorm"]!.outputs;
+    expect(y!.dtype).toBe("f8e4m3");
+    expect(ops["1 linear"]!.inputs.x).toBe(y);
+    expect(ops["1 linear"]!.inputs.xScale).toBeUndefined();
+    expect(ops["2 qkvLinear"]!.inputs).toMatchObject({ x: y, xScale: yScale });
   });
 
   it("reads what a linear quantises by itself", () => {
@@ -135,13 +136,7 @@ describe("a low-rank branch", () => {
     const x = cpuDevice(1).buffer("bf16", [2, 32]);
     g.linear(x, weights("f8e4m3"));
     expect(g.ops.map((op) => op.kind)).toEqual(["quantizeRows", "linear", "linear"]);
-    expect(g.ops[1]!.inputs.x).toBe(x.value);
-  });
-
-  it("cannot be recorded where the value before is lost", () => {
-    const g = new Recorder("bf16");
-    const codes = g.quantizeRows(cpuDevice(1).buffer("bf16", [2, 32]));
-    expect(() => g.linear(codes, weights("f8e4m3"))).toThrow(misuse(/what it was before is not kept/));
+    expect(g.ops[1]!.inputs.x).toBe(g.ops[0]!.outputs.codes);
   });
 });
 
@@ -174,10 +169,19 @@ describe("what goes to a quantised linear", () => {
     expect(g.ops[2]!.inputs).toMatchObject({ x: y, xScale: yScale });
   });
 
+  it("is bounded with its adapter, and another adapter may read it", () => {
+    const g = new Recorder("bf16");
+    const bounds = device.buffer("f32", [2]);
+    const next = { ...down, lowRank: branch(32, 64) };
+    g.linear(g.linear(x, { ...up, lowRank: { ...branch(64, 32), bounds } }, { for: next }), next);
+    expect(kinds(g)).toEqual(["quantizeRows", "linear", "linear", "linear", "linear"]);
+    expect(g.ops[2]!.inputs.bounds).toBe(bounds.value);
+    expect(g.ops[3]!.inputs.x).toBe(g.ops[2]!.outputs.y);
+  });
+
   it.each<[string, LinearWeights, LinearWeights]>([
     ["its layer has no bounds", layer(64, 32), down],
-    ["an adapter adds to it", { ...up, lowRank: branch(64, 32) }, down],
-    ["an adapter reads it", up, { ...down, lowRank: branch(32, 64) }],
+    ["an adapter adds to it that has no bounds", { ...up, lowRank: branch(64, 32) }, down],
   ])("is quantised by an op of its own where %s", (_, first, second) => {
     const g = new Recorder("bf16");
     g.linear(g.linear(x, first, { for: second }), second);

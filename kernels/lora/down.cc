@@ -1,0 +1,127 @@
+// Arguments → checks → tile → tensor maps → launch.
+#include <algorithm>
+#include <string>
+
+#include "launch.cuh"
+#include "lora/launchers.h"
+#include "tensor_map.h"
+
+namespace flux::kernels {
+namespace lora {
+namespace {
+
+constexpr int kHopperRows = 128;
+
+int64_t element_bytes(const DownProjection& call) { return call.operand == Element::kE4M3 ? 1 : 2; }
+
+template <typename T>
+bool aligned(const GemmRows<T>& rows, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 && rows.row_stride * bytes % 16 == 0 &&
+         rows.batch_stride * bytes % 16 == 0;
+}
+
+Status check(const DownProjection& call) {
+  if (call.operand != Element::kE4M3 && call.operand != Element::kBF16)
+    return Status::unsupported("down_project: x is e4m3 or bf16");
+  if (call.k < 16 || call.k % 16 != 0 || call.ranks < 16 || call.ranks % 16 != 0 ||
+      std::max(call.k, call.ranks) > INT32_MAX / 4) {
+    return Status::bad_argument("down_project: K = " + std::to_string(call.k) + " and " +
+                                std::to_string(call.ranks) + " ranks must be positive multiples of 16");
+  }
+  if (call.groups == nullptr || call.group_count < 1 || call.group_count > kGemmMaxGroups)
+    return Status::bad_argument("down_project: a launch takes 1 to 4 groups");
+  for (int i = 0; i < call.group_count; ++i) {
+    const DownGroup& group = call.groups[i];
+    if (group.rows < 1 || group.batches < 1 || group.batches * group.rows > INT32_MAX)
+      return Status::bad_argument("down_project: a group has no rows or too many");
+    if (group.x.data == nullptr || group.down == nullptr || group.scale == nullptr ||
+        group.low.data == nullptr)
+      return Status::bad_argument("down_project: x, down, scale or low is null");
+    if (!aligned(group.x, element_bytes(call)) || !aligned(group.low, 2) ||
+        !aligned(GemmRows<const void>{group.down, call.k, 0}, 2) ||
+        !aligned(GemmRows<const void>{group.scale, 0, 0}, 4)) {
+      return Status::bad_argument("down_project: matrices and their strides must be multiples of 16 bytes");
+    }
+    if (group.x.row_stride < call.k || group.low.row_stride < call.ranks)
+      return Status::bad_argument("down_project: rows of x are at least K apart, of low as many as ranks");
+  }
+  return {};
+}
+
+// Tiles of all groups; `rows` × `columns` each.
+int count_tiles(const DownProjection& call, int rows, int columns, Params* params) {
+  params->k = int(call.k);
+  params->ranks = int(call.ranks);
+  params->column_blocks = int((call.ranks + columns - 1) / columns);
+  int64_t tiles = 0;
+  for (int i = 0; i < call.group_count; ++i) {
+    GroupParams& to = params->groups[i];
+    to.group = call.groups[i];
+    to.row_blocks = int((to.group.rows + rows - 1) / rows);
+    tiles += to.row_blocks * to.group.batches * params->column_blocks;
+    to.tile_end = int(tiles);
+  }
+  return int(tiles);
+}
+
+Status make_maps(const DownProjection& call, int columns, GroupParams* params) {
+  const DownGroup& group = params->group;
+  TensorMapSpec spec;
+  spec.data = group.x.data;
+  spec.element = call.operand;
+  spec.rank = 3;
+  spec.columns = call.k;
+  spec.rows = group.rows;
+  spec.batches = group.batches;
+  spec.row_stride = group.x.row_stride;
+  spec.batch_stride = group.x.batch_stride;
+  spec.box_columns = int(128 / element_bytes(call));
+  spec.box_rows = kHopperRows;
+  spec.swizzle = Swizzle::k128;
+  if (Status status = make_tensor_map(spec, &params->x); !status.ok()) return status;
+  spec = TensorMapSpec{};
+  spec.data = group.down;
+  spec.element = Element::kBF16;
+  spec.columns = call.k;
+  spec.rows = call.ranks;
+  spec.row_stride = call.k;
+  spec.box_columns = 64;
+  spec.box_rows = columns;
+  spec.swizzle = Swizzle::k128;
+  return make_tensor_map(spec, &params->down);
+}
+
+// Into how many runs K is cut: as many as keep every multiprocessor busy once, with three k-blocks or more in each.
+int parts_of(int tiles, int k_blocks) {
+  const int most = device_multiprocessors() * 6 / 5;
+  int parts = 1;
+  while (parts < 8 && 2 * parts * tiles <= most && k_blocks >= 6 * parts) parts *= 2;
+  return parts;
+}
+
+}  // namespace
+}  // namespace lora
+
+Status down_project_portable(const DownProjection& call, cudaStream_t stream) {
+  if (Status status = lora::check(call); !status.ok()) return status;
+  lora::Params params{};
+  const int tiles = lora::count_tiles(call, 64, 64, &params);
+  return lora::launch_portable(params, call.operand == Element::kE4M3, tiles, stream);
+}
+
+Status down_project(const DownProjection& call, cudaStream_t stream) {
+  if (device_architecture() != 90) return down_project_portable(call, stream);
+  if (Status status = lora::check(call); !status.ok()) return status;
+  lora::Params params{};
+  const int columns = call.ranks <= 16 ? 16 : call.ranks <= 64 ? 64 : 128;
+  const int tiles = lora::count_tiles(call, lora::kHopperRows, columns, &params);
+  const int64_t block = 128 / lora::element_bytes(call);
+  params.k_blocks = int((call.k + block - 1) / block);
+  for (int i = 0; i < call.group_count; ++i) {
+    if (Status status = lora::make_maps(call, columns, &params.groups[i]); !status.ok()) return status;
+  }
+  return lora::launch_hopper(params, call.operand == Element::kE4M3, columns, tiles,
+                             lora::parts_of(tiles, params.k_blocks), stream);
+}
+
+}  // namespace flux::kernels
