@@ -1,5 +1,6 @@
 // 8-bit attention: q·k in int8 or e4m3, P·V in e4m3, on the operands of qkv_layout.cuh.
 #include "attention/check.h"
+#include "attention/hopper_packed.cuh"
 #include "attention/launch_hopper.cuh"
 #include "attention/qkv_layout.cuh"
 

@@ -72,7 +72,7 @@ __device__ __forceinline__ void produce_wide(const WideParameters& p, const Wide
                                       blockIdx.x * kQueries, head, batch);
   }
   const auto claim = [&] {
-    ptx::mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
+    ptx::mbarrier_wait(shared.empty(at.stage), at.parity() ^ 1);
     ptx::mbarrier_arrive_expect_tx(shared.full(at.stage), kSlotBytes);
   };
   const auto load_keys = [&](int tile) {
@@ -116,7 +116,7 @@ __device__ __forceinline__ int multiply_keys(float (&s)[32], const WideShared& s
   int previous = 0;
 #pragma unroll 1  // unrolled, the descriptors of all of Q would be kept in registers
   for (int c = 0; c < 8; ++c) {
-    ptx::mbarrier_wait(shared.full(at.stage), at.parity);
+    ptx::mbarrier_wait(shared.full(at.stage), at.parity());
     const Operand a(shared.base + c * 8192, 16, 1024), b(shared.slot(at.stage) + w * 8192, 16, 1024);
     ptx::wgmma_fence();
 #pragma unroll
@@ -138,7 +138,7 @@ __device__ __forceinline__ void multiply_values_wide(float (&o)[128], const Wide
   using Operand = ptx::WgmmaOperand<ptx::OperandLayout::kSwizzle128>;
   const Operand a(shared.probabilities(), 16, 1024);
   const auto multiply_slot = [&](int c) {
-    ptx::mbarrier_wait(shared.full(at.stage), at.parity);
+    ptx::mbarrier_wait(shared.full(at.stage), at.parity());
     const Operand b(shared.slot(at.stage) + w * 8192, 2048, 1024);
     ptx::wgmma_fence();
     ptx::WgmmaWide::mma_async(o, a.at(c / 4 * 8192 + c % 4 * 32), b.at(0));

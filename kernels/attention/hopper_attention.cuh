@@ -5,7 +5,8 @@
 //     S ← Q·Kᵀ(j)            wgmma from shared memory
 //     O ← O + P·V(j − 1)     wgmma, P in registers; runs under the softmax of tile j
 //     P ← softmax(S)         f32; runs under the other warpgroups' products
-// Warpgroups issue in turn (bf16). Left alone they may fall into step, all multiplying and then all in their softmax.
+// In bf16 warpgroups issue in turn: left alone they may fall into step, all multiplying and then all in their softmax. The loop of 8-bit
+// operands is in hopper_packed.cuh.
 // Keys go from the last tile to the first: only the first tile handled can be ragged, so only it is masked.
 //
 // Shared memory: Q [warpgroup][panel][64][128 B], K [stage][panel][kKeyTile][128 B], V [stage] (bf16 like K; 8-bit: blocks of 16
@@ -50,17 +51,18 @@ __device__ __forceinline__ void produce(const Parameters& p, const Shared<C>& sh
   ptx::prefetch_tensormap(&p.query);
   ptx::prefetch_tensormap(&p.key);
   ptx::prefetch_tensormap(&p.value);
-  Cursor<C::kStages> at;
+  typename C::Ring at;
   uint32_t query_parity = 1;
   Work work;
   for (int i = 0; p.schedule.get(i, work); ++i) {
     const int slice = work.tile / p.query_tiles, query_tile = work.tile % p.query_tiles;
     const int head = slice % p.heads, batch = slice / p.heads;
     const int end = last_key_tile<C>(p, work, query_tile);
+    at.start_tile();
     for (int j = end - 1; j >= work.begin; --j) {
       const int token = j * C::kKeyTile;
       const uint32_t block_bytes = C::kPacked ? min(C::kKeyTile, p.padded_keys - token) : 0;
-      ptx::mbarrier_wait(shared.key_empty(at.stage), at.parity ^ 1);
+      ptx::mbarrier_wait(shared.key_empty(at.stage), at.parity() ^ 1);
       ptx::mbarrier_arrive_expect_tx(shared.key_full(at.stage), C::kKeyBytes + block_bytes);
 #pragma unroll
       for (int panel = 0; panel < C::kPanels; ++panel) {
@@ -86,7 +88,7 @@ __device__ __forceinline__ void produce(const Parameters& p, const Shared<C>& sh
         }
         query_parity ^= 1;
       }
-      ptx::mbarrier_wait(shared.value_empty(at.stage), at.parity ^ 1);
+      ptx::mbarrier_wait(shared.value_empty(at.stage), at.parity() ^ 1);
       ptx::mbarrier_arrive_expect_tx(shared.value_full(at.stage), C::kValueBytes);
       if constexpr (C::kPacked) {
         ptx::cp_async_bulk_tensor_4d_load(shared.value(at.stage), &p.value, shared.value_full(at.stage), 0, 0,
@@ -118,13 +120,10 @@ __device__ __forceinline__ void multiply_scores(typename C::Accumulator (&s)[C::
 template <typename C>
 __device__ __forceinline__ void multiply_values(float (&o)[C::kHeadDim / 2],
                                                 const uint32_t (&p)[C::kFragments][4], uint32_t value) {
-  using Operand =
-      ptx::WgmmaOperand<C::kPacked ? ptx::OperandLayout::kCoreMatrices : ptx::OperandLayout::kSwizzle128>;
-  const Operand b = C::kPacked ? Operand(value, 2048, 128) : Operand(value, C::kKeyTile * 128, 1024);
+  const ptx::WgmmaOperand<ptx::OperandLayout::kSwizzle128> b(value, C::kKeyTile * 128, 1024);
 #pragma unroll
   for (int f = 0; f < C::kFragments; ++f) {
-    ptx::WgmmaValues<typename C::Value, C::kHeadDim>::mma_async(o, p[f],
-                                                                b.at(f * (C::kPacked ? 4096 : 2048)));
+    ptx::WgmmaValues<typename C::Value, C::kHeadDim>::mma_async(o, p[f], b.at(f * 2048));
   }
 }
 
@@ -144,14 +143,11 @@ __device__ __forceinline__ void release_after(uint32_t barrier, const Rows& rows
 // Named barriers: kTurn + w is warpgroup w's turn to issue, kGroup + w synchronises warpgroup w.
 inline constexpr int kTurn = 1, kGroup = 5;
 
-template <typename C>
-__device__ __forceinline__ void take_turn(int w) {
-  if constexpr (C::kTurns) ptx::bar_sync(kTurn + w, 256);
-}
+__device__ __forceinline__ void take_turn(int w) { ptx::bar_sync(kTurn + w, 256); }
 
 template <typename C>
 __device__ __forceinline__ void pass_turn(int w) {
-  if constexpr (C::kTurns) ptx::bar_arrive(kTurn + (w + 1) % C::kWarpgroups, 256);
+  ptx::bar_arrive(kTurn + (w + 1) % C::kWarpgroups, 256);
 }
 
 // Hands this warpgroup's unfinished accumulator to the block before (schedule.cuh).
@@ -287,25 +283,6 @@ __device__ __forceinline__ void store_output(const Parameters& p, const Shared<C
   }
 }
 
-// Completes |q| to the bound |q|·max|k| + max vExponent over all keys, with room for the rounding of the codes.
-template <typename C>
-__device__ __forceinline__ void bound_scores(const Parameters& p, int slice, RowContext<C>& context) {
-  const float4* blocks = p.key_blocks + int64_t(slice) * p.padded_keys / 16;
-  float norm = 0.0f, exponent = -INFINITY;
-  for (int b = threadIdx.x % 32; b < (p.keys + 15) / 16; b += 32) {
-    const float4 block = __ldg(blocks + b);
-    norm = fmaxf(norm, block.y);
-    exponent = fmaxf(exponent, block.z);
-  }
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    norm = fmaxf(norm, __shfl_xor_sync(0xffffffff, norm, offset));
-    exponent = fmaxf(exponent, __shfl_xor_sync(0xffffffff, exponent, offset));
-  }
-#pragma unroll
-  for (float& bound : context.bound) bound = 1.1f * bound * norm + exponent;
-}
-
 template <typename C>
 __device__ __forceinline__ RowContext<C> row_context(const Parameters& p, int slice, int first_row) {
   RowContext<C> context;
@@ -326,14 +303,27 @@ __device__ __forceinline__ RowContext<C> row_context(const Parameters& p, int sl
           p.bias + slice % p.heads * p.bias_head_stride + min(row, p.queries - 1) * p.bias_row_stride;
     }
   }
-  if constexpr (C::kPacked) bound_scores<C>(p, slice, context);
   return context;
 }
 
-// Warpgroup w of the consumers.
+// Hands the accumulator of finished work on, or joins it with what another block computed and stores it.
+template <typename C>
+__device__ __forceinline__ void finish(const Parameters& p, const Shared<C>& shared, int w,
+                                       float (&o)[C::kHeadDim / 2], Rows& rows, const RowContext<C>& context,
+                                       const Work& work, int slice, int first_row) {
+  const int partial = int(blockIdx.x) * C::kWarpgroups + w;
+  if (work.begin > 0) {
+    publish(p, partial, w, o, rows);
+    return;
+  }
+  if (work.end < p.schedule.key_tiles) merge(p, partial + C::kWarpgroups, w, o, rows);
+  store_output<C>(p, shared, w, o, rows, context, slice, first_row);
+}
+
+// Warpgroup w of the consumers, in bf16.
 template <typename C>
 __device__ __forceinline__ void consume(const Parameters& p, const Shared<C>& shared, int w) {
-  Cursor<C::kStages> at;
+  typename C::Ring at;
   uint32_t query_parity = 0;
   if (w == C::kWarpgroups - 1) pass_turn<C>(w);
   Work work;
@@ -352,8 +342,8 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<C>& sh
 
     ptx::mbarrier_wait(shared.query_full(w), query_parity);
     query_parity ^= 1;
-    ptx::mbarrier_wait(shared.key_full(at.stage), at.parity);
-    take_turn<C>(w);
+    ptx::mbarrier_wait(shared.key_full(at.stage), at.parity());
+    take_turn(w);
     ptx::wgmma_fence();
     multiply_scores<C>(s, shared.query(w), shared.key(at.stage));
     ptx::wgmma_commit_group();
@@ -361,34 +351,27 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<C>& sh
     float y[C::kKeyTile / 2];
     if constexpr (C::kExtra == Extra::kBias) load_bias<C, true>(y, p, context, (end - 1) * C::kKeyTile);
     ptx::wgmma_wait_group<0>();
-    bool bounded = false;
-    softmax_exact<C, true>(y, rows, factor, s, p, context, shared.blocks(at.stage), (end - 1) * C::kKeyTile,
-                           bounded);
+    softmax_exact<C, true>(y, rows, factor, s, p, context, shared.blocks(at.stage), (end - 1) * C::kKeyTile);
     release(shared.key_empty(at.stage));
     pack<C>(probabilities, y);
-    Cursor<C::kStages> value_at = at;
+    typename C::Ring value_at = at;
     at.advance();
 
     for (int j = end - 2; j >= work.begin; --j) {
-      ptx::mbarrier_wait(shared.key_full(at.stage), at.parity);
-      take_turn<C>(w);
+      ptx::mbarrier_wait(shared.key_full(at.stage), at.parity());
+      take_turn(w);
       ptx::wgmma_fence();
       multiply_scores<C>(s, shared.query(w), shared.key(at.stage));
       ptx::wgmma_commit_group();
-      ptx::mbarrier_wait(shared.value_full(value_at.stage), value_at.parity);
+      ptx::mbarrier_wait(shared.value_full(value_at.stage), value_at.parity());
       ptx::wgmma_fence();
       multiply_values<C>(o, probabilities, shared.value(value_at.stage));
       ptx::wgmma_commit_group();
       pass_turn<C>(w);
       if constexpr (C::kExtra == Extra::kBias) load_bias<C, false>(y, p, context, j * C::kKeyTile);
       ptx::wgmma_wait_group<1>();
-      bool rescale;
-      if (C::kPacked && bounded) {
-        rescale = softmax_bounded<C>(y, rows, factor, s, context, shared.blocks(at.stage));
-      } else {
-        rescale = softmax_exact<C, false>(y, rows, factor, s, p, context, shared.blocks(at.stage),
-                                          j * C::kKeyTile, bounded);
-      }
+      const bool rescale =
+          softmax_exact<C, false>(y, rows, factor, s, p, context, shared.blocks(at.stage), j * C::kKeyTile);
       release_after(shared.key_empty(at.stage), rows);
       at.advance();
       ptx::wgmma_wait_group<0>();
@@ -401,23 +384,21 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<C>& sh
       pack<C>(probabilities, y);
     }
     release(shared.query_empty(w));
-    ptx::mbarrier_wait(shared.value_full(value_at.stage), value_at.parity);
+    ptx::mbarrier_wait(shared.value_full(value_at.stage), value_at.parity());
     ptx::wgmma_fence();
     multiply_values<C>(o, probabilities, shared.value(value_at.stage));
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<0>();
     release(shared.value_empty(value_at.stage));
 
-    const int partial = int(blockIdx.x) * C::kWarpgroups + w;
-    if (work.begin > 0) {
-      publish(p, partial, w, o, rows);
-      continue;
-    }
-    if (work.end < p.schedule.key_tiles) merge(p, partial + C::kWarpgroups, w, o, rows);
-    store_output<C>(p, shared, w, o, rows, context, slice, first_row);
+    finish<C>(p, shared, w, o, rows, context, work, slice, first_row);
   }
   if (threadIdx.x % 128 == 0) ptx::cp_async_bulk_wait_group_read<0>();  // shared memory outlives the copies
 }
+
+// Warpgroup w of the consumers, on 8-bit operands: hopper_packed.cuh.
+template <typename C>
+__device__ void consume_packed(const Parameters& p, const Shared<C>& shared, int w);
 
 template <typename C>
 __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_constant__ Parameters p) {
@@ -445,7 +426,11 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
     if (threadIdx.x == 128 * C::kWarpgroups) produce<C>(p, shared);
   } else {
     ptx::setmaxnreg_inc<C::kWarpgroups == 2 ? 232 : 160>();
-    consume<C>(p, shared, warpgroup);
+    if constexpr (C::kPacked) {
+      consume_packed<C>(p, shared, warpgroup);
+    } else {
+      consume<C>(p, shared, warpgroup);
+    }
   }
   let_successor_start();
 #endif

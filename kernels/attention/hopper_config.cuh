@@ -18,6 +18,35 @@ namespace flux::kernels::attention {
 // What is added to the scores.
 enum class Extra { kNone, kBias, kCausal };
 
+// Positions in the pipeline: stage and parity, advanced together. Tiles of queries follow each other through the ring.
+template <int kStages>
+struct Cursor {
+  int stage = 0;
+  uint32_t phase = 0;
+  __device__ __forceinline__ uint32_t parity() const { return phase; }
+  __device__ __forceinline__ void start_tile() {}
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// The same where every tile of queries starts at stage 0, so that the consumers' loop can be unrolled over the stages. Stages are then not
+// used equally often: each has a parity of its own, a bit of `phases`.
+template <int kStages>
+struct RestartingCursor {
+  int stage = 0;
+  uint32_t phases = 0;
+  __device__ __forceinline__ uint32_t parity() const { return phases >> stage & 1; }
+  __device__ __forceinline__ void start_tile() { stage = 0; }
+  __device__ __forceinline__ void advance() {
+    phases ^= 1u << stage;
+    if (++stage == kStages) stage = 0;
+  }
+};
+
 template <typename ScoreType, int kHeadDim_, int kWarpgroups_, int kKeyTile_, int kStages_,
           Extra kExtra_ = Extra::kNone>
 struct Config {
@@ -28,8 +57,7 @@ struct Config {
   static constexpr int kHeadDim = kHeadDim_, kWarpgroups = kWarpgroups_, kKeyTile = kKeyTile_,
                        kStages = kStages_;
   static constexpr Extra kExtra = kExtra_;
-  // Whether warpgroups issue in turn. In bf16 that is 2 % at 8704 tokens; in 8 bits, where it is the softmax that must not wait, it costs 1.
-  static constexpr bool kTurns = !kPacked;
+  using Ring = std::conditional_t<kPacked, RestartingCursor<kStages>, Cursor<kStages>>;
   static constexpr int kQueryTile = 64 * kWarpgroups;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kPanels = kHeadDim * int(sizeof(Score)) / 128;  // of Q and K
@@ -78,19 +106,6 @@ struct Parameters {
   int64_t bias_head_stride, bias_row_stride;
   float4* partials;
   uint32_t* flags;
-};
-
-// Positions in the pipeline: stage and parity, advanced together.
-template <int kStages>
-struct Cursor {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
 };
 
 template <typename C>

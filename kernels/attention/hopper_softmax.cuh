@@ -63,13 +63,13 @@ __device__ __forceinline__ void read_scores(float (&y)[C::kKeyTile / 2],
   }
 }
 
-// Scores of a tile to probabilities y. Returns whether O must be multiplied by `factor` first. kRagged is the first tile handled; it also
-// decides `bounded` for the tiles after it.
+// Scores of a tile to probabilities y. Returns whether O must be multiplied by `factor` first. kRagged is the first tile handled; `bounded`,
+// where it is asked for, says whether the tiles after it may take `softmax_bounded`.
 template <typename C, bool kRagged>
 __device__ __forceinline__ bool softmax_exact(float (&y)[C::kKeyTile / 2], Rows& rows, float (&factor)[2],
                                               const typename C::Accumulator (&s)[C::kKeyTile / 2],
                                               const Parameters& p, const RowContext<C>& context,
-                                              uint32_t blocks, int first_key, bool& bounded) {
+                                              uint32_t blocks, int first_key, bool* bounded = nullptr) {
   using P = Probabilities<typename C::Value>;
   constexpr int kPerSegment = C::kSegment / 2;  // a thread's scores in one
   read_scores<C, kRagged>(y, s, p, context, blocks, first_key);
@@ -92,10 +92,9 @@ __device__ __forceinline__ bool softmax_exact(float (&y)[C::kKeyTile / 2], Rows&
   maximum[1] = quad_max(maximum[1]);
   const bool rescale = rows.raise<typename C::Value>(maximum, factor);
   if constexpr (C::kPacked && kRagged) {
-    bounded =
-        context.bound[0] - rows.reference[0] < P::kLimit && context.bound[1] - rows.reference[1] < P::kLimit;
-    bounded = __all_sync(0xffffffff, bounded);
-    if (bounded) {
+    *bounded = __all_sync(0xffffffff, context.bound[0] - rows.reference[0] < P::kLimit &&
+                                          context.bound[1] - rows.reference[1] < P::kLimit);
+    if (*bounded) {
       rows.reference[0] += P::kHeadroom;
       rows.reference[1] += P::kHeadroom;
     }
@@ -121,8 +120,7 @@ __device__ __forceinline__ bool softmax_exact(float (&y)[C::kKeyTile / 2], Rows&
 // The reference was too low for at least one row of the warp: raises it by whole powers of two until no thread's sum exceeds e4m3.
 template <typename C>
 __device__ __forceinline__ void lower_probabilities(float (&y)[C::kKeyTile / 2], Rows& rows,
-                                                    float (&factor)[2], const float (&raw)[2],
-                                                    float (&sum)[2]) {
+                                                    float (&factor)[2], const float (&raw)[2]) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const float excess = quad_max(raw[h]) * (1.0f / 448.0f);
@@ -130,23 +128,23 @@ __device__ __forceinline__ void lower_probabilities(float (&y)[C::kKeyTile / 2],
     factor[h] = __int_as_float((127 - shift) << 23);
     rows.reference[h] += float(shift);
     rows.sum[h] *= factor[h];
-    sum[h] *= factor[h];
   }
 #pragma unroll
   for (int i = 0; i < C::kKeyTile / 2; ++i) y[i] *= factor[i / 2 % 2];
 }
 
+// As `softmax_exact`, without a search for maxima.
 template <typename C>
 __device__ __forceinline__ bool softmax_bounded(float (&y)[C::kKeyTile / 2], Rows& rows, float (&factor)[2],
                                                 const typename C::Accumulator (&s)[C::kKeyTile / 2],
                                                 const RowContext<C>& context, uint32_t blocks) {
   using P = Probabilities<typename C::Value>;
   const float base[2] = {P::kBase - rows.reference[0], P::kBase - rows.reference[1]};
-  float raw[2] = {0.0f, 0.0f}, sum[2] = {0.0f, 0.0f};
+  float raw[2];
 #pragma unroll
   for (int g = 0; g < C::kSegments; ++g) {
     constexpr int kBlocks = C::kBlocks / C::kSegments;
-    float partial[2] = {0.0f, 0.0f}, offset[2], weight;
+    float partial[2], offset[2], weight;
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
       const float4 block = ptx::ld_shared_v4_f32(blocks + 16 * (g * kBlocks + b));
@@ -160,19 +158,17 @@ __device__ __forceinline__ bool softmax_bounded(float (&y)[C::kKeyTile / 2], Row
       for (int i = 0; i < C::kPerBlock; ++i) {
         const int h = i / 2 % 2, at = (g * kBlocks + b) * C::kPerBlock + i;
         y[at] = exp2_approx(fmaf(float(s[at]), scale[h], offset[h]));
-        partial[h] += y[at];
+        partial[h] = b == 0 && i == 2 * h ? y[at] : partial[h] + y[at];
       }
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      raw[h] += partial[h];
-      sum[h] = fmaf(partial[h], weight, sum[h]);
+      raw[h] = g == 0 ? partial[h] : raw[h] + partial[h];
+      rows.sum[h] = fmaf(partial[h], weight, rows.sum[h]);
     }
   }
   const bool lower = __any_sync(0xffffffff, raw[0] > 448.0f || raw[1] > 448.0f);
-  if (lower) lower_probabilities<C>(y, rows, factor, raw, sum);
-  rows.sum[0] += sum[0];
-  rows.sum[1] += sum[1];
+  if (lower) lower_probabilities<C>(y, rows, factor, raw);
   return lower;
 }
 
