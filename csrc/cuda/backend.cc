@@ -180,6 +180,11 @@ class CudaBackend final : public Backend {
     }
   }
 
+  void copy(void* to, const void* from, uint64_t bytes) override {
+    enter();
+    guard(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "cudaMemcpyAsync");
+  }
+
   // Behind what the stream is at, so that steps that are queued do not wait for whoever looks at one of them.
   std::shared_ptr<const std::byte> read(const void* device, uint64_t bytes) override {
     if (bytes > PinnedPool::kLargest) return Backend::read(device, bytes);

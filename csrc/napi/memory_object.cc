@@ -21,7 +21,8 @@ Napi::Function MemoryObject::define(Napi::Env env) {
   return DefineClass(
       env, "NativeMemory",
       {InstanceMethod<&MemoryObject::write>("write"), InstanceMethod<&MemoryObject::read>("read"),
-       InstanceMethod<&MemoryObject::save>("save"), InstanceMethod<&MemoryObject::dispose>("dispose")});
+       InstanceMethod<&MemoryObject::copy_from>("copyFrom"), InstanceMethod<&MemoryObject::save>("save"),
+       InstanceMethod<&MemoryObject::dispose>("dispose")});
 }
 
 MemoryObject::MemoryObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<MemoryObject>(info) {}
@@ -66,6 +67,21 @@ Napi::Value MemoryObject::read(const Napi::CallbackInfo& info) {
         std::memcpy(buffer.Data(), bytes.get(), length);
         return buffer;
       };
+    });
+  });
+}
+
+Napi::Value MemoryObject::copy_from(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const auto source =
+        unwrap_checked<MemoryObject>(info[0], environment(info.Env()).memory, "Memory")->memory();
+    const uint64_t offset = bytes_from(info[1], "offset");
+    check_range(*source, 0, source->bytes());
+    check_range(*memory_, offset, source->bytes());
+    Backend* backend = &async_->device()->backend();
+    return async_->enqueue(info.Env(), [backend, memory = memory_, source, offset]() -> Finish {
+      backend->copy(static_cast<std::byte*>(memory->data()) + offset, source->data(), source->bytes());
+      return nullptr;
     });
   });
 }

@@ -57,7 +57,8 @@ class MemoryObject : public Napi::ObjectWrap<MemoryObject> {
  private:
   Napi::Value write(
       const Napi::CallbackInfo& info);  // (bytes: Uint8Array, offset) → Promise<void>; copies at the call
-  Napi::Value read(const Napi::CallbackInfo& info);  // (offset, length) → Promise<ArrayBuffer>
+  Napi::Value read(const Napi::CallbackInfo& info);       // (offset, length) → Promise<ArrayBuffer>
+  Napi::Value copy_from(const Napi::CallbackInfo& info);  // (source: Memory, offset) → Promise<void>
   // (descriptor, position) → Promise<void>: all bytes into a file, from its `position` on. Beside the device's thread, so for memory of
   // the host that no job writes meanwhile.
   Napi::Value save(const Napi::CallbackInfo& info);

@@ -39,6 +39,8 @@ class Backend {
   virtual void free(void* data, uint64_t bytes) noexcept = 0;
   virtual void upload(void* device, const void* host, uint64_t bytes) = 0;
   virtual void download(void* host, const void* device, uint64_t bytes) = 0;
+  // Between two places of the device that do not overlap.
+  virtual void copy(void* to, const void* from, uint64_t bytes) = 0;
   // A copy in host memory of bytes as they are behind the work that was given to the device so far. They are there when the next
   // fence() is reached; the device's thread does not wait for them.
   virtual std::shared_ptr<const std::byte> read(const void* device, uint64_t bytes);

@@ -94,6 +94,7 @@ class CpuBackend final : public Backend {
 
   void upload(void* device, const void* host, uint64_t bytes) override { std::memcpy(device, host, bytes); }
   void download(void* host, const void* device, uint64_t bytes) override { std::memcpy(host, device, bytes); }
+  void copy(void* to, const void* from, uint64_t bytes) override { std::memcpy(to, from, bytes); }
 
   uint64_t load(const LoadRequest& request) override {
     const StagedRows staged(request);

@@ -1,7 +1,8 @@
 import type { Watcher } from "./denoise-loop.js";
 import type { GenerateResult } from "./flux-pipeline.js";
 import type { GenerateOptions } from "./options.js";
-import type { Conditions, Request } from "./request.js";
+import type { Request } from "./request.js";
+import { textTokensOf } from "./text-conditions.js";
 
 /** A `generate` call on its way: what it asks for, and the promise that it was given. */
 export class Call {
@@ -66,8 +67,8 @@ export function batchKey(request: Request): string | undefined {
     ...shared,
     height: size.height,
     width: size.width,
-    tokens: tokensOf(positive, request),
-    negative: negative && [tokensOf(negative, request), trueCfgScale],
+    tokens: textTokensOf(positive, request),
+    negative: negative && [textTokensOf(negative, request), trueCfgScale],
   });
 }
 
@@ -90,8 +91,4 @@ export function watchersOf(calls: readonly Call[]): Watcher[] {
       },
     };
   });
-}
-
-function tokensOf(conditions: Conditions, { maxSequenceLength }: Request): number {
-  return "texts" in conditions ? maxSequenceLength : conditions.embeds.shape[1]!;
 }

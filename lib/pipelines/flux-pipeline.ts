@@ -26,7 +26,7 @@ import {
 import type { Variant } from "./conditioning/variant.js";
 import { runSteps } from "./denoise-loop.js";
 import { Denoiser } from "./denoiser.js";
-import { allFinite, concatenate, type HostTensor, repeatRows, stack } from "./host-tensor.js";
+import { allFinite, type HostTensor, repeatRows, stack } from "./host-tensor.js";
 import { FluxImage } from "./image.js";
 import { ImageDecoder } from "./image-decoder.js";
 import { kept } from "./kept.js";
@@ -41,15 +41,9 @@ import { LoraLoader } from "./lora-loader.js";
 import type { GenerateOptions } from "./options.js";
 import { PromptEncoder } from "./prompt-encoder.js";
 import { openRandom } from "./random-checkpoint.js";
-import {
-  type Capabilities,
-  type Conditions,
-  checkNames,
-  checkRequest,
-  countOf,
-  type Request,
-} from "./request.js";
+import { type Capabilities, checkNames, checkRequest, countOf, type Request } from "./request.js";
 import { openSingleFile } from "./single-file.js";
+import { textTokensOf, writeConditions } from "./text-conditions.js";
 import { Turns } from "./turns.js";
 
 /** What `generate` gives; what `outputType` did not ask for is absent. */
@@ -379,18 +373,8 @@ export class FluxPipeline extends LoraLoader {
     const batch = calls.reduce((sum, call) => sum + call.request.batch, 0);
     const sigmas = this.#sigmas(request);
     const perStep = sigmas.subarray(0, -1);
-    const positive = await this.#conditions(
-      calls.map((call) => call.request.positive),
-      calls,
-    );
-    const negative =
-      request.negative &&
-      (await this.#conditions(
-        calls.map((call) => call.request.negative!),
-        calls,
-      ));
-    const textTokens = positive.embeds.shape[1]!;
-    if (negative !== undefined && negative.embeds.shape[1] !== textTokens) {
+    const textTokens = textTokensOf(request.positive, request);
+    if (request.negative !== undefined && textTokensOf(request.negative, request) !== textTokens) {
       throw new FluxError(
         "ERR_FLUX_BAD_ARGUMENT",
         "promptEmbeds and negativePromptEmbeds must have the same number of tokens",
@@ -406,7 +390,15 @@ export class FluxPipeline extends LoraLoader {
     const guidance = calls.flatMap((call) =>
       new Array<number>(call.request.batch).fill(call.request.guidanceScale),
     );
+    const texts = (side: "positive" | "negative") =>
+      calls.map((call) => ({ conditions: call.request[side]!, request: call.request }));
+    const encoded = writeConditions(denoiser.positive, texts("positive"), this.#prompts);
+    if (denoiser.negative !== undefined) {
+      encoded.push(...writeConditions(denoiser.negative, texts("negative"), this.#prompts));
+    }
+    for (const write of encoded) write.catch(() => {}); // awaited below, after the pictures
     const writes = [
+      ...encoded,
       ...(await this.#start(denoiser, calls)),
       denoiser.ids.write(ids),
       denoiser.sigmas.write(sigmas),
@@ -414,13 +406,7 @@ export class FluxPipeline extends LoraLoader {
       denoiser.guidance.write(Float32Array.from(guidance)),
       denoiser.counter.write(Int32Array.of(0)),
       denoiser.resetCache(request.cache?.limits),
-      denoiser.positive.promptEmbeds.write(positive.embeds.data),
-      denoiser.positive.pooled.write(positive.pooled.data),
     ];
-    if (negative !== undefined && denoiser.negative !== undefined) {
-      writes.push(denoiser.negative.promptEmbeds.write(negative.embeds.data));
-      writes.push(denoiser.negative.pooled.write(negative.pooled.data));
-    }
     await Promise.all(writes);
     return denoiser;
   }
@@ -454,37 +440,6 @@ export class FluxPipeline extends LoraLoader {
       row += batch;
     }
     return [...writes, ...brought];
-  }
-
-  /** Embeddings of all calls, one after another. */
-  async #conditions(
-    conditions: readonly Conditions[],
-    calls: readonly Call[],
-  ): Promise<{ embeds: HostTensor; pooled: HostTensor }> {
-    const each = await Promise.all(
-      conditions.map((own, index) => this.#conditionsOf(own, calls[index]!.request)),
-    );
-    return {
-      embeds: concatenate(each.map(({ embeds }) => embeds)),
-      pooled: concatenate(each.map(({ pooled }) => pooled)),
-    };
-  }
-
-  /** Embeddings of a batch: every prompt's, once for each of its images. */
-  async #conditionsOf(
-    conditions: Conditions,
-    request: Request,
-  ): Promise<{ embeds: HostTensor; pooled: HostTensor }> {
-    const { numImagesPerPrompt: copies, maxSequenceLength } = request;
-    if (!("texts" in conditions)) {
-      return { embeds: repeatRows(conditions.embeds, copies), pooled: repeatRows(conditions.pooled, copies) };
-    }
-    const { texts } = conditions; // all at once: the device has the next one queued while a result is read
-    const [pooled, embeds] = await Promise.all([
-      Promise.all(texts.map(({ clip }) => this.#prompts.pooled(clip))),
-      Promise.all(texts.map(({ t5 }) => this.#prompts.sequence(t5, maxSequenceLength))),
-    ]);
-    return { embeds: repeatRows(stack(embeds), copies), pooled: repeatRows(stack(pooled), copies) };
   }
 
   async #finish(

@@ -45,19 +45,6 @@ export function stack(tensors: readonly HostTensor[]): HostTensor {
   return { data, shape: [tensors.length, ...shape] };
 }
 
-/** Tensors that are alike but for the length of their first axis, along that axis. */
-export function concatenate(tensors: readonly HostTensor[]): HostTensor {
-  if (tensors.length === 1) return tensors[0]!;
-  const rows = tensors.reduce((sum, { shape }) => sum + shape[0]!, 0);
-  const data = new Float32Array(tensors.reduce((sum, tensor) => sum + tensor.data.length, 0));
-  let at = 0;
-  for (const tensor of tensors) {
-    data.set(tensor.data, at);
-    at += tensor.data.length;
-  }
-  return { data, shape: tensors[0]!.shape.with(0, rows) };
-}
-
 /** Each entry of the first axis `copies` times in a row; one copy keeps its memory. */
 export function repeatRows({ data, shape }: HostTensor, copies: number): HostTensor {
   if (copies === 1) return { data, shape };

@@ -5,7 +5,6 @@ import type { Buffer } from "../runtime/buffer.js";
 import type { Device } from "../runtime/device.js";
 import type { Plan } from "../runtime/plan.js";
 import { Allocation } from "./allocation.js";
-import type { HostTensor } from "./host-tensor.js";
 
 /** CLIP reads this many tokens. */
 const CLIP_TOKENS = 77;
@@ -31,11 +30,16 @@ interface EncoderPlan {
   readonly out: Buffer<"f32">;
 }
 
-/** Prompts to embeddings, one plan per encoder and length; embeddings are remembered, the least recently used go first. */
+/**
+ * Prompts to embeddings, one plan per encoder and length. Embeddings are remembered in host memory, the least recently used go first; a new one
+ * goes to its readers on the device itself, and nobody waits for the host's copy of it.
+ */
 export class PromptEncoder {
   readonly #plans = new Map<string, EncoderPlan>();
-  readonly #cache = new Map<string, HostTensor>();
+  readonly #cache = new Map<string, Float32Array>();
   #cachedBytes = 0;
+  /** What was read in an earlier one is of no use any more. */
+  #generation = 0;
 
   constructor(
     readonly device: Device,
@@ -44,32 +48,31 @@ export class PromptEncoder {
     readonly widths: { readonly pooled: number; readonly sequence: number },
   ) {}
 
-  /** CLIP's pooled output, [P]. */
-  pooled(text: string): Promise<HostTensor> {
-    return this.#remember(`clip:${text}`, async () => {
+  /** CLIP's pooled output, [P], into the given rows of a Buffer [B, P]. */
+  pooled(text: string, into: Buffer<"f32">, rows: readonly number[]): Promise<void> {
+    return this.#encode(`clip:${text}`, into, rows, () => {
       const { tokenizer, eosTokenId } = this.encoders.clip;
       const { ids, truncated } = tokenizer.encode(text, { maxLength: CLIP_TOKENS });
       if (truncated) warnTruncated("CLIP", CLIP_TOKENS);
-      const { plan, ids: idBuffer, index, out } = this.#clipPlan();
+      const encoder = this.#clipPlan();
       const pooledIndex = pooledTokenIndices(ids, CLIP_TOKENS, eosTokenId);
-      const queued = [idBuffer.write(ids), index!.write(pooledIndex), plan.run()] as const;
-      return { data: (await Promise.all([out.read(), ...queued]))[0], shape: out.shape.slice(1) };
+      return { encoder, queued: [encoder.ids.write(ids), encoder.index!.write(pooledIndex)] };
     });
   }
 
-  /** T5's output, [tokens, J]. */
-  sequence(text: string, tokens: number): Promise<HostTensor> {
-    return this.#remember(`t5:${tokens}:${text}`, async () => {
+  /** T5's output, [tokens, J], into the given rows of a Buffer [B, tokens, J]. */
+  sequence(text: string, tokens: number, into: Buffer<"f32">, rows: readonly number[]): Promise<void> {
+    return this.#encode(`t5:${tokens}:${text}`, into, rows, () => {
       const { ids, truncated } = this.encoders.t5.tokenizer.encode(text, { maxLength: tokens });
       if (truncated) warnTruncated("T5", tokens);
-      const { plan, ids: idBuffer, out } = this.#t5Plan(tokens);
-      const queued = [idBuffer.write(ids), plan.run()] as const;
-      return { data: (await Promise.all([out.read(), ...queued]))[0], shape: out.shape.slice(1) };
+      const encoder = this.#t5Plan(tokens);
+      return { encoder, queued: [encoder.ids.write(ids)] };
     });
   }
 
   /** Gives back plans and their Buffers; the models belong to the pipeline. */
   dispose(): void {
+    this.#generation++;
     for (const { allocation } of this.#plans.values()) allocation.dispose();
     this.#plans.clear();
     this.#cache.clear();
@@ -78,10 +81,11 @@ export class PromptEncoder {
 
   /** CLIP is another from now on: its embeddings, and with `plan` its recording, are of no use any more. */
   forgetClip({ plan }: { plan: boolean }): void {
-    for (const [key, { data }] of this.#cache) {
+    this.#generation++;
+    for (const [key, { byteLength }] of this.#cache) {
       if (!key.startsWith("clip:")) continue;
       this.#cache.delete(key);
-      this.#cachedBytes -= data.byteLength;
+      this.#cachedBytes -= byteLength;
     }
     if (!plan) return;
     this.#plans.get("clip")?.allocation.dispose();
@@ -118,21 +122,49 @@ export class PromptEncoder {
     return plan;
   }
 
-  async #remember(key: string, encode: () => Promise<HostTensor>): Promise<HostTensor> {
-    let embedding = this.#cache.get(key);
-    if (embedding !== undefined) {
-      this.#cache.delete(key);
-    } else {
-      embedding = await encode();
-      this.#cachedBytes += embedding.data.byteLength;
+  /** @param queue writes what the encoder reads. */
+  async #encode(
+    key: string,
+    into: Buffer<"f32">,
+    rows: readonly number[],
+    queue: () => { encoder: EncoderPlan; queued: Promise<void>[] },
+  ): Promise<void> {
+    const length = into.elements / into.shape[0]!;
+    const known = this.#recall(key);
+    if (known !== undefined) {
+      await Promise.all(rows.map((row) => into.write(known, row * length)));
+      return;
     }
+    const { encoder, queued } = queue();
+    const { plan, out } = encoder;
+    const all = [...queued, plan.run(), ...rows.map((row) => into.copyFrom(out, row * length))];
+    const generation = this.#generation;
+    out.read().then(
+      (embedding) => {
+        if (generation === this.#generation) this.#remember(key, embedding);
+      },
+      () => {}, // what is wrong shows in the others
+    );
+    await Promise.all(all);
+  }
+
+  #recall(key: string): Float32Array | undefined {
+    const known = this.#cache.get(key);
+    if (known === undefined) return undefined;
+    this.#cache.delete(key);
+    this.#cache.set(key, known); // the last to go
+    return known;
+  }
+
+  #remember(key: string, embedding: Float32Array): void {
+    if (this.#cache.has(key)) return;
     this.#cache.set(key, embedding);
-    for (const [oldest, { data }] of this.#cache) {
+    this.#cachedBytes += embedding.byteLength;
+    for (const [oldest, { byteLength }] of this.#cache) {
       if (this.#cachedBytes <= CACHE_BYTES || oldest === key) break;
       this.#cache.delete(oldest);
-      this.#cachedBytes -= data.byteLength;
+      this.#cachedBytes -= byteLength;
     }
-    return embedding;
   }
 }
 

@@ -85,6 +85,19 @@ export class Buffer<D extends DType = DType> {
     await this.native.write(bytes, offset * sizeOf(this.dtype));
   }
 
+  /** Writes all elements of another Buffer of the device from element `offset` on, in the order of the device's queue. */
+  async copyFrom(source: Buffer<D>, offset = 0): Promise<void> {
+    const fits = Number.isInteger(offset) && offset >= 0 && offset + source.elements <= this.elements;
+    if (source.device !== this.device || source.dtype !== this.dtype || !fits) {
+      throw new FluxError(
+        "ERR_FLUX_BAD_ARGUMENT",
+        `a Buffer of ${source.dtype} [${source.shape.join(", ")}] on ${source.device.name} cannot be copied to ${offset} of one of ` +
+          `${this.dtype} [${this.shape.join(", ")}] on ${this.device.name}`,
+      );
+    }
+    await this.native.copyFrom(source.native, offset * sizeOf(this.dtype));
+  }
+
   /** All elements, after everything that was queued before. */
   async read(): Promise<TypedArrays[D]> {
     const bytes = await this.native.read(0, this.bytes);

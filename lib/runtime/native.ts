@@ -53,6 +53,8 @@ export interface NativeDevice {
 export interface NativeMemory {
   write(bytes: Uint8Array, offset: number): Promise<void>;
   read(offset: number, length: number): Promise<ArrayBuffer>;
+  /** Takes all bytes of another Memory over, from byte `offset` on. */
+  copyFrom(source: NativeMemory, offset: number): Promise<void>;
   /** Writes all bytes into an open file, beside other jobs; on the CPU only. */
   save(descriptor: number, position: number): Promise<void>;
   dispose(): void;

@@ -55,6 +55,20 @@ describe("Plan", () => {
     expect(order).toEqual(["write", "run", "second run", "read", "drain"]);
   });
 
+  it("takes another Buffer's elements over in the order of the calls, and no others", async () => {
+    const device = cpuDevice();
+    const from = bufferOf(device, "f32", [2], floats(1, 2));
+    const to = bufferOf(device, "f32", [2, 3], floats(0, 0, 0, 0, 0, 0));
+    const copied = to.copyFrom(from, 3);
+    void from.write(floats(8, 9));
+    await copied;
+    expect([...(await to.read())]).toEqual([0, 0, 0, 1, 2, 0]);
+    for (const wrong of [to.copyFrom(from, 5), to.copyFrom(from, -1), from.copyFrom(to)])
+      await expect(wrong).rejects.toMatchObject({ code: "ERR_FLUX_BAD_ARGUMENT" });
+    const elsewhere = bufferOf(cpuDevice(), "f32", [2], floats(1, 2));
+    await expect(to.copyFrom(elsewhere)).rejects.toMatchObject({ code: "ERR_FLUX_BAD_ARGUMENT" });
+  });
+
   it("copies what is written at the call", async () => {
     const device = cpuDevice();
     const x = device.buffer("f32", [3]);

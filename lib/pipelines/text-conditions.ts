@@ -1,0 +1,47 @@
+import type { Buffer } from "../runtime/buffer.js";
+import { repeatRows } from "./host-tensor.js";
+import type { PromptEncoder } from "./prompt-encoder.js";
+import type { Conditions, Request } from "./request.js";
+
+/** Where one side of true guidance has its text. */
+export interface TextBuffers {
+  /** T5's embeddings, [B, Tt, J]. */
+  readonly promptEmbeds: Buffer<"f32">;
+  /** CLIP's, [B, P]. */
+  readonly pooled: Buffer<"f32">;
+}
+
+/** T5's tokens of such a call. */
+export function textTokensOf(conditions: Conditions, { maxSequenceLength }: Request): number {
+  return "texts" in conditions ? maxSequenceLength : conditions.embeds.shape[1]!;
+}
+
+/**
+ * Queues all that fills the rows of a batch: every call's prompts in order, each once for each of its images. Texts are encoded where they are
+ * not known yet.
+ */
+export function writeConditions(
+  into: TextBuffers,
+  calls: readonly { readonly conditions: Conditions; readonly request: Request }[],
+  prompts: PromptEncoder,
+): Promise<void>[] {
+  const writes: Promise<void>[] = [];
+  let first = 0;
+  for (const { conditions, request } of calls) {
+    const { numImagesPerPrompt: copies, maxSequenceLength, batch } = request;
+    const at = (buffer: Buffer, row: number) => (row * buffer.elements) / buffer.shape[0]!;
+    if ("texts" in conditions) {
+      conditions.texts.forEach(({ clip, t5 }, index) => {
+        const rows = Array.from({ length: copies }, (_, copy) => first + index * copies + copy);
+        writes.push(prompts.pooled(clip, into.pooled, rows));
+        writes.push(prompts.sequence(t5, maxSequenceLength, into.promptEmbeds, rows));
+      });
+    } else {
+      const { embeds, pooled } = conditions;
+      writes.push(into.promptEmbeds.write(repeatRows(embeds, copies).data, at(into.promptEmbeds, first)));
+      writes.push(into.pooled.write(repeatRows(pooled, copies).data, at(into.pooled, first)));
+    }
+    first += batch;
+  }
+  return writes;
+}
