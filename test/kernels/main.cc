@@ -1,6 +1,6 @@
 // flux_kernel_tests: every kernel's tests and benchmarks without Node.
 //
-//   flux_kernel_tests [--filter TEXT]... [--tests | --bench] [--quick] [--json FILE] [--sources DIGEST]
+//   flux_kernel_tests [--filter TEXT]... [--only NAME]... [--tests | --bench] [--quick] [--json FILE] [--sources DIGEST]
 //                     [--golden FOLDER] [--list]
 //
 // FOLDER holds numeric.safetensors; the cases that compare with it run only when it is given.
@@ -20,15 +20,15 @@ namespace flux::testing {
 namespace {
 
 struct Options {
-  std::vector<std::string> filters;  // a case runs when its name contains one of them, or when there is none
+  // A case runs when its name contains one of the filters or is one of the names, or when there are neither.
+  std::vector<std::string> filters, names;
   bool tests = true, bench = true, quick = false, list = false;
   std::string json, sources, golden;
 };
 
 constexpr const char* kUsage =
-    "usage: flux_kernel_tests [--filter TEXT]... [--tests | --bench] [--quick] [--json FILE] [--sources "
-    "DIGEST] "
-    "[--golden FOLDER] [--list]\n";
+    "usage: flux_kernel_tests [--filter TEXT]... [--only NAME]... [--tests | --bench] [--quick] [--json FILE] "
+    "[--sources DIGEST] [--golden FOLDER] [--list]\n";
 
 bool parse(int count, char** words, Options& options) {
   for (int i = 1; i < count; ++i) {
@@ -42,6 +42,9 @@ bool parse(int count, char** words, Options& options) {
     if (word == "--filter") {
       options.filters.emplace_back();
       good = value(options.filters.back());
+    } else if (word == "--only") {
+      options.names.emplace_back();
+      good = value(options.names.back());
     } else if (word == "--json") {
       good = value(options.json);
     } else if (word == "--sources") {
@@ -67,9 +70,10 @@ bool parse(int count, char** words, Options& options) {
 std::vector<Case> chosen(const Options& options) {
   std::vector<Case> cases;
   for (const Case& candidate : all_cases()) {
-    bool named = options.filters.empty();
+    bool named = options.filters.empty() && options.names.empty();
     for (const std::string& filter : options.filters)
       named |= candidate.name.find(filter) != std::string::npos;
+    for (const std::string& name : options.names) named |= candidate.name == name;
     if (!named || !(candidate.kind == Kind::kTest ? options.tests : options.bench)) continue;
     if (candidate.needs_golden && options.golden.empty() && !options.list) {
       std::printf("not run, needs --golden FOLDER: %s\n", candidate.name.c_str());
