@@ -1,5 +1,5 @@
 import { access, constants } from "node:fs/promises";
-import { dirname, extname } from "node:path";
+import { dirname } from "node:path";
 import type { Command } from "commander";
 import { FluxError } from "../errors.js";
 import type { CacheOptions, CacheReport } from "../pipelines/cache.js";
@@ -9,6 +9,7 @@ import type { GenerateOptions } from "../pipelines/options.js";
 import { addLoadOptions, CHECKPOINT, type LoadFlags, loadPipeline } from "./load-options.js";
 import { addLoraOptions, type LoraFlags, loadLoras, requireLoras } from "./lora-options.js";
 import { cacheOptions, decimal, seed, wholeNumber } from "./option-values.js";
+import { freeOutputPaths, outputPaths } from "./output-paths.js";
 import { addPictureOptions, type PictureFlags, picturesOf, requirePictures } from "./picture-options.js";
 import { type CommandContext, ProgressLine } from "./terminal.js";
 
@@ -30,7 +31,7 @@ interface GenerateFlags extends LoadFlags, ShapeFlags, PictureFlags, LoraFlags {
   negativePrompt?: string;
   guidanceScale?: number;
   seed?: bigint;
-  output: string;
+  output?: string;
   quality?: number;
   json?: boolean;
 }
@@ -45,7 +46,10 @@ export function addGenerateCommand(program: Command, context: CommandContext): v
     .option("--negative-prompt <text>", "what to avoid; needs --true-cfg-scale above 1")
     .option("-g, --guidance-scale <number>", "embedded guidance (default: 3.5, or 30 for Fill)", decimal)
     .option("--seed <number>", "same seed, same image (default: random)", seed)
-    .option("-o, --output <file>", "where to save: .png, .jpg, .webp or .avif", "fluxwarp.png")
+    .option(
+      "-o, --output <file>",
+      "where to save: .png, .jpg, .webp or .avif (default: fluxwarp.png, or the first free fluxwarp-2.png, …)",
+    )
     .option("--quality <1-100>", "of .jpg, .webp and .avif (default: 90)", wholeNumber(1))
     .option("--json", "print the result as JSON");
   addPictureOptions(command);
@@ -113,8 +117,8 @@ export function shapeOf(flags: ShapeFlags): GenerateOptions {
 }
 
 async function generate(flags: GenerateFlags, context: CommandContext): Promise<void> {
-  imageFormatOf(flags.output);
-  await requireWritableFolder(flags.output);
+  if (flags.output !== undefined) imageFormatOf(flags.output);
+  await requireWritableFolder(flags.output ?? ".");
   await requirePictures(flags);
   await requireLoras(flags);
   const progress = new ProgressLine(context.stderr);
@@ -134,7 +138,9 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
       signal: context.signal,
       onStep: ({ step, total }) => progress.show(`step ${step} of ${total}`, step / total),
     });
-    const paths = result.images.map((_, index) => outputPath(flags.output, index, result.images.length));
+    const { length } = result.images;
+    const paths =
+      flags.output === undefined ? await freeOutputPaths(length) : outputPaths(flags.output, length);
     for (const [index, image] of result.images.entries()) {
       context.signal.throwIfAborted();
       await image.save(paths[index], { quality: flags.quality });
@@ -166,13 +172,6 @@ function describe(
 
 function skips({ skippedSteps, steps, computedBlocks, totalBlocks }: CacheReport): string {
   return `${skippedSteps} of ${steps.length} steps from the cache, ${computedBlocks} of ${totalBlocks} blocks computed`;
-}
-
-/** name.png for one image; name-1.png, name-2.png, … for several. */
-function outputPath(output: string, index: number, count: number): string {
-  if (count === 1) return output;
-  const extension = extname(output);
-  return `${output.slice(0, output.length - extension.length)}-${index + 1}${extension}`;
 }
 
 /** Before minutes of work, not after them. */

@@ -2,6 +2,7 @@
 // The `fluxwarp` command. The first Ctrl-C aborts cleanly, a second one ends the process at once.
 
 import { runCli } from "./program.js";
+import { printWarnings } from "./warnings.js";
 
 const interrupt = new AbortController();
 process.once("SIGINT", () => interrupt.abort());
@@ -11,6 +12,7 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code !== "EPIPE") throw error;
 });
 
+printWarnings(process.stderr);
 runCli(process.argv.slice(2), {
   stdout: process.stdout,
   stderr: process.stderr,

@@ -80,6 +80,33 @@ describe("the fluxwarp process", () => {
     });
   });
 
+  it("overwrites only what was named: without --output it takes the first free name", async () => {
+    const cwd = await temporaryFolder();
+    const args = ["generate", "-m", model, "-p", "a cat", ...SIZE, "--steps", "1"];
+    await writeFile(join(cwd, "fluxwarp-2-1.png"), "somebody's");
+    const saved: string[] = [];
+    for (const more of [[], [], ["--images", "2"]]) {
+      const { code, stdout } = await ended(start([...args, ...more], { cwd }));
+      expect(code).toBe(0);
+      saved.push(...[...stdout.matchAll(/^(\S+\.png) /gm)].map(([, name]) => name!));
+    }
+    expect(saved).toEqual(["fluxwarp.png", "fluxwarp-2.png", "fluxwarp-3-1.png", "fluxwarp-3-2.png"]);
+    expect(await readFile(join(cwd, "fluxwarp-2-1.png"), "utf8")).toBe("somebody's");
+  });
+
+  it("says each warning in one line, unless Node was asked for more", async () => {
+    const long = Array(60).fill("cat").join(" ");
+    const args = ["generate", "-m", model, "-p", long, ...SIZE, "--steps", "1"];
+    const cwd = await temporaryFolder();
+    const { stderr } = await ended(start(args, { cwd }));
+    expect(stderr.trimEnd().split("\n")).toEqual([
+      "warning: the prompt is longer than the 77 tokens that CLIP reads; the rest is ignored",
+      "warning: the prompt is longer than the 32 tokens that T5 reads; the rest is ignored",
+    ]);
+    const env = { ...process.env, NODE_OPTIONS: "--trace-warnings" };
+    expect((await ended(start(args, { cwd, env }))).stderr).toContain("    at ");
+  });
+
   it("exits with 2 for a wrong command line and with 1 for a model that is not there", async () => {
     const wrong = await run("generate", "-m", model);
     expect(wrong).toMatchObject({ code: 2, stdout: "", stderr: expect.stringContaining("--prompt") });
