@@ -295,7 +295,9 @@ Status fill_params(const Gemm& call, const TileShape& tile, int most_clusters, G
     if (tiles > INT32_MAX) return bad(i, "more than 2^31 tiles");
     to.tile_end = int(tiles);
   }
-  params->tiles = int(tiles);
+  const int64_t rest = cuts_last_wave(tile, tiles, most_clusters) ? tiles % most_clusters : 0;
+  params->first_half = int(tiles - rest);
+  params->tiles = int(tiles + rest);
   return {};
 }
 

@@ -82,13 +82,16 @@ __device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t
     const auto column_block = [&] {
       return Config::kInTurn ? kept_tile<Config>(params, shared).column_block : tile.column_block;
     };
-    loop.template run<Low>(accumulator, params, column_block, shared, index + step < params.tiles, [&] {
-      if (Config::kInTurn) return;
-      vectors.publish(shared);
-      if (index + stride < params.tiles) next = tile_at<Config>(params, index + stride);
-    });
+    const int row_blocks = row_blocks_of<Config>(params, index);
+    loop.template run<Low>(accumulator, params, row_blocks, column_block, shared, index + step < params.tiles,
+                           [&] {
+                             if (Config::kInTurn) return;
+                             vectors.publish(shared);
+                             if (index + stride < params.tiles)
+                               next = tile_at<Config>(params, index + stride);
+                           });
 #pragma unroll 1
-    for (int block = 0; block < Config::kRowBlocks; ++block) {
+    for (int block = 0; block < row_blocks_of<Config>(params, index); ++block) {
       epilogue.finish(accumulator[0], Config::kInTurn ? kept_tile<Config>(params, shared) : tile, block);
       move_up<Config>(accumulator);
     }

@@ -40,13 +40,14 @@ class MainLoop {
 
   // Multiplies all of K, then the low-rank branch. Waits on full[stage]; arrives on empty[stage] once the wgmmas that read
   // the stage are complete.
+  //   row_blocks    of the accumulator that are wanted
   //   column_block  gives that of the tile
   //   hand_on       another tile of the CTA comes after this one
   //   meanwhile     called while the last k-block is multiplied
   template <typename Low, typename ColumnBlock, typename Meanwhile>
   __device__ __forceinline__ void run(Accumulator<Config>& accumulator, const GemmParams& params,
-                                      const ColumnBlock& column_block, uint32_t shared, bool hand_on,
-                                      Meanwhile&& meanwhile) {
+                                      int row_blocks, const ColumnBlock& column_block, uint32_t shared,
+                                      bool hand_on, Meanwhile&& meanwhile) {
     const WarpPlace place = warp_place();
     // Lane r of every math warp releases stages in CTA r of the cluster.
     const bool releases = place.lane < Config::kCluster;
@@ -59,7 +60,11 @@ class MainLoop {
     if constexpr (Config::kPromoteBlocks > 0) {
       sum_promoting(accumulator, params.k_blocks, shared, rows, release);
     } else {
-      sum(accumulator, params.k_blocks, shared, rows, release);
+      if (Config::kRowBlocks == 1 || row_blocks == Config::kRowBlocks) {
+        sum<Config::kRowBlocks>(accumulator, params.k_blocks, shared, rows, release);
+      } else {
+        sum<1>(accumulator, params.k_blocks, shared, rows, release);
+      }
     }
     if (Config::kPromoteBlocks == 0 && params.low_blocks > 0) {
       // Broadcast, so that the compiler sees that no lane parts from the others around a wgmma.
@@ -77,12 +82,12 @@ class MainLoop {
   static constexpr uint32_t kTurnBarrier = 1;
 
   // All k-blocks but for the wait for the last one. `rows`: where this warpgroup's rows of A begin in a stage.
-  template <typename Release>
+  template <int kRows, typename Release>
   __device__ __forceinline__ void sum(Accumulator<Config>& accumulator, int k_blocks, uint32_t shared,
                                       uint32_t rows, const Release& release) {
 #pragma unroll 1
     for (int block = 0; block < k_blocks; ++block) {
-      multiply_stage(accumulator, shared, rows, block > 0);
+      multiply_stage<kRows>(accumulator, shared, rows, block > 0);
       if (block > 0) {
         ptx::wgmma_wait_group<1>();
         release(ring_.previous());
@@ -102,7 +107,7 @@ class MainLoop {
     }
 #pragma unroll 1
     for (int block = 0; block < k_blocks; ++block) {
-      multiply_stage(part, shared, rows, block % Config::kPromoteBlocks > 0);
+      multiply_stage<Config::kRowBlocks>(part, shared, rows, block % Config::kPromoteBlocks > 0);
       ptx::wgmma_wait_group<0>();
       if (block > 0) release(ring_.previous());
       ring_.advance();
@@ -115,7 +120,7 @@ class MainLoop {
     }
   }
 
-  // The branch's stages, as `sum` has those of K.
+  // The branch's stages, as `sum` has those of K, by all row blocks whatever is wanted.
   template <typename Release>
   __device__ __forceinline__ void sum_low(Accumulator<Config>& accumulator, const GemmParams& params,
                                           int stages, uint32_t shared, uint32_t rows,
@@ -133,7 +138,8 @@ class MainLoop {
     }
   }
 
-  // Waits for the stage and multiplies it.
+  // Waits for the stage and multiplies it, by the first kRows row blocks.
+  template <int kRows>
   __device__ __forceinline__ void multiply_stage(Accumulator<Config>& accumulator, uint32_t shared,
                                                  uint32_t rows, bool accumulate) {
     ptx::mbarrier_wait(shared + Config::kFullAt + 8 * ring_.stage, ring_.parity);
@@ -146,7 +152,7 @@ class MainLoop {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
-      for (int r = 0; r < Config::kRowBlocks; ++r) {
+      for (int r = 0; r < kRows; ++r) {
         ptx::Wgmma<typename Config::Operand, Config::kTileN>::mma_async(
             accumulator[r], kHigh | (a_low + r * (64 * Config::kBlockBytes >> 4) + 2 * i),
             kHigh | (b_low + 2 * i), accumulate || i > 0);

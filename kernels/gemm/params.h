@@ -46,7 +46,8 @@ struct GemmParams {
   int low_blocks;  // k-blocks of 64 ranks
   int low_parts;
   int low_begin[kGemmMaxParts];
-  int tiles;  // cluster tiles of all groups
+  int tiles;       // cluster tiles of all groups, halves of a cut last wave counted one by one
+  int first_half;  // see schedule.cuh
   Activation activation;
   int heads;
   float eps;

@@ -3,6 +3,9 @@
 // Persistent: cluster c of C takes cluster tiles c, c + C, ... of one list over all groups. Within a group the list runs over
 // bands of `band_blocks` row blocks; in a band the row block changes fastest, so the clusters at work at one time share
 // a near-square patch of A and W, which then comes from L2. The launcher picks the band.
+//
+// A last wave that would keep at most half of the clusters busy is cut: from `first_half` on an index is one row block of a tile
+// of two, the upper or the lower one. It loads as much as a tile and multiplies half of it, which takes about two thirds of the time.
 #pragma once
 
 #include "gemm/config.cuh"
@@ -33,6 +36,11 @@ __device__ __forceinline__ int first_column(int column_block) {
 
 template <typename Config>
 __device__ __forceinline__ Tile tile_at(const GemmParams& params, int index) {
+  int half = 0;
+  if (Config::kRowBlocks == 2 && index >= params.first_half) {
+    half = (index - params.first_half) % 2;
+    index -= (index - params.first_half + 1) / 2;
+  }
   int group_index = 0;
   while (index >= params.groups[group_index].tile_end) ++group_index;
   const GroupParams& group = params.groups[group_index];
@@ -48,8 +56,14 @@ __device__ __forceinline__ Tile tile_at(const GemmParams& params, int index) {
   const int row_block = block - batch * group.row_blocks;
   const int first_row = Config::kSharesW ? int(cluster_rank<Config>()) * Config::kTileM : 0;
   return {&group,       group_index,
-          batch,        row_block * Config::kClusterRows + first_row,
+          batch,        row_block * Config::kClusterRows + first_row + 64 * half,
           column_block, first_column<Config>(column_block)};
+}
+
+// Row blocks of a math warpgroup in tile `index`.
+template <typename Config>
+__device__ __forceinline__ int row_blocks_of(const GemmParams& params, int index) {
+  return Config::kRowBlocks == 2 && index >= params.first_half ? 1 : Config::kRowBlocks;
 }
 
 // The rows of W that a tile's columns are, in three runs of 64: where each begins.

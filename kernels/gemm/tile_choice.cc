@@ -27,18 +27,22 @@ constexpr TileRate kRates[] = {
     {kTile64, 0.75, 1.2, 2.2},
 };
 
+// Of a wave, by halves in place of tiles.
+constexpr double kSavedByHalves = 0.3;
+
 double estimated_time(const Gemm& call, const TileRate& candidate, int multiprocessors) {
   int64_t tiles = 0;
   for (int i = 0; i < call.group_count; ++i) {
     tiles += call.groups[i].batches * row_blocks(call.groups[i], candidate.tile);
   }
   tiles *= column_blocks(call, candidate.tile);
-  const int64_t clusters = multiprocessors / candidate.tile.cluster();
-  const int64_t waves = divide_up(tiles, std::max<int64_t>(clusters, 1));
+  const int64_t clusters = std::max(multiprocessors / candidate.tile.cluster(), 1);
+  const double waves = double(divide_up(tiles, clusters)) -
+                       (cuts_last_wave(candidate.tile, tiles, clusters) ? kSavedByHalves : 0.0);
   const bool bias_alone = call.epilogue == GemmEpilogue::kLinear && call.activation == Activation::kNone;
   const double blocks = double(call.k) * (call.operand == Element::kBF16 ? 2 : 1) / 128 +
                         (bias_alone ? candidate.bias_blocks : candidate.busy_blocks);
-  return double(waves) * blocks * candidate.tile.rows / candidate.rate;
+  return waves * blocks * candidate.tile.rows / candidate.rate;
 }
 
 }  // namespace
@@ -50,6 +54,11 @@ int64_t row_blocks(const GemmGroup& group, const TileShape& tile) {
 int64_t column_blocks(const Gemm& call, const TileShape& tile) {
   if (call.epilogue != GemmEpilogue::kQkv) return divide_up(call.n, tile.cluster_columns());
   return call.heads + divide_up(call.n - 3 * call.heads * 128, tile.cluster_columns());  // see qkv.cuh
+}
+
+bool cuts_last_wave(const TileShape& tile, int64_t tiles, int64_t clusters) {
+  const int64_t rest = tiles % clusters;
+  return tile.order == Order::kInTurn && tile.rows == 128 && rest > 0 && 2 * rest <= clusters;
 }
 
 const Instance* choose_instance(const Gemm& call, int multiprocessors) {

@@ -12,4 +12,7 @@ const Instance* choose_instance(const Gemm& call, int multiprocessors);
 int64_t row_blocks(const GemmGroup& group, const TileShape& tile);  // of one batch
 int64_t column_blocks(const Gemm& call, const TileShape& tile);
 
+// Whether the last wave's tiles are halved (schedule.cuh).
+bool cuts_last_wave(const TileShape& tile, int64_t tiles, int64_t clusters);
+
 }  // namespace flux::kernels::gemm

@@ -1,6 +1,7 @@
 // gemm_hopper on FLUX's shapes, sustained, with every epilogue. The peer is bench/peers/gemm.py.
 #include <algorithm>
 #include <memory>
+#include <type_traits>
 
 #include "gemm/gemm.h"
 #include "harness/case.h"
@@ -15,6 +16,7 @@ using kernels::GemmGroup;
 
 struct Shape {
   int64_t m, n, k;
+  int64_t text = 0;  // of the m rows, those with weights of their own: a double block's
 };
 
 constexpr Shape kFluxShapes[] = {{4608, 9216, 3072},  {4608, 12288, 3072}, {4608, 3072, 12288},
@@ -24,7 +26,7 @@ constexpr Shape kFluxShapes[] = {{4608, 9216, 3072},  {4608, 12288, 3072}, {4608
 struct BufferSet {
   BufferSet(const Shape& shape, Element operand, uint64_t seed)
       : a(shape.m * shape.k * size_of(operand)),
-        w(shape.n * shape.k * size_of(operand)),
+        w((shape.text > 0 ? 2 : 1) * shape.n * shape.k * size_of(operand)),
         c(shape.m * shape.n * 2),
         a_scale(shape.m * 4),
         w_scale(shape.n * 4),
@@ -33,7 +35,7 @@ struct BufferSet {
     // As scaled codes are: the largest of a row near 448.
     const float deviation = operand == Element::kE4M3 ? 100.0f : 1.0f;
     fill_normal(a.data(), shape.m * shape.k, operand, seed, deviation);
-    fill_normal(w.data(), shape.n * shape.k, operand, seed + 1, deviation);
+    fill_normal(w.data(), w.bytes() / size_of(operand), operand, seed + 1, deviation);
     fill_normal(c.data(), shape.m * shape.n, Element::kBF16, seed + 2);
     fill_normal(a_scale.data(), shape.m, Element::kF32, seed + 3, 1e-2f);
     fill_normal(w_scale.data(), shape.n, Element::kF32, seed + 4, 1e-4f);
@@ -63,6 +65,27 @@ GemmGroup group_of(const BufferSet& set, const Shape& shape, Element operand) {
   return group;
 }
 
+// Takes the last rows of a group, with the second half of W.
+GemmGroup cut_text(GemmGroup& image, const Shape& shape, Element operand) {
+  GemmGroup text = image;
+  text.rows = shape.text;
+  image.rows -= shape.text;
+  const auto later = [&](auto& rows, int64_t bytes) {
+    using Data = std::remove_reference_t<decltype(rows.data)>;
+    if (rows.data == nullptr) return;
+    rows.data =
+        reinterpret_cast<Data>(uintptr_t(rows.data) + uintptr_t(image.rows * rows.row_stride * bytes));
+  };
+  later(text.a, size_of(operand));
+  later(text.c, 2);
+  later(text.residual, 2);
+  later(text.mlp, 2);
+  text.w = static_cast<const uint8_t*>(text.w) + shape.n * shape.k * size_of(operand);
+  if (text.a_scale != nullptr) text.a_scale += image.rows;
+  if (text.rope != nullptr) text.rope += image.rows * 128;
+  return text;
+}
+
 void bench(Context& c, Element operand, GemmEpilogue epilogue, Activation activation, const Shape& shape) {
   const double bytes = double(shape.m + shape.n) * double(shape.k) * size_of(operand) +
                        double(shape.m * shape.n) * (epilogue == GemmEpilogue::kGateResidual ? 4 : 2);
@@ -71,6 +94,7 @@ void bench(Context& c, Element operand, GemmEpilogue epilogue, Activation activa
   const DeviceBytes norm(128 * 4), rope(shape.m * 128 * 4);
   fill_normal(norm.data(), 128, Element::kF32, 91);
   fill_normal(rope.data(), shape.m * 128, Element::kF32, 92);
+  const int parts = shape.text > 0 ? 2 : 1;
   std::vector<std::unique_ptr<BufferSet>> buffers;
   std::vector<GemmGroup> groups;
   for (int i = 0; i < sets; ++i) {
@@ -85,6 +109,7 @@ void bench(Context& c, Element operand, GemmEpilogue epilogue, Activation activa
       group.mlp = {as<uint16_t>(buffers.back()->c) + qkv, shape.n, 0};
     }
     groups.push_back(group);
+    if (shape.text > 0) groups.push_back(cut_text(groups.back(), shape, operand));
   }
   Gemm call;
   call.operand = operand;
@@ -93,11 +118,11 @@ void bench(Context& c, Element operand, GemmEpilogue epilogue, Activation activa
   call.n = shape.n;
   call.k = shape.k;
   call.heads = heads;
-  call.group_count = 1;
+  call.group_count = parts;
   const Work work{bytes, 2.0 * double(shape.m) * double(shape.n) * double(shape.k),
                   operand == Element::kE4M3 ? 1979.0 : 989.0};
   c.measure(work, sets, [&](int set) {
-    call.groups = &groups[size_t(set)];
+    call.groups = &groups[size_t(set * parts)];
     return gemm_hopper(call, c.stream());
   });
 }
@@ -106,14 +131,27 @@ const Cases kCases([](Register& add) {
   for (const Element operand : {Element::kE4M3, Element::kBF16}) {
     const std::string family = operand == Element::kE4M3 ? "gemm/fp8/" : "gemm/bf16/";
     const auto named = [&](const char* epilogue, const Shape& shape) {
-      return family + epilogue + "/" + std::to_string(shape.m) + "x" + std::to_string(shape.n) + "x" +
-             std::to_string(shape.k);
+      const std::string rows = shape.text > 0
+                                   ? std::to_string(shape.m - shape.text) + "+" + std::to_string(shape.text)
+                                   : std::to_string(shape.m);
+      return family + epilogue + "/" + rows + "x" + std::to_string(shape.n) + "x" + std::to_string(shape.k);
     };
     for (const int64_t m : {4608, 4352, 8704}) {
       for (Shape shape : kFluxShapes) {
         shape.m = m;
         add.bench(named("bias", shape),
                   [=](Context& c) { bench(c, operand, GemmEpilogue::kLinear, Activation::kNone, shape); });
+      }
+    }
+    // The linears of a double block, image and text in one launch.
+    for (const int64_t m : {4608, 8704}) {
+      for (const Shape& shape :
+           {Shape{m, 12288, 3072, 512}, Shape{m, 3072, 12288, 512}, Shape{m, 3072, 3072, 512}}) {
+        const bool gated = shape.n == 3072;
+        add.bench(named(gated ? "gate_residual" : "gelu", shape), [=](Context& c) {
+          bench(c, operand, gated ? GemmEpilogue::kGateResidual : GemmEpilogue::kLinear,
+                gated ? Activation::kNone : Activation::kGelu, shape);
+        });
       }
     }
     for (const Shape& shape : kFluxShapes) {

@@ -267,6 +267,15 @@ const Cases kCases([](Register& add) {
              [=](Context& c) { test_gate_residual(c, operand, {70, 272, 400}, 64, false); });
     add.test(name + "/gate_residual/wide",
              [=](Context& c) { test_gate_residual(c, operand, {1100, 3072, 272}, 200); });
+    // Last waves that are cut in halves, on 132 multiprocessors.
+    add.test(name + "/linear/halves", [=](Context& c) {
+      const GemmShape shape{1100, 6144, 144};
+      test_linear(c, operand, Element::kBF16, Activation::kGelu, shape, random_product(shape, operand, 5),
+                  kAfterBf16);
+    });
+    add.test(name + "/gate_residual/halves",
+             [=](Context& c) { test_gate_residual(c, operand, {1100, 3072, 272}, 300); });
+    add.test(name + "/qkv/halves", [=](Context& c) { test_qkv(c, operand, 4, 0, 2, 1100); });
     add.test(name + "/qkv/h2+mlp", [=](Context& c) { test_qkv(c, operand, 2, 512, 1, 200); });
     add.test(name + "/qkv/h3", [=](Context& c) { test_qkv(c, operand, 3, 0, 2, 129); });
     add.test(name + "/qkv/h1+mlp", [=](Context& c) { test_qkv(c, operand, 1, 144, 1, 64); });

@@ -135,6 +135,7 @@ const Cases kTests = [](Register& add) {
                                              {512, 448, 0},
                                              {128, 5, 0},
                                              {0, 333, 256},
+                                             {256, 1100, 0},
                                              {0, 1, 0}}) {
         add.test(path + std::to_string(text) + "+" + std::to_string(image) + (mlp > 0 ? "+mlp" : ""),
                  [=](Context& c) { hold(c, operand, heads, text, image, mlp, Element::kBF16); });
