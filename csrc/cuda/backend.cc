@@ -201,7 +201,10 @@ class CudaBackend final : public Backend {
     const StagedRows staged(request);
     const bool quantising = staged.only_quantised();
     const uint64_t row_bytes = quantising ? staged.stored_row_bytes() : staged.row_bytes();
-    if (row_bytes > kStagingBytes) {
+    // Scales that come with their rows lie behind them in the same staging memory.
+    const bool with_scales = request.scale != nullptr && !quantising;
+    const uint64_t scale_bytes = with_scales ? sizeof(float) : 0;
+    if (row_bytes + scale_bytes > kStagingBytes) {
       throw FluxError(code::kUnsupported,
                       "a weight's row of " + std::to_string(row_bytes) + " bytes is too long");
     }
@@ -210,9 +213,7 @@ class CudaBackend final : public Backend {
         request.scale == nullptr
             ? nullptr
             : reinterpret_cast<float*>(static_cast<std::byte*>(request.scale->data()) + request.scale_offset);
-    std::vector<float> scales(device_scales != nullptr && !quantising ? static_cast<size_t>(staged.rows())
-                                                                      : 0);
-    const auto rows_at_once = static_cast<int64_t>(kStagingBytes / row_bytes);
+    const auto rows_at_once = static_cast<int64_t>(kStagingBytes / (row_bytes + scale_bytes));
     uint64_t bad = 0;
     for (int64_t row = 0; row < staged.rows(); row += rows_at_once) {
       const int64_t count = std::min(rows_at_once, staged.rows() - row);
@@ -224,12 +225,17 @@ class CudaBackend final : public Backend {
         quantise(staging, bytes, request.from, count, staged.width(), reinterpret_cast<uint8_t*>(rows),
                  device_scales + row);
       } else {
-        bad += staged.convert(row, count, staging.data, scales.empty() ? nullptr : scales.data() + row,
-                              pool_threads_);
+        const uint64_t rows_end = kStagingBytes - static_cast<uint64_t>(rows_at_once) * scale_bytes;
+        auto* scales = with_scales ? reinterpret_cast<float*>(staging.data + rows_end) : nullptr;
+        bad += staged.convert(row, count, staging.data, scales, pool_threads_);
+        if (with_scales) {
+          guard(cudaMemcpyAsync(device_scales + row, scales, static_cast<uint64_t>(count) * scale_bytes,
+                                cudaMemcpyHostToDevice, stream_),
+                "cudaMemcpyAsync");
+        }
         send(staging, rows, bytes);
       }
     }
-    if (!scales.empty()) upload(device_scales, scales.data(), scales.size() * sizeof(float));
     return bad;
   }
 

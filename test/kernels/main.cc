@@ -27,7 +27,8 @@ struct Options {
 };
 
 constexpr const char* kUsage =
-    "usage: flux_kernel_tests [--filter TEXT]... [--only NAME]... [--tests | --bench] [--quick] [--json FILE] "
+    "usage: flux_kernel_tests [--filter TEXT]... [--only NAME]... [--tests | --bench] [--quick] [--json "
+    "FILE] "
     "[--sources DIGEST] [--golden FOLDER] [--list]\n";
 
 bool parse(int count, char** words, Options& options) {
