@@ -16,14 +16,15 @@ struct ConvConfig {
   static constexpr int kBlocks = kBlocks_;
   static constexpr int kTileN = kTileN_;
   static constexpr bool kNormalises = kNormalises_;  // x becomes SiLU(x·multiplier + addend) in shared memory
+  static constexpr bool kChannelRows = false;        // a row of wgmma is a pixel
   static constexpr int kCluster = 2;
 
   static constexpr int kMathGroups = 2;
   static constexpr int kMathWarps = 4 * kMathGroups;
   static constexpr int kThreads = 128 * (1 + kMathGroups);  // warpgroup 0 produces
   // The kernel starts with 168 registers a thread, and the warpgroups trade.
-  static constexpr int kProducerRegisters = kNormalises ? 56 : 40;
-  static constexpr int kMathRegisters = kNormalises ? 224 : 232;
+  static constexpr int kProducerRegisters = kNormalises ? 72 : 40;
+  static constexpr int kMathRegisters = kNormalises ? 216 : 232;
   static_assert(128 * (kProducerRegisters + kMathGroups * kMathRegisters) <= 168 * kThreads);
 
   static constexpr int kTileWidth = 16, kTileHeight = 8 * kBlocks;
@@ -36,7 +37,8 @@ struct ConvConfig {
   // A k-block is one tap of 64 channels. Its stage of W also takes the epilogue's residual, in boxes of 16 × 8 pixels × 64
   // channels.
   static constexpr int kWeightBytes = kTileN * 128;
-  static constexpr int kBoxBytes = 16 * 8 * 128;
+  static constexpr int kBoxHeight = 8;
+  static constexpr int kBoxBytes = kTileWidth * kBoxHeight * 128;
   static constexpr bool kTakesResidual = kTileN >= 64;
   static constexpr int kStageBytes = kTakesResidual && kWeightBytes < kBoxBytes ? kBoxBytes : kWeightBytes;
   static constexpr int kBoxesPerStage = kStageBytes / kBoxBytes;
@@ -67,6 +69,62 @@ struct ConvConfig {
   static constexpr int kHaloFullAt = kEmptyAt + 8 * kStages;      // a halo's bytes have arrived
   static constexpr int kHaloReadyAt = kHaloFullAt + 8 * kHalos;   // and have been normalised
   static constexpr int kHaloEmptyAt = kHaloReadyAt + 8 * kHalos;  // the CTA's math warps are done with a halo
+  static constexpr int kSharedBytes = kHaloEmptyAt + 8 * kHalos;
+  static_assert(kSharedBytes <= 232448, "a Hopper CTA has 227 KiB");
+};
+
+// The other way round: a row of wgmma is an output channel, a column a pixel. A tile is 8 × 32 pixels × 128 channels, math warpgroup g
+// has channels 64g to 64g + 63. Operand B is then the halo seen from another pixel, 32 groups of 8 pixels one halo row apart.
+// m64n256 reads 80 bytes a clock from shared memory where two m64n128 read 96 of the 128 that it gives, which the copies and
+// the norm need too; and a thread has all pixels of two channels, so bias and GroupNorm's sums stay in registers.
+template <bool kNormalises_>
+struct TallConfig {
+  static constexpr int kBlocks = 2;  // halves of 16 rows of pixels
+  static constexpr int kTileN = 128;
+  static constexpr bool kNormalises = kNormalises_;
+  static constexpr bool kChannelRows = true;
+  static constexpr int kCluster = 2;
+
+  static constexpr int kMathGroups = 2;
+  static constexpr int kMathWarps = 4 * kMathGroups;
+  static constexpr int kThreads = 128 * (1 + kMathGroups);
+  static constexpr int kProducerRegisters = kNormalises ? 72 : 40;
+  static constexpr int kMathRegisters = kNormalises ? 216 : 232;
+  static_assert(128 * (kProducerRegisters + kMathGroups * kMathRegisters) <= 168 * kThreads);
+
+  static constexpr int kTileWidth = 8, kTileHeight = 32;
+  static constexpr int kHaloWidth = kTileWidth + 2, kHaloHeight = kTileHeight + 2;
+  static constexpr int kPixelBytes = 128;
+  static constexpr int kHaloPixels = kHaloWidth * kHaloHeight;
+  static constexpr int kHaloBytes = (kHaloPixels * kPixelBytes + 1023) / 1024 * 1024;
+  static constexpr int kHalos = 2;
+
+  static constexpr int kWeightBytes = kTileN * 128;
+  static constexpr int kBoxHeight = 16;
+  static constexpr int kBoxBytes = kTileWidth * kBoxHeight * 128;
+  static constexpr bool kTakesResidual = true;
+  static constexpr int kStageBytes = kWeightBytes;
+  static constexpr int kBoxesPerStage = kStageBytes / kBoxBytes;
+  static_assert(kBoxesPerStage == 1);
+  static constexpr int kStages = 6;
+  static constexpr int kLag = 1;
+
+  // Results leave by TMA from one panel of 8 × 16 pixels × 64 channels for each math warpgroup; the lower half of the tile waits in
+  // registers for kDeferBlocks k-blocks of the next tile.
+  static constexpr int kPanelBytes = kBoxBytes;
+  static constexpr int kColumnPanels = kTileN / 64;
+  static constexpr int kPanels = kColumnPanels * kBlocks;
+  static constexpr int kDeferBlocks = 3;
+
+  // Shared memory, from a 1024-byte aligned start.
+  static constexpr int kStagesAt = kHalos * kHaloBytes;
+  static constexpr int kPanelsAt = kStagesAt + kStages * kStageBytes;
+  static constexpr int kBarriersAt = kPanelsAt + kMathGroups * kPanelBytes;
+  static constexpr int kFullAt = kBarriersAt;
+  static constexpr int kEmptyAt = kFullAt + 8 * kStages;
+  static constexpr int kHaloFullAt = kEmptyAt + 8 * kStages;
+  static constexpr int kHaloReadyAt = kHaloFullAt + 8 * kHalos;
+  static constexpr int kHaloEmptyAt = kHaloReadyAt + 8 * kHalos;
   static constexpr int kSharedBytes = kHaloEmptyAt + 8 * kHalos;
   static_assert(kSharedBytes <= 232448, "a Hopper CTA has 227 KiB");
 };

@@ -134,6 +134,8 @@ class PanelEpilogue {
     if (params_.sums != nullptr) sums_.store(params_, tile_, part, place_);
   }
 
+  __device__ __forceinline__ void drain() {}
+
   template <int kPanel>
   __device__ __forceinline__ void store_deferred(std::integral_constant<int, kPanel>) {
     if (!waiting_) return;
@@ -265,6 +267,7 @@ class NarrowEpilogue {
   }
 
   __device__ __forceinline__ void store_sums(int) {}
+  __device__ __forceinline__ void drain() {}
 
   template <int kPanel>
   __device__ __forceinline__ void store_deferred(std::integral_constant<int, kPanel>) {}

@@ -11,26 +11,25 @@ namespace flux::kernels {
 namespace conv {
 namespace {
 
-constexpr int kTileWidth = 16, kHaloWidth = 18, kPixelBytes = 128;
+constexpr int kPixelBytes = 128;
 
 int divide_up(int value, int by) { return (value + by - 1) / by; }
 int divide_down(int value, int by) { return value >= 0 ? value / by : -divide_up(-value, by); }
 
-// The output pixels of a phase, cut into tiles of 16 × 8·blocks, two to a cluster side by side or one above the other, as wastes
-// fewer.
+// The output pixels of a phase, cut into tiles, two to a cluster side by side or one above the other, as wastes fewer.
 struct Tiling {
   int across, down;  // cluster tiles
   bool pairs_down;
   int column_blocks;
 };
 
-Tiling tiling_of(const Conv2d& conv, int blocks, int columns) {
+Tiling tiling_of(const Conv2d& conv, const Instance& instance) {
   const int spread = conv.phases ? 2 : 1;
-  const int across = divide_up(conv.out_width / spread, kTileWidth);
-  const int down = divide_up(conv.out_height / spread, 8 * blocks);
+  const int across = divide_up(conv.out_width / spread, instance.tile_width);
+  const int down = divide_up(conv.out_height / spread, instance.tile_height);
   const bool pairs_down = across % 2 != 0 && (down % 2 == 0 || across < down);
   return {pairs_down ? across : divide_up(across, 2), pairs_down ? divide_up(down, 2) : down, pairs_down,
-          divide_up(conv.out_channels, columns)};
+          divide_up(conv.out_channels, instance.columns)};
 }
 
 int image_tiles(const Conv2d& conv, const Tiling& tiling) {
@@ -47,10 +46,12 @@ const Instance* choose_instance(const Conv2d& conv, int clusters) {
       if (instance->normalises != (conv.affine != nullptr)) continue;
       const bool narrow_tile = instance->columns == 16;
       if (narrow_tile != (conv.out_channels <= 16)) continue;
-      const Tiling tiling = tiling_of(conv, instance->blocks, instance->columns);
+      // Whose results leave in boxes of 64 channels of one phase.
+      if (instance->channel_rows && conv.phases && conv.out_channels % 64 != 0) continue;
+      const Tiling tiling = tiling_of(conv, *instance);
       const int64_t tiles = int64_t(image_tiles(conv, tiling)) * conv.batch * tiling.column_blocks;
-      const double tile =
-          instance->blocks * instance->columns * (instance->blocks * instance->columns < 256 ? 1.15 : 1.0);
+      const double sums = instance->tile_width * instance->tile_height * instance->columns;
+      const double tile = sums * (sums < 128 * 256 ? 1.15 : 1.0);
       const double time = double((tiles + clusters - 1) / clusters) * tile;
       if (best == nullptr || time < best_time) {
         best = instance;
@@ -62,7 +63,7 @@ const Instance* choose_instance(const Conv2d& conv, int clusters) {
 }
 
 // Stride 1 (and a phase): all taps read one halo. Stride 2: the taps of one parity of row and column do.
-void cut_taps(const Conv2d& conv, ConvParams* params) {
+void cut_taps(const Conv2d& conv, int halo_width, ConvParams* params) {
   int count = 0;
   for (int row_parity = 0; row_parity < conv.stride; ++row_parity) {
     for (int column_parity = 0; column_parity < conv.stride; ++column_parity) {
@@ -83,7 +84,7 @@ void cut_taps(const Conv2d& conv, ConvParams* params) {
         segment.right = std::min(segment.right, right);
       });
       visit([&](int down, int right, int tap) {
-        const int pixel = (down - segment.down) * kHaloWidth + right - segment.right;
+        const int pixel = (down - segment.down) * halo_width + right - segment.right;
         params->taps[count++] = {uint16_t(pixel * kPixelBytes / 16), uint16_t(tap)};
         ++segment.taps;
       });
@@ -93,6 +94,23 @@ void cut_taps(const Conv2d& conv, ConvParams* params) {
   params->k_blocks = count * params->chunks;
 }
 
+// y with its phases apart, so that the pixels of one are neighbours.
+Status make_result_map(const Conv2d& conv, const Instance& instance, CUtensorMap* map) {
+  const int64_t spread = conv.phases ? 2 : 1, channels = conv.out_channels;
+  const int64_t row = int64_t(conv.out_width) * channels;
+  TensorBoxSpec y;
+  y.data = conv.y;
+  y.rank = 5;
+  const int64_t size[5] = {spread * channels, conv.out_width / spread, spread, conv.out_height / spread,
+                           conv.batch};
+  const int64_t stride[4] = {spread * channels, row, spread * row, conv.out_height * row};
+  const int box[5] = {64, instance.tile_width, 1, instance.box_height, 1};
+  std::copy_n(size, 5, y.size);
+  std::copy_n(stride, 4, y.stride);
+  std::copy_n(box, 5, y.box);
+  return make_tensor_map(y, map);
+}
+
 Status make_maps(const Conv2d& conv, const Instance& instance, ConvParams* params) {
   const int64_t s = conv.stride, channels = conv.channels, row = int64_t(conv.width) * channels;
   TensorBoxSpec x;
@@ -100,7 +118,7 @@ Status make_maps(const Conv2d& conv, const Instance& instance, ConvParams* param
   x.rank = 5;
   const int64_t x_size[5] = {s * channels, conv.width / s, s, conv.height / s, conv.batch};
   const int64_t x_stride[4] = {s * channels, row, s * row, conv.height * row};
-  const int x_box[5] = {64, kHaloWidth, 1, 8 * instance.blocks + 2, 1};
+  const int x_box[5] = {64, instance.tile_width + 2, 1, instance.tile_height + 2, 1};
   std::copy_n(x_size, 5, x.size);
   std::copy_n(x_stride, 4, x.stride);
   std::copy_n(x_box, 5, x.box);
@@ -115,6 +133,9 @@ Status make_maps(const Conv2d& conv, const Instance& instance, ConvParams* param
   w.box_rows = instance.columns / 2;
   w.swizzle = Swizzle::k128;
   if (Status status = make_tensor_map(w, &params->w); !status.ok()) return status;
+  if (instance.channel_rows) {
+    if (Status status = make_result_map(conv, instance, &params->result); !status.ok()) return status;
+  }
   if (conv.residual == nullptr) return {};
 
   TensorBoxSpec residual;
@@ -123,7 +144,7 @@ Status make_maps(const Conv2d& conv, const Instance& instance, ConvParams* param
   const int64_t out_row = int64_t(conv.out_width) * conv.out_channels;
   const int64_t size[4] = {conv.out_channels, conv.out_width, conv.out_height, conv.batch};
   const int64_t stride[3] = {conv.out_channels, out_row, conv.out_height * out_row};
-  const int box[4] = {64, kTileWidth, 8, 1};
+  const int box[4] = {64, instance.tile_width, instance.box_height, 1};
   std::copy_n(size, 4, residual.size);
   std::copy_n(stride, 3, residual.stride);
   std::copy_n(box, 4, residual.box);
@@ -152,7 +173,7 @@ Status conv2d_hopper(const Conv2d& conv, cudaStream_t stream) {
     return Status::unsupported("conv2d_hopper has no kernel for this shape; see conv/conv.h");
   const int most = std::min(device_multiprocessors(), kGroupNormSumParts) / 2;
   const conv::Instance& instance = *conv::choose_instance(conv, most);
-  const conv::Tiling tiling = conv::tiling_of(conv, instance.blocks, instance.columns);
+  const conv::Tiling tiling = conv::tiling_of(conv, instance);
   conv::ConvParams params{};
   params.y = static_cast<__nv_bfloat16*>(conv.y);
   params.bias = conv.bias;
@@ -176,7 +197,7 @@ Status conv2d_hopper(const Conv2d& conv, cudaStream_t stream) {
   params.tiles = int(tiles);
   const int clusters = std::min(params.tiles, most);
   params.parts = 2 * std::min(params.image_tiles, clusters);
-  conv::cut_taps(conv, &params);
+  conv::cut_taps(conv, instance.tile_width + 2, &params);
   if (Status status = conv::make_maps(conv, instance, &params); !status.ok()) return status;
   return instance.launch(params, clusters, stream);
 }

@@ -29,7 +29,13 @@ Status launch_conv(const ConvParams& params, int clusters, cudaStream_t stream) 
 
 template <typename Config, template <typename> typename Epilogue = PanelEpilogue>
 constexpr Instance instance() {
-  return {Config::kBlocks, Config::kTileN, Config::kNormalises, launch_conv<Config, Epilogue<Config>>};
+  return {Config::kTileWidth,
+          Config::kTileHeight,
+          Config::kBoxHeight,
+          Config::kTileN,
+          Config::kChannelRows,
+          Config::kNormalises,
+          launch_conv<Config, Epilogue<Config>>};
 }
 
 }  // namespace flux::kernels::conv

@@ -7,8 +7,10 @@
 namespace flux::kernels::conv {
 
 struct Instance {
-  int blocks;  // of 8 rows of pixels a tile
-  int columns;
+  int tile_width, tile_height;  // pixels
+  int box_height;               // of the residual
+  int columns;                  // output channels of a tile
+  bool channel_rows;
   bool normalises;
   Status (*launch)(const ConvParams& params, int clusters, cudaStream_t stream);
 };

@@ -1,18 +1,19 @@
 // The convolution kernel for Hopper: persistent, warp specialised, in clusters of two.
 //
 //   warpgroup 0         warp 0, one thread: taps of W into a ring of stages (produce_weights)
-//                       warp 1, one thread: pixels of x into a ring of halos (produce_halos)
-//                       warps 2 and 3: GroupNorm and SiLU on the halos (normalise_halos), where the config says so
-//   warpgroups 1 and 2  half of the tile's pixels each: wgmma over the taps (MainLoop), then the epilogue
+//                       warp 1, one thread: pixels of x into a ring of halos (produce_halos); or, where the config says so,
+//                       warps 1 to 3: the same, then GroupNorm and SiLU on the halos (normalise_halos)
+//   warpgroups 1 and 2  half of the tile's pixels or channels each: wgmma over the taps (MainLoop), then the epilogue
 //
 // Barriers (mbarriers in shared memory; counts are arrivals):
 //   full[stage]       1 + bytes     producer and TMA arrive, math warps wait
 //   empty[stage]      math warps of both CTAs arrive, the weights' producer waits
 //   halo_full[halo]   1 + bytes     producer and TMA arrive, normalising threads or else math warps wait
-//   halo_ready[halo]  64            normalising threads arrive, math warps wait
+//   halo_ready[halo]  96            normalising threads arrive, math warps wait
 //   halo_empty[halo]  math warps of the CTA arrive, the halos' producer waits
 #pragma once
 
+#include "conv/channel_epilogue.cuh"
 #include "conv/epilogue.cuh"
 #include "conv/normalise.cuh"
 #include "launch.cuh"
@@ -73,6 +74,7 @@ __device__ __forceinline__ void compute_tiles(const ConvParams& params, uint32_t
     }
   }
   store_all_deferred(epilogue, std::make_integer_sequence<int, Epilogue::kDeferredPanels>());
+  epilogue.drain();
 }
 
 template <typename Config, typename Epilogue>
@@ -91,10 +93,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0);
     if (warp == 0) {
       if (ptx::elect_sync()) produce_weights<Config>(params, shared, rank, first, step);
-    } else if (warp == 1) {
-      if (ptx::elect_sync()) produce_halos<Config>(params, shared, rank, first, step);
     } else if constexpr (Config::kNormalises) {
       normalise_halos<Config>(params, shared, rank, first, step);
+    } else if (warp == 1) {
+      if (ptx::elect_sync()) produce_halos<Config>(params, shared, rank, first, step);
     }
   } else {
     ptx::setmaxnreg_inc<Config::kMathRegisters>();

@@ -1,4 +1,5 @@
-// The main loop of one math warpgroup: kBlocks blocks of 8 × 8 pixels × kTileN channels over all taps and input channels.
+// The main loop of one math warpgroup over all taps and input channels: kBlocks blocks of 8 × 8 pixels × kTileN channels, or, where
+// channels are rows, 64 channels × 8 × 32 pixels.
 #pragma once
 
 #include <utility>
@@ -12,14 +13,17 @@ namespace flux::kernels::conv {
 template <typename Config>
 class MainLoop {
  public:
-  using Accumulator = float[Config::kBlocks][Config::kTileN / 2];
+  static constexpr int kAccumulators = Config::kChannelRows ? 1 : Config::kBlocks;
+  using Accumulator = float[kAccumulators][Config::kChannelRows ? 128 : Config::kTileN / 2];
 
   __device__ __forceinline__ MainLoop(const ConvParams& params, uint32_t shared, uint32_t math_group)
       : params_(params),
         shared_(shared),
         math_group_(math_group),
-        halos_(uint32_t(ptx::wgmma_descriptor(shared + math_group * 8 * Config::kPixelBytes))),
-        weights_(uint32_t(ptx::wgmma_descriptor(shared + Config::kStagesAt))) {
+        halos_(uint32_t(ptx::wgmma_descriptor(
+            shared + (Config::kChannelRows ? 0 : math_group * 8 * Config::kPixelBytes)))),
+        weights_(uint32_t(ptx::wgmma_descriptor(shared + Config::kStagesAt +
+                                                (Config::kChannelRows ? math_group * 64 * 128 : 0)))) {
     // Lane r of every math warp releases stages in CTA r of the cluster.
     const uint32_t lane = threadIdx.x % 32;
     releases_ = lane < Config::kCluster;
@@ -115,19 +119,24 @@ class MainLoop {
   __device__ __forceinline__ void multiply(Accumulator& sums, bool accumulates) {
     // Descriptors differ in their low words alone, which no sum here overflows; groups of 8 pixels are a halo row apart.
     constexpr uint64_t kHighW = ptx::wgmma_descriptor(0) >> 32 << 32;
-    constexpr uint64_t kHighA = uint64_t{1} << 62 | uint64_t{Config::kHaloWidth * Config::kPixelBytes >> 4}
+    constexpr uint64_t kHighX = uint64_t{1} << 62 | uint64_t{Config::kHaloWidth * Config::kPixelBytes >> 4}
                                                         << 32;
     constexpr uint32_t kBlockStep = 8 * Config::kHaloWidth * Config::kPixelBytes >> 4;
-    const uint32_t a =
+    const uint32_t x =
         halos_ + halo_.stage * (Config::kHaloBytes >> 4) + params_.taps[first_tap_ + tap_].halo;
     const uint32_t w = weights_ + ring_.stage * (Config::kStageBytes >> 4);
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
+      if constexpr (Config::kChannelRows) {
+        ptx::Wgmma<__nv_bfloat16, 256>::mma_async(sums[0], kHighW | (w + 2 * i), kHighX | (x + 2 * i),
+                                                  accumulates || i > 0);
+      } else {
 #pragma unroll
-      for (int b = 0; b < Config::kBlocks; ++b) {
-        ptx::Wgmma<__nv_bfloat16, Config::kTileN>::mma_async(sums[b], kHighA | (a + b * kBlockStep + 2 * i),
-                                                             kHighW | (w + 2 * i), accumulates || i > 0);
+        for (int b = 0; b < Config::kBlocks; ++b) {
+          ptx::Wgmma<__nv_bfloat16, Config::kTileN>::mma_async(sums[b], kHighX | (x + b * kBlockStep + 2 * i),
+                                                               kHighW | (w + 2 * i), accumulates || i > 0);
+        }
       }
     }
     ptx::wgmma_commit_group();

@@ -7,8 +7,6 @@
 
 namespace flux::kernels::conv {
 
-inline constexpr int kNormaliseThreads = 64;
-
 // A thread's eight channels of a chunk, halved: SiLU(h) = u + u·tanh(u) with u = h / 2. Beyond the last channel: zeros.
 struct HalvedAffine {
   float multiplier[8], addend[8];
@@ -35,52 +33,78 @@ struct HalvedAffine {
   }
 };
 
-// Warps 2 and 3: eight lanes a pixel. Waits on halo_full; every thread arrives on halo_ready.
+inline constexpr int kNormaliseThreads = 96;
+
+// One halo by warps 1 to 3, eight lanes a pixel, the next round's pixels loaded before this one's are computed. kInside: all of it lies
+// in the image; else what does not becomes zero.
+template <typename Config, bool kInside>
+__device__ __forceinline__ void normalise_halo(const ConvParams& params, const HalvedAffine& affine,
+                                               const HaloOrigin& origin, uint32_t halo) {
+  constexpr int kPixelsAtOnce = kNormaliseThreads / 8;
+  constexpr int kUnroll = 2, kRound = kUnroll * kPixelsAtOnce;
+  static_assert(kPixelsAtOnce % 8 == 4 && kPixelsAtOnce / Config::kHaloWidth <= 1);
+  const int thread = int(threadIdx.x) - 32, lane = thread / 8;
+  // Twelve pixels on, the swizzle has another 4.
+  uint32_t at = halo + lane * Config::kPixelBytes + ((thread % 8 ^ lane % 8) * 16);
+  const auto address = [&](int u) { return (at + u * kPixelsAtOnce * Config::kPixelBytes) ^ (u % 2 * 64); };
+  int y = origin.y + lane / Config::kHaloWidth, x = origin.x + lane % Config::kHaloWidth;
+  uint4 next[kUnroll];
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) next[u] = ptx::ld_shared_v4_b32(address(u));
+#pragma unroll 1
+  for (int pixel = lane; pixel < Config::kHaloPixels; pixel += kRound) {
+    uint4 values[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      values[u] = next[u];
+      if (pixel + kRound + u * kPixelsAtOnce < Config::kHaloPixels)
+        next[u] = ptx::ld_shared_v4_b32(address(u) + kRound * Config::kPixelBytes);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      uint4 result = make_uint4(affine.apply(values[u].x, 0), affine.apply(values[u].y, 2),
+                                affine.apply(values[u].z, 4), affine.apply(values[u].w, 6));
+      if constexpr (!kInside) {
+        // Without a branch: all pixels of a round go through the pipelines together.
+        const uint32_t keep = y >= 0 && x >= 0 && y < params.height && x < params.width ? 0xffffffffu : 0u;
+        result = make_uint4(result.x & keep, result.y & keep, result.z & keep, result.w & keep);
+        x += kPixelsAtOnce % Config::kHaloWidth;
+        y += kPixelsAtOnce / Config::kHaloWidth;
+        if (x >= origin.x + Config::kHaloWidth) {
+          x -= Config::kHaloWidth;
+          ++y;
+        }
+      }
+      if (u == 0 || pixel + u * kPixelsAtOnce < Config::kHaloPixels)
+        ptx::st_shared_v4_b32(address(u), result);
+    }
+    at += kRound * Config::kPixelBytes;
+  }
+}
+
+// Warps 1 to 3: one thread loads a halo as soon as its place is free, all wait on halo_full, and every thread arrives on halo_ready.
+// With two halos there is nothing to load while one is being normalised.
 template <typename Config>
 __device__ __forceinline__ void normalise_halos(const ConvParams& params, uint32_t shared, uint32_t rank,
                                                 int first, int step) {
-  constexpr int kPixelsAtOnce = kNormaliseThreads / 8;
-  constexpr int kUnroll = 3;
-  static_assert(kPixelsAtOnce == 8 && kPixelsAtOnce <= Config::kHaloWidth);
-  const int thread = threadIdx.x % kNormaliseThreads, lane = thread / 8, chunk_of_8 = thread % 8;
+  const int thread = int(threadIdx.x) - 32;
   RingPosition<Config::kHalos> ring;
   HalvedAffine affine;
   for (int index = first; index < params.tiles; index += step) {
     const Tile tile = tile_at<Config>(params, index, rank);
     const HaloOrigin origin = halo_origin(params, tile, params.segments[0]);
+    const bool inside = origin.y >= 0 && origin.x >= 0 && origin.y + Config::kHaloHeight <= params.height &&
+                        origin.x + Config::kHaloWidth <= params.width;
     for (int chunk = 0; chunk < params.chunks; ++chunk, ring.advance()) {
-      affine.load(params, tile.batch, 64 * chunk + 8 * chunk_of_8);
-      // Eight pixels on, the swizzle is the same.
-      uint32_t at =
-          shared + ring.stage * Config::kHaloBytes + lane * Config::kPixelBytes + ((chunk_of_8 ^ lane) * 16);
+      if (thread == 0) load_halo<Config>(params, tile, params.segments[0], chunk, shared, ring);
+      __syncwarp();
+      affine.load(params, tile.batch, 64 * chunk + 8 * (thread % 8));
+      const uint32_t halo = shared + ring.stage * Config::kHaloBytes;
       ptx::mbarrier_wait(shared + Config::kHaloFullAt + 8 * ring.stage, ring.parity);
-      int y = origin.y, x = origin.x + lane;
-#pragma unroll 1
-      for (int pixel = lane; pixel < Config::kHaloPixels; pixel += kUnroll * kPixelsAtOnce) {
-        uint4 values[kUnroll];
-#pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-          if (pixel + u * kPixelsAtOnce < Config::kHaloPixels)
-            values[u] = ptx::ld_shared_v4_b32(at + u * kPixelsAtOnce * Config::kPixelBytes);
-        }
-#pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-          // Without a branch: all pixels of a round go through the pipelines together.
-          const bool inside = y >= 0 && x >= 0 && y < params.height && x < params.width;
-          const uint32_t keep = inside ? 0xffffffffu : 0u;
-          const uint4 result =
-              make_uint4(affine.apply(values[u].x, 0) & keep, affine.apply(values[u].y, 2) & keep,
-                         affine.apply(values[u].z, 4) & keep, affine.apply(values[u].w, 6) & keep);
-          if (pixel + u * kPixelsAtOnce < Config::kHaloPixels)
-            ptx::st_shared_v4_b32(at + u * kPixelsAtOnce * Config::kPixelBytes, result);
-          x += kPixelsAtOnce;
-          if (x >= origin.x + Config::kHaloWidth) {
-            x -= Config::kHaloWidth;
-            ++y;
-          }
-        }
-        at += kUnroll * kPixelsAtOnce * Config::kPixelBytes;
-      }
+      if (inside)
+        normalise_halo<Config, true>(params, affine, origin, halo);
+      else
+        normalise_halo<Config, false>(params, affine, origin, halo);
       ptx::fence_proxy_async();
       ptx::mbarrier_arrive(shared + Config::kHaloReadyAt + 8 * ring.stage);
     }

@@ -27,9 +27,12 @@ inline constexpr int kMaxSegments = 4;
 inline constexpr int kMaxTaps = 9;
 
 struct ConvParams {
-  CUtensorMap x;         // [batch, rows, row parity, columns, channels], box halo × 64 channels
-  CUtensorMap w;         // [out_channels, taps · channels], box kTileN / 2 × 64
-  CUtensorMap residual;  // [batch, out_height, out_width, out_channels], box 8 × 16 pixels × 64 channels
+  CUtensorMap x;  // [batch, rows, row parity, columns, channels], box halo × 64 channels
+  CUtensorMap w;  // [out_channels, taps · channels], box kTileN / 2 × 64
+  CUtensorMap
+      residual;  // [batch, out_height, out_width, out_channels], box of a part of a tile × 64 channels
+  CUtensorMap
+      result;  // [batch, rows, row phase, columns, channels (column phase)], the same; where channels are rows
   Segment segments[kMaxSegments];
   Tap taps[kMaxTaps];
   int segment_count;

@@ -22,6 +22,19 @@ __device__ __forceinline__ HaloOrigin halo_origin(const ConvParams& params, cons
 
 // Waits on halo_empty (the CTA's math warps) and completes halo_full.
 template <typename Config>
+__device__ __forceinline__ void load_halo(const ConvParams& params, const Tile& tile, const Segment& segment,
+                                          int chunk, uint32_t shared,
+                                          const RingPosition<Config::kHalos>& ring) {
+  const HaloOrigin origin = halo_origin(params, tile, segment);
+  const uint32_t full = shared + Config::kHaloFullAt + 8 * ring.stage;
+  ptx::mbarrier_wait(shared + Config::kHaloEmptyAt + 8 * ring.stage, ring.parity ^ 1);
+  ptx::mbarrier_arrive_expect_tx(full, Config::kHaloPixels * Config::kPixelBytes);
+  ptx::cp_async_bulk_tensor_5d_load(shared + ring.stage * Config::kHaloBytes, &params.x, full,
+                                    segment.first_column + 64 * chunk, origin.x, segment.row_parity, origin.y,
+                                    tile.batch);
+}
+
+template <typename Config>
 __device__ __forceinline__ void produce_halos(const ConvParams& params, uint32_t shared, uint32_t rank,
                                               int first, int step) {
   RingPosition<Config::kHalos> ring;
@@ -29,14 +42,8 @@ __device__ __forceinline__ void produce_halos(const ConvParams& params, uint32_t
     const Tile tile = tile_at<Config>(params, index, rank);
     for (int s = 0; s < params.segment_count; ++s) {
       const Segment& segment = params.segments[s];
-      const HaloOrigin origin = halo_origin(params, tile, segment);
       for (int chunk = 0; chunk < params.chunks; ++chunk, ring.advance()) {
-        const uint32_t full = shared + Config::kHaloFullAt + 8 * ring.stage;
-        ptx::mbarrier_wait(shared + Config::kHaloEmptyAt + 8 * ring.stage, ring.parity ^ 1);
-        ptx::mbarrier_arrive_expect_tx(full, Config::kHaloPixels * Config::kPixelBytes);
-        ptx::cp_async_bulk_tensor_5d_load(shared + ring.stage * Config::kHaloBytes, &params.x, full,
-                                          segment.first_column + 64 * chunk, origin.x, segment.row_parity,
-                                          origin.y, tile.batch);
+        load_halo<Config>(params, tile, segment, chunk, shared, ring);
       }
     }
   }
@@ -57,7 +64,7 @@ __device__ __forceinline__ void produce_boxes(const ConvParams& params, const Ti
       const int panel = first + i;
       ptx::cp_async_bulk_tensor_4d_load(stage + i * Config::kBoxBytes, &params.residual, full,
                                         tile.column + 64 * (panel / Config::kBlocks), tile.x,
-                                        tile.y + 8 * (panel % Config::kBlocks), tile.batch);
+                                        tile.y + Config::kBoxHeight * (panel % Config::kBlocks), tile.batch);
     }
   }
 }

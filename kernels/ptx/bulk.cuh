@@ -50,6 +50,16 @@ __device__ __forceinline__ void cp_async_bulk_tensor_4d_store(const CUtensorMap*
       : "memory");
 }
 
+__device__ __forceinline__ void cp_async_bulk_tensor_5d_store(const CUtensorMap* map, uint32_t source,
+                                                              int32_t x, int32_t y, int32_t z, int32_t w,
+                                                              int32_t v) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(
+          map),
+      "r"(source), "r"(x), "r"(y), "r"(z), "r"(w), "r"(v)
+      : "memory");
+}
+
 // `bytes` and both addresses are multiples of 16; completes on `barrier` with the bytes.
 __device__ __forceinline__ void cp_async_bulk_load(uint32_t destination, const void* source, uint32_t bytes,
                                                    uint32_t barrier) {

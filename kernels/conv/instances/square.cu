@@ -4,8 +4,8 @@ namespace flux::kernels::conv {
 namespace {
 
 constexpr Instance kInstances[] = {
-    instance<ConvConfig<2, 128, false>>(),
-    instance<ConvConfig<2, 128, true>>(),
+    instance<TallConfig<false>, ChannelEpilogue>(),
+    instance<TallConfig<true>, ChannelEpilogue>(),
     instance<ConvConfig<1, 128, false>>(),
     instance<ConvConfig<1, 128, true>>(),
 };
