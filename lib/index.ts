@@ -12,11 +12,7 @@ export type { CacheCount, CacheOptions, CacheReport, CacheStep } from "./pipelin
 export type { LoadProgress } from "./pipelines/checkpoint.js";
 export type { ImageInput, RawImage } from "./pipelines/conditioning/picture.js";
 export type { Variant } from "./pipelines/conditioning/variant.js";
-export {
-  FluxPipeline,
-  type GenerateResult,
-  type Timings,
-} from "./pipelines/flux-pipeline.js";
+export { FluxPipeline } from "./pipelines/flux-pipeline.js";
 export type { HostTensor } from "./pipelines/host-tensor.js";
 export { type EncodeOptions, FluxImage, type ImageFormat } from "./pipelines/image.js";
 export type {
@@ -26,6 +22,7 @@ export type {
 } from "./pipelines/load-onto.js";
 export type { LoadedLora, LoadLoraOptions } from "./pipelines/lora-loader.js";
 export type { GenerateOptions, StepEvent } from "./pipelines/options.js";
+export type { GenerateResult, Timings } from "./pipelines/result.js";
 export {
   Device,
   type DeviceInfo,

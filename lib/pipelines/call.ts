@@ -1,7 +1,7 @@
 import type { Watcher } from "./denoise-loop.js";
-import type { GenerateResult } from "./flux-pipeline.js";
 import type { GenerateOptions } from "./options.js";
 import type { Request } from "./request.js";
+import type { GenerateResult } from "./result.js";
 import { textTokensOf } from "./text-conditions.js";
 
 /** A `generate` call on its way: what it asks for, and the promise that it was given. */

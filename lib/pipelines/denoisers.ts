@@ -1,0 +1,143 @@
+import { FluxError } from "../errors.js";
+import { imageIds, textIds } from "../models/latents.js";
+import { Generator } from "../runtime/generator.js";
+import type { Call } from "./call.js";
+import type { Checkpoint } from "./checkpoint.js";
+import { type PictureEncoder, writeImages } from "./conditioning/encode.js";
+import { referenceIds } from "./conditioning/kontext.js";
+import { Denoiser } from "./denoiser.js";
+import { repeatRows } from "./host-tensor.js";
+import { kept } from "./kept.js";
+import type { PromptEncoder } from "./prompt-encoder.js";
+import type { Request } from "./request.js";
+import { textTokensOf, writeConditions } from "./text-conditions.js";
+
+/** Recorded shapes that are kept; the least recently used goes first. */
+const KEPT = 4;
+
+/** Recorded denoising loops by their shape, and what is written into one before it runs. */
+export class Denoisers {
+  readonly #known = new Map<string, Denoiser>();
+  /** What the call or profile whose turn it is uses: it must outlive plans that are asked for meanwhile. */
+  #running: Denoiser | undefined;
+
+  /** @param requireAlive throws when the pipeline is disposed, meanwhile perhaps. */
+  constructor(
+    private readonly checkpoint: Pick<Checkpoint, "transformer" | "scheduler">,
+    private readonly prompts: PromptEncoder,
+    private readonly pictures: PictureEncoder,
+    private readonly requireAlive: () => void,
+  ) {}
+
+  /** The one for such a request, recorded where it is new. */
+  of(request: Request, batch = request.batch): Denoiser {
+    this.requireAlive();
+    const { size, negative } = request;
+    const { rows, columns } = size;
+    const shape = {
+      ...{ batch, textTokens: textTokensOf(request.positive, request), rows, columns },
+      steps: this.#sigmas(request).length - 1,
+      trueCfgScale: negative === undefined ? 1 : request.trueCfgScale,
+      images: this.pictures.shapeOf(request),
+      ...(request.cache && { cache: request.cache.shape }),
+    };
+    const make = () => new Denoiser(this.checkpoint.transformer, shape);
+    return kept(this.#known, JSON.stringify(shape), KEPT, make, this.#running);
+  }
+
+  /** Fills the denoiser of the calls' shape with everything that the loop reads. */
+  async prepare(calls: readonly Call[]): Promise<Denoiser> {
+    const { request } = calls[0]!;
+    const { size } = request;
+    const batch = calls.reduce((sum, call) => sum + call.request.batch, 0);
+    const sigmas = this.#sigmas(request);
+    const perStep = sigmas.subarray(0, -1);
+    const textTokens = textTokensOf(request.positive, request);
+    if (request.negative !== undefined && textTokensOf(request.negative, request) !== textTokens) {
+      throw new FluxError(
+        "ERR_FLUX_BAD_ARGUMENT",
+        "promptEmbeds and negativePromptEmbeds must have the same number of tokens",
+      );
+    }
+    const denoiser = this.of(request, batch);
+    this.#running = denoiser;
+    const ids = new Float32Array(denoiser.ids.elements);
+    ids.set(textIds(textTokens));
+    ids.set(imageIds(size), 3 * textTokens);
+    const references = request.task?.references.map((reference) => reference.size) ?? [];
+    ids.set(referenceIds(references), 3 * (textTokens + size.tokens));
+    const guidance = calls.flatMap((call) =>
+      new Array<number>(call.request.batch).fill(call.request.guidanceScale),
+    );
+    const encoded = this.#writeTexts(denoiser, calls);
+    for (const write of encoded) write.catch(() => {}); // awaited below, after the pictures
+    const writes = [
+      ...encoded,
+      ...(await this.#start(denoiser, calls)),
+      denoiser.ids.write(ids),
+      denoiser.sigmas.write(sigmas),
+      denoiser.timesteps.write(repeatRows({ data: perStep, shape: [perStep.length] }, batch).data),
+      denoiser.guidance.write(Float32Array.from(guidance)),
+      denoiser.counter.write(Int32Array.of(0)),
+      denoiser.resetCache(request.cache?.limits),
+    ];
+    await Promise.all(writes);
+    return denoiser;
+  }
+
+  /** The transformer's linears are others from now on, or nobody draws any more. */
+  dispose(): void {
+    for (const denoiser of this.#known.values()) denoiser.dispose();
+    this.#known.clear();
+  }
+
+  #writeTexts(denoiser: Denoiser, calls: readonly Call[]): Promise<void>[] {
+    const { positive, negative } = denoiser;
+    const texts = (side: "positive" | "negative") =>
+      calls.map((call) => ({ conditions: call.request[side]!, request: call.request }));
+    return [
+      ...writeConditions(positive, texts("positive"), this.prompts),
+      ...(negative === undefined ? [] : writeConditions(negative, texts("negative"), this.prompts)),
+    ];
+  }
+
+  /** What the loop starts from: every call's own noise, or the latents that it brought; and its pictures, which a batch of calls has none of. */
+  async #start(denoiser: Denoiser, calls: readonly Call[]): Promise<Promise<void>[]> {
+    const { noise, start, images, shape } = denoiser;
+    const writes: Promise<void>[] = [];
+    const brought: Promise<void>[] = [];
+    let row = 0;
+    for (const { request } of calls) {
+      // From the seed every time: a batch that had no memory is drawn again, call by call.
+      const encoded = await this.pictures.encode(request, new Generator(request.seed));
+      const queued = [
+        ...(encoded.noise === undefined
+          ? []
+          : [noise.write(encoded.noise, (row * noise.elements) / shape.batch)]),
+        ...(images === undefined ? [] : writeImages(images, encoded)),
+      ];
+      for (const write of queued) write.catch(() => {}); // awaited by the caller, after the next call's pictures
+      writes.push(...queued);
+      row += request.batch;
+    }
+    if (writes.length > 0) writes.push(denoiser.pack.run());
+    row = 0;
+    for (const { request } of calls) {
+      const { latents, batch } = request;
+      // Behind pack, which writes all rows.
+      if (latents !== undefined)
+        brought.push(start.write(latents.data, (row * start.elements) / shape.batch));
+      row += batch;
+    }
+    return [...writes, ...brought];
+  }
+
+  /** The sigmas of the steps that are run, with the terminal 0. */
+  #sigmas({ numInferenceSteps, sigmas, size, task }: Request): Float32Array {
+    const steps = sigmas === undefined ? { numInferenceSteps } : { sigmas };
+    const strength = task?.strength ?? 1;
+    const options = { ...steps, imageSeqLen: size.tokens, strength };
+    const schedule = this.checkpoint.scheduler.schedule(options);
+    return schedule.sigmas.subarray(schedule.startIndex);
+  }
+}
