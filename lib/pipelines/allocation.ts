@@ -7,12 +7,20 @@ import type { Recorder } from "../runtime/recorder.js";
 /** Buffers and plans that belong together. They are given back together, also when one of them cannot be had. */
 export class Allocation {
   readonly #owned: { dispose(): void }[] = [];
+  #bytes = 0;
 
   constructor(readonly device: Device) {}
 
+  /** Of the Buffers. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
   /** As `device.buffer`. */
   buffer<D extends DType>(dtype: D, shape: readonly number[]): Buffer<D> {
-    return this.#own(() => this.device.buffer(dtype, shape));
+    const buffer = this.#own(() => this.device.buffer(dtype, shape));
+    this.#bytes += buffer.bytes;
+    return buffer;
   }
 
   /** As `device.record`. */

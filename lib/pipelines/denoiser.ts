@@ -116,6 +116,11 @@ export class Denoiser {
     return positive && { ...positive, ...(negative && { negative }) };
   }
 
+  /** Of its Buffers. */
+  get bytes(): number {
+    return this.#allocation.bytes;
+  }
+
   dispose(): void {
     this.#allocation.dispose();
   }

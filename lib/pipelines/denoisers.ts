@@ -7,17 +7,17 @@ import { type PictureEncoder, writeImages } from "./conditioning/encode.js";
 import { referenceIds } from "./conditioning/kontext.js";
 import { Denoiser } from "./denoiser.js";
 import { repeatRows } from "./host-tensor.js";
-import { kept } from "./kept.js";
+import { Kept } from "./kept.js";
 import type { PromptEncoder } from "./prompt-encoder.js";
 import type { Request } from "./request.js";
 import { textTokensOf, writeConditions } from "./text-conditions.js";
 
-/** Recorded shapes that are kept; the least recently used goes first. */
-const KEPT = 4;
+/** Bytes of loops that are kept: about seven of FLUX.1-dev at 1024×1024 and 28 steps. */
+const KEPT_BYTES = 2 ** 30;
 
 /** Recorded denoising loops by their shape, and what is written into one before it runs. */
 export class Denoisers {
-  readonly #known = new Map<string, Denoiser>();
+  readonly #known = new Kept<Denoiser>(KEPT_BYTES);
   /** What the call or profile whose turn it is uses: it must outlive plans that are asked for meanwhile. */
   #running: Denoiser | undefined;
 
@@ -42,7 +42,7 @@ export class Denoisers {
       ...(request.cache && { cache: request.cache.shape }),
     };
     const make = () => new Denoiser(this.checkpoint.transformer, shape);
-    return kept(this.#known, JSON.stringify(shape), KEPT, make, this.#running);
+    return this.#known.of(JSON.stringify(shape), make, this.#running);
   }
 
   /** Fills the denoiser of the calls' shape with everything that the loop reads. */
@@ -59,7 +59,7 @@ export class Denoisers {
         "promptEmbeds and negativePromptEmbeds must have the same number of tokens",
       );
     }
-    const denoiser = this.of(request, batch);
+    const denoiser = await this.#withRoom(() => this.of(request, batch));
     this.#running = denoiser;
     const ids = new Float32Array(denoiser.ids.elements);
     ids.set(textIds(textTokens));
@@ -87,8 +87,19 @@ export class Denoisers {
 
   /** The transformer's linears are others from now on, or nobody draws any more. */
   dispose(): void {
-    for (const denoiser of this.#known.values()) denoiser.dispose();
-    this.#known.clear();
+    this.#known.dispose();
+  }
+
+  /** Gives other shapes' memory back where a new one has none. */
+  async #withRoom(make: () => Denoiser): Promise<Denoiser> {
+    try {
+      return make();
+    } catch (error) {
+      if (!FluxError.is(error, "ERR_FLUX_OUT_OF_MEMORY") || this.#known.isEmpty) throw error;
+      this.#known.dispose();
+      await this.checkpoint.transformer.device.drain();
+      return make();
+    }
   }
 
   #writeTexts(denoiser: Denoiser, calls: readonly Call[]): Promise<void>[] {

@@ -50,6 +50,11 @@ export class ImageDecoder {
     return pixels;
   }
 
+  /** Of its Buffers. */
+  get bytes(): number {
+    return this.#allocation.bytes;
+  }
+
   dispose(): void {
     this.#allocation.dispose();
   }

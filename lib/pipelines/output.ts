@@ -4,16 +4,16 @@ import { pasteBack } from "./conditioning/mask-crop.js";
 import { type HostTensor, stack } from "./host-tensor.js";
 import { FluxImage } from "./image.js";
 import { ImageDecoder } from "./image-decoder.js";
-import { kept } from "./kept.js";
+import { Kept } from "./kept.js";
 import type { Request } from "./request.js";
 import type { GenerateResult } from "./result.js";
 
-/** Recorded sizes that are kept; the least recently used goes first. */
-const KEPT = 4;
+/** Bytes of decoders that are kept: some thirty of 1024×1024. */
+const KEPT_BYTES = 2 ** 27;
 
 /** What a call asked to get, of its latents. */
 export class Output {
-  readonly #decoders = new Map<string, ImageDecoder>();
+  readonly #decoders = new Kept<ImageDecoder>(KEPT_BYTES);
 
   /** @param requireAlive throws when the pipeline is disposed, meanwhile perhaps. */
   constructor(
@@ -52,8 +52,7 @@ export class Output {
   }
 
   dispose(): void {
-    for (const decoder of this.#decoders.values()) decoder.dispose();
-    this.#decoders.clear();
+    this.#decoders.dispose();
   }
 
   #decoder({ size, vaeTileSize }: Request, dtype: "u8" | "f32"): ImageDecoder {
@@ -61,6 +60,6 @@ export class Output {
     const { vae, vaeConfig } = this.checkpoint;
     const key = `${size.height}×${size.width} ${dtype} ${vaeTileSize}`;
     const make = () => new ImageDecoder(vae, vaeConfig, size, dtype, vaeTileSize);
-    return kept(this.#decoders, key, KEPT, make);
+    return this.#decoders.of(key, make);
   }
 }

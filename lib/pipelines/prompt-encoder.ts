@@ -4,12 +4,17 @@ import type { T5Encoder } from "../models/t5-encoder.js";
 import type { Buffer } from "../runtime/buffer.js";
 import type { Device } from "../runtime/device.js";
 import type { Plan } from "../runtime/plan.js";
+import type { Recorder } from "../runtime/recorder.js";
+import type { Value } from "../runtime/value.js";
 import { Allocation } from "./allocation.js";
+import { Kept, type Recorded } from "./kept.js";
 
 /** CLIP reads this many tokens. */
 const CLIP_TOKENS = 77;
 /** Embeddings that are kept, in bytes: about thirty prompts of FLUX.1-dev. */
 const CACHE_BYTES = 256 * 2 ** 20;
+/** Buffers of T5's plans that are kept, each for a length: about eight of 512 tokens. */
+const PLAN_BYTES = 2 ** 26;
 
 /** The two text encoders with their tokenizers. */
 export interface TextEncoders {
@@ -22,8 +27,7 @@ export interface TextEncoders {
 }
 
 /** A recorded encoder: token ids in, one embedding out. */
-interface EncoderPlan {
-  readonly allocation: Allocation;
+interface EncoderPlan extends Recorded {
   readonly plan: Plan;
   readonly ids: Buffer<"i32">;
   readonly index?: Buffer<"i32">;
@@ -35,7 +39,9 @@ interface EncoderPlan {
  * goes to its readers on the device itself, and nobody waits for the host's copy of it.
  */
 export class PromptEncoder {
-  readonly #plans = new Map<string, EncoderPlan>();
+  #clip: EncoderPlan | undefined;
+  /** By length. */
+  readonly #t5 = new Kept<EncoderPlan>(PLAN_BYTES);
   readonly #cache = new Map<string, Float32Array>();
   #cachedBytes = 0;
   /** What was read in an earlier one is of no use any more. */
@@ -73,8 +79,8 @@ export class PromptEncoder {
   /** Gives back plans and their Buffers; the models belong to the pipeline. */
   dispose(): void {
     this.#generation++;
-    for (const { allocation } of this.#plans.values()) allocation.dispose();
-    this.#plans.clear();
+    this.#clip?.dispose();
+    this.#t5.dispose();
     this.#cache.clear();
     this.#cachedBytes = 0;
   }
@@ -88,38 +94,41 @@ export class PromptEncoder {
       this.#cachedBytes -= byteLength;
     }
     if (!plan) return;
-    this.#plans.get("clip")?.allocation.dispose();
-    this.#plans.delete("clip");
+    this.#clip?.dispose();
+    this.#clip = undefined;
   }
 
   #clipPlan(): EncoderPlan {
-    return this.#planOf("clip", (allocation) => {
+    this.#clip ??= this.#record("CLIP", (allocation) => {
       const { model } = this.encoders.clip;
       const ids = allocation.buffer("i32", [1, CLIP_TOKENS]);
       const index = allocation.buffer("i32", [1]);
       const out = allocation.buffer("f32", [1, this.widths.pooled]);
-      const plan = allocation.record("CLIP", (g) => g.copy(model.forward(g, ids, index).pooled, out));
-      return { allocation, plan, ids, index, out };
+      return { ids, index, out, forward: (g) => model.forward(g, ids, index).pooled };
     });
+    return this.#clip;
   }
 
   #t5Plan(tokens: number): EncoderPlan {
-    return this.#planOf(`t5:${tokens}`, (allocation) => {
-      const { model } = this.encoders.t5;
-      const ids = allocation.buffer("i32", [1, tokens]);
-      const out = allocation.buffer("f32", [1, tokens, this.widths.sequence]);
-      const plan = allocation.record(`T5, ${tokens} tokens`, (g) => g.copy(model.forward(g, ids), out));
-      return { allocation, plan, ids, out };
-    });
+    const make = () =>
+      this.#record(`T5, ${tokens} tokens`, (allocation) => {
+        const ids = allocation.buffer("i32", [1, tokens]);
+        const out = allocation.buffer("f32", [1, tokens, this.widths.sequence]);
+        return { ids, out, forward: (g) => this.encoders.t5.model.forward(g, ids) };
+      });
+    return this.#t5.of(String(tokens), make);
   }
 
-  #planOf(key: string, record: (allocation: Allocation) => EncoderPlan): EncoderPlan {
-    let plan = this.#plans.get(key);
-    if (plan === undefined) {
-      plan = record(new Allocation(this.device));
-      this.#plans.set(key, plan);
-    }
-    return plan;
+  #record(
+    name: string,
+    build: (
+      allocation: Allocation,
+    ) => Pick<EncoderPlan, "ids" | "index" | "out"> & { forward: (g: Recorder) => Value },
+  ): EncoderPlan {
+    const allocation = new Allocation(this.device);
+    const { forward, ...buffers } = build(allocation);
+    const plan = allocation.record(name, (g) => g.copy(forward(g), buffers.out));
+    return { ...buffers, plan, bytes: allocation.bytes, dispose: () => allocation.dispose() };
   }
 
   /** @param queue writes what the encoder reads. */

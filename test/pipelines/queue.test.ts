@@ -145,6 +145,25 @@ describe("concurrent calls", () => {
   });
 });
 
+describe("a new size", () => {
+  it("takes the memory of those that were drawn before, where there is no other", async () => {
+    const before = alone.plan(call(1));
+    await alone.generate(call(1));
+    const buffer = alone.device.buffer.bind(alone.device);
+    let isFull = true;
+    vi.spyOn(before, "dispose").mockImplementation(() => {
+      isFull = false;
+    });
+    vi.spyOn(alone.device, "buffer").mockImplementation((dtype, shape) => {
+      if (isFull) throw new FluxError("ERR_FLUX_OUT_OF_MEMORY", "no room for two sizes");
+      return buffer(dtype, shape);
+    });
+    const { latents } = await alone.generate(call(1, { height: 112 }));
+    expect(isFull).toBe(false);
+    expect(latents!.shape).toEqual([1, 7 * 4, 64]);
+  });
+});
+
 describe("a batch that runs out of memory when it has drawn its noise", () => {
   it("is drawn one by one from the same noise", async () => {
     const run = Plan.prototype.run;

@@ -2,7 +2,7 @@ import type { AutoencoderKLConfig } from "../../loaders/config.js";
 import type { LatentSize } from "../../models/latents.js";
 import type { AutoencoderKL } from "../../models/vae/autoencoder.js";
 import type { Generator } from "../../runtime/generator.js";
-import { kept } from "../kept.js";
+import { Kept } from "../kept.js";
 import type { DenoiserImages, ImageShape } from "./denoiser-images.js";
 import { ImageEncoder } from "./image-encoder.js";
 import { maskAsChannels, maskOfLatents, withoutMasked } from "./pixels.js";
@@ -30,12 +30,12 @@ export interface Encoded {
   readonly references?: Float32Array | undefined;
 }
 
-/** Encoders that are kept; the least recently used goes first. */
-const KEPT_ENCODERS = 4;
+/** Bytes of encoders that are kept: some fifteen of 1024×1024. */
+const KEPT_BYTES = 2 ** 28;
 
 /** Encodes the pictures of requests with the VAE. */
 export class PictureEncoder {
-  readonly #encoders = new Map<string, ImageEncoder>();
+  readonly #encoders = new Kept<ImageEncoder>(KEPT_BYTES);
 
   constructor(
     readonly vae: AutoencoderKL,
@@ -96,8 +96,7 @@ export class PictureEncoder {
   }
 
   dispose(): void {
-    for (const encoder of this.#encoders.values()) encoder.dispose();
-    this.#encoders.clear();
+    this.#encoders.dispose();
   }
 
   /** Fill's loop starts from noise alone unless strength says otherwise; its pictures come beside the latents. */
@@ -129,7 +128,7 @@ export class PictureEncoder {
     const sampled = noise !== undefined;
     const key = `${size.height}×${size.width} ${sampled} ${vaeTileSize}`;
     const make = () => new ImageEncoder(this.vae, this.config, size, sampled, vaeTileSize);
-    return kept(this.#encoders, key, KEPT_ENCODERS, make).encode(pixels, noise);
+    return this.#encoders.of(key, make).encode(pixels, noise);
   }
 }
 

@@ -56,6 +56,11 @@ export class ImageEncoder {
     return latents;
   }
 
+  /** Of its Buffers. */
+  get bytes(): number {
+    return this.#allocation.bytes;
+  }
+
   dispose(): void {
     this.#allocation.dispose();
   }
