@@ -290,6 +290,14 @@ void bench(Context& c, ScoreType type, int tokens, Bench what) {
     return attention_packed(call, c.stream());
   };
   c.measure({bytes, 4.0 * s.heads * double(tokens) * tokens * 128, 1979}, sets, launch);
+  if (what == Bench::kAttendToCodes) return;
+  int bad = 0;
+  for (int i = 0; i < sets; ++i) {
+    const auto host =
+        download(static_cast<const uint8_t*>(memory[size_t(4 * i + 3)].data()), size_t(1) << 20);
+    for (size_t at = 1; at < host.size(); at += 2) bad += (host[at] & 0x7f) == 0x7f;  // or beyond 2^126
+  }
+  c.expect(bad == 0, std::to_string(bad) + " results are not finite");
 }
 
 const Cases kBenches = [](Register& add) {

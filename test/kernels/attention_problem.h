@@ -135,6 +135,7 @@ class AttentionWorkspace {
  public:
   AttentionWorkspace() : memory_(int64_t(kernels::attention_workspace_bytes())) {
     must(cudaMemset(memory_.data(), 0, size_t(memory_.bytes())), "workspace");
+    must(cudaDeviceSynchronize(), "workspace");  // the kernels' stream does not wait for the default one
   }
   void* data() const { return memory_.data(); }
 
@@ -162,6 +163,7 @@ class PackedMemory {
     for (const DeviceBytes* bytes : {&query_, &key_, &value_, &rows_, &blocks_}) {
       must(cudaMemset(bytes->data(), 0xff, size_t(bytes->bytes())), "poison");
     }
+    must(cudaDeviceSynchronize(), "poison");  // the kernels' stream does not wait for the default one
   }
   DeviceBytes query_, key_, value_, rows_, blocks_;
 };
