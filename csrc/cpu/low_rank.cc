@@ -55,7 +55,7 @@ LowTile LowRank::tile(int64_t row, int64_t rows, int64_t column, int64_t columns
 }
 
 void branch_bounds(const OpCall& call, ThreadPool&) {
-  const TensorView& down = operand(call, "down", {DType::kF32, DType::kBF16});
+  const TensorView& down = operand(call, "down", {DType::kF32, DType::kBF16, DType::kF8E4M3});
   const TensorView& up = operand(call, "up", {DType::kF32, DType::kBF16});
   const TensorView& scale = operand(call, "scale");
   const TensorView& weight_scale = operand(call, "weightScale");
@@ -70,6 +70,7 @@ void branch_bounds(const OpCall& call, ThreadPool&) {
   expect_shape(call, "y", y, {2});
   const auto value = [](const TensorView& view, int64_t row, int64_t column) {
     const int64_t at = row * view.stride[0] + column;
+    if (view.dtype == DType::kF8E4M3) return double{e4m3_to_f32(view.as<const uint8_t>()[at])};
     return view.dtype == DType::kF32 ? double{view.as<const float>()[at]}
                                      : double{bf16_to_f32(view.as<const uint16_t>()[at])};
   };

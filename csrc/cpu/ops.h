@@ -91,7 +91,7 @@
 //   quantizeRows  x [.., K] f32 → codes [.., K] f8e4m3, scale [rows] f32, as in linear
 //   weightBounds  weight [N, K] f8e4m3, weightScale [N] f32, bias? [N] f32 → y [2] f32:
 //                 448·√K·max‖weight_n·weightScale_n‖ and max|bias|: |linear| ≤ y[0]·(row scale of x) + y[1]
-//   branchBounds  down [P·r, K], up [N, r] f32 | bf16, scale [P·r], weightScale [N], base [2] f32 → y [2] f32;  attrs part1 …
+//   branchBounds  down [P·r, K] (codes as well), up [N, r] f32 | bf16, scale [P·r], weightScale [N], base [2] f32 → y [2] f32;  attrs part1 …
 //                 base[0] + 448·√K·max over n of weightScale_n·Σ_j |scale_j|·‖down_j‖·|up_nj|, with the j of n's part, and
 //                 base[1]: the bounds with a low-rank branch, as the GPU has it
 // Beside these, two kinds with a body that the runtime itself runs (runtime/program.h): "if", and "together", whose ops may run

@@ -249,19 +249,34 @@ class CudaBackend final : public Backend {
     }
     const std::byte* source =
         transfer.source->bytes(transfer.source_offset, transfer.rows * transfer.row_bytes);
+    auto* scales = transfer.scales == nullptr
+                       ? nullptr
+                       : reinterpret_cast<float*>(static_cast<std::byte*>(transfer.scales->data()) +
+                                                  transfer.scales_offset);
+    if (transfer.treatment == Transfer::Rows::kQuantised) {
+      kernels::QuantiseRows rows;
+      rows.x = source;
+      rows.x_row_stride = static_cast<int64_t>(transfer.row_bytes / 2);
+      rows.codes = reinterpret_cast<uint8_t*>(target);
+      rows.codes_row_stride = static_cast<int64_t>(transfer.target_stride);
+      rows.scale = scales;
+      rows.rows = static_cast<int>(transfer.rows);
+      rows.width = static_cast<int>(transfer.row_bytes / 2);
+      check(kernels::quantise_rows(rows, stream_), "transfer");
+      return;
+    }
     // Copy engines take rows of a few bytes one by one.
     constexpr uint64_t kShortRow = 4096;
-    if (transfer.divisor != nullptr || (transfer.rows > 1 && transfer.row_bytes < kShortRow &&
-                                        (transfer.row_bytes | transfer.target_stride) % 2 == 0)) {
+    const bool divides = transfer.treatment == Transfer::Rows::kDivided;
+    if (divides || (transfer.rows > 1 && transfer.row_bytes < kShortRow &&
+                    (transfer.row_bytes | transfer.target_stride) % 2 == 0)) {
       kernels::StoreRows rows;
       rows.source = source;
       rows.rows = static_cast<int64_t>(transfer.rows);
       rows.columns = static_cast<int64_t>(transfer.row_bytes / 2);
       rows.target = target;
       rows.stride = static_cast<int64_t>(transfer.target_stride / 2);
-      if (transfer.divisor != nullptr)
-        rows.divisor = reinterpret_cast<const float*>(static_cast<std::byte*>(transfer.divisor->data()) +
-                                                      transfer.divisor_offset);
+      rows.divisor = divides ? scales : nullptr;
       check(kernels::store_rows(rows, stream_), "transfer");
       return;
     }

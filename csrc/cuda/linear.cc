@@ -195,12 +195,14 @@ void small_linear(const OpCall& call, const Launch& launch) {
   check(kernels::small_linear(linear, launch.stream), "linear");
 }
 
-// low = (x·downᵀ)·scale is a linear whose weight is bf16 and has scales; x may be e4m3 codes, taken as they are.
+// low = (x·downᵀ)·scale is a linear whose weight has scales and whose x has none: codes are taken as numbers.
 bool projects_down(const OpCall& call) {
-  return call.tensor("weight").dtype == DType::kBF16 && call.optional("weightScale") != nullptr;
+  return call.optional("weightScale") != nullptr && call.optional("xScale") == nullptr;
 }
 
 kernels::DownGroup down_group(const OpCall& call) {
+  FLUX_CHECK(call.tensor("x").dtype == call.tensor("weight").dtype,
+             "linear: x and down are of different types");
   const Matrix x = matrix_of(call.tensor("x"), "linear"), low = matrix_of(call.tensor("y"), "linear");
   kernels::DownGroup group;
   group.batches = x.batches;
@@ -342,6 +344,7 @@ void branch_bounds(const OpCall& call, const Launch& launch) {
   const TensorView &down = call.tensor("down"), &up = call.tensor("up");
   kernels::BranchBounds bounds;
   bounds.down = down.data;
+  bounds.down_type = element_of(down.dtype);
   bounds.scale = call.tensor("scale").as<const float>();
   bounds.up = up.data;
   bounds.w_scale = call.tensor("weightScale").as<const float>();

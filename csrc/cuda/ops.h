@@ -3,8 +3,8 @@
 // e4m3 with one scale a row: x with xScale [rows] f32. linear's y may be so, too (y with yScale, and bounds from weightBounds):
 // its rows are quantised with the scale of the most that they can reach; so may qkvLinear's mlp (mlpScale), beside which
 // attentionPacked then writes its y by the same scale (yScale).
-// A low-rank branch's low comes from a linear whose weight is bf16 and has weightScale; its x is what the branch's linear has,
-// codes taken as numbers. With e4m3 weights low and lowUp are summed beside the codes' products, so that both scales apply:
+// A low-rank branch's low comes from a linear with weightScale and without xScale; its x is what the branch's linear has, and its
+// weight of the same type, codes taken as numbers. With e4m3 weights low and lowUp are summed beside the codes' products, so that both scales apply:
 // y = (x·Wᵀ + low·lowUpᵀ)·xScale·weightScale + bias.
 #pragma once
 

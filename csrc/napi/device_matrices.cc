@@ -70,17 +70,21 @@ Transfer transfer_from(const Napi::Object& object) {
   transfer.rows = bytes_from(object.Get("rows"), "rows");
   transfer.row_bytes = bytes_from(object.Get("rowBytes"), "rowBytes");
   transfer.target_stride = bytes_from(object.Get("targetStride"), "targetStride");
-  FLUX_CHECK(transfer.rows > 0 && transfer.target_stride >= transfer.row_bytes, "the rows would overlap");
-  const uint64_t extent = (transfer.rows - 1) * transfer.target_stride + transfer.row_bytes;
-  FLUX_CHECK(transfer.target_offset + extent <= transfer.target->bytes(), "the target Memory is too small");
-  if (object.Has("divisor")) {
-    transfer.divisor =
-        unwrap_checked<MemoryObject>(object.Get("divisor"), classes.memory, "Memory")->memory();
-    if (transfer.divisor->retired()) throw FluxError(code::kDisposed, "this Buffer is disposed");
-    transfer.divisor_offset = bytes_from(object.Get("divisorOffset"), "divisorOffset");
-    FLUX_CHECK(transfer.divisor_offset + transfer.rows * sizeof(float) <= transfer.divisor->bytes(),
-               "there are more rows than divisors");
+  for (const auto& [name, treatment] : {std::pair{"divisor", Transfer::Rows::kDivided},
+                                        std::pair{"codeScales", Transfer::Rows::kQuantised}}) {
+    if (!object.Has(name)) continue;
+    transfer.treatment = treatment;
+    transfer.scales = unwrap_checked<MemoryObject>(object.Get(name), classes.memory, "Memory")->memory();
+    if (transfer.scales->retired()) throw FluxError(code::kDisposed, "this Buffer is disposed");
+    transfer.scales_offset = bytes_from(object.Get("scalesOffset"), "scalesOffset");
+    FLUX_CHECK(transfer.scales_offset + transfer.rows * sizeof(float) <= transfer.scales->bytes(),
+               "there are more rows than scales");
   }
+  const uint64_t written =
+      transfer.treatment == Transfer::Rows::kQuantised ? transfer.row_bytes / 2 : transfer.row_bytes;
+  FLUX_CHECK(transfer.rows > 0 && transfer.target_stride >= written, "the rows would overlap");
+  const uint64_t extent = (transfer.rows - 1) * transfer.target_stride + written;
+  FLUX_CHECK(transfer.target_offset + extent <= transfer.target->bytes(), "the target Memory is too small");
   return transfer;
 }
 

@@ -108,7 +108,7 @@ class CpuBackend final : public Backend {
   }
 
   void transfer(const Transfer& transfer) override {
-    if (transfer.divisor != nullptr)
+    if (transfer.treatment != Transfer::Rows::kCopied)
       throw FluxError(code::kUnsupported,
                       "the CPU has no rows to divide: its low-rank branches are not scaled");
     auto* target = static_cast<std::byte*>(transfer.target->data()) + transfer.target_offset;

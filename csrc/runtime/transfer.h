@@ -15,11 +15,13 @@ struct Transfer {
   std::shared_ptr<Memory> target;
   uint64_t target_offset = 0;
   uint64_t rows = 1;
-  uint64_t row_bytes = 0;      // of the source, whose rows follow each other
+  uint64_t row_bytes = 0;      // of the source, whose rows follow each other; codes are half as long
   uint64_t target_stride = 0;  // from row to row
-  // On a GPU: rows of bf16, each divided by its f32 number from here on.
-  std::shared_ptr<Memory> divisor;  // null: the rows are copied as they are
-  uint64_t divisor_offset = 0;
+  // On a GPU, rows of bf16 may be divided, each by its f32 number from here on, or quantised to e4m3, each scale kept there.
+  enum class Rows : uint8_t { kCopied, kDivided, kQuantised };
+  Rows treatment = Rows::kCopied;
+  std::shared_ptr<Memory> scales;
+  uint64_t scales_offset = 0;
 };
 
 }  // namespace flux

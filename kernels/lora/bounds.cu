@@ -3,6 +3,7 @@
 #include "launch.cuh"
 #include "lora/lora.h"
 #include "ptx/convert.cuh"
+#include "quantise/expand.cuh"
 #include "reduce.cuh"
 
 namespace flux::kernels {
@@ -10,15 +11,27 @@ namespace {
 
 constexpr int kThreads = 256;
 
+__device__ __forceinline__ float add_squares(uint32_t pair, float squares) {
+  const float2 value = ptx::unpack_bf16x2(pair);
+  return fmaf(value.x, value.x, fmaf(value.y, value.y, squares));
+}
+
+// `words`: of a row.
+template <bool kCodes>
 __global__ void __launch_bounds__(kThreads)
-    down_norms(const uint32_t* down, const float* scale, int64_t pairs, float* norms) {
+    down_norms(const uint32_t* down, const float* scale, int64_t words, float* norms) {
   __shared__ float scratch[kThreads / 32];
   wait_for_predecessors();
-  const uint32_t* row = down + blockIdx.x * pairs;
+  const uint32_t* row = down + blockIdx.x * words;
   float squares = 0.0f;
-  for (int64_t i = threadIdx.x; i < pairs; i += kThreads) {
-    const float2 value = ptx::unpack_bf16x2(row[i]);
-    squares = fmaf(value.x, value.x, fmaf(value.y, value.y, squares));
+  for (int64_t i = threadIdx.x; i < words; i += kThreads) {
+    if constexpr (kCodes) {
+      uint32_t first, second;
+      expand_e4m3(row[i], first, second);
+      squares = add_squares(first, add_squares(second, squares));
+    } else {
+      squares = add_squares(row[i], squares);
+    }
   }
   squares = reduce_row<kThreads>(squares, Sum{}, scratch);
   if (threadIdx.x == 0) norms[blockIdx.x] = fabsf(scale[blockIdx.x]) * sqrtf(squares);
@@ -49,18 +62,19 @@ __global__ void __launch_bounds__(kThreads) channel_bounds(const __grid_constant
 }  // namespace
 
 Status branch_bounds(const BranchBounds& call, cudaStream_t stream) {
-  if (call.n < 1 || call.k < 2 || call.k % 2 != 0 || call.rank < 1 || call.parts < 1 ||
+  if (call.n < 1 || call.k < 4 || call.k % 4 != 0 || call.rank < 1 || call.parts < 1 ||
       call.parts > kGemmMaxParts) {
-    return Status::bad_argument(
-        "branch_bounds: N, K, rank and parts must be positive, K even, at most 4 parts");
+    return Status::bad_argument("branch_bounds: N, K, rank and parts must be positive, K a multiple of 4");
   }
   if (Status s =
           Status::from_cuda(cudaMemsetAsync(call.bounds, 0, 2 * sizeof(float), stream), "branch_bounds");
       !s.ok())
     return s;
+  const bool codes = call.down_type == Element::kE4M3;
   if (Status s =
-          launch("branch_bounds", down_norms, dim3(unsigned(call.parts * call.rank)), dim3(kThreads), 0,
-                 stream, static_cast<const uint32_t*>(call.down), call.scale, call.k / 2, call.norms);
+          launch("branch_bounds", codes ? down_norms<true> : down_norms<false>,
+                 dim3(unsigned(call.parts * call.rank)), dim3(kThreads), 0, stream,
+                 static_cast<const uint32_t*>(call.down), call.scale, call.k / (codes ? 4 : 2), call.norms);
       !s.ok())
     return s;
   constexpr int kChannels = kThreads / 32;

@@ -38,7 +38,7 @@ Status check(const DownProjection& call) {
         group.low.data == nullptr)
       return Status::bad_argument("down_project: x, down, scale or low is null");
     if (!aligned(group.x, element_bytes(call)) || !aligned(group.low, 2) ||
-        !aligned(GemmRows<const void>{group.down, call.k, 0}, 2) ||
+        !aligned(GemmRows<const void>{group.down, call.k, 0}, element_bytes(call)) ||
         !aligned(GemmRows<const void>{group.scale, 0, 0}, 4)) {
       return Status::bad_argument("down_project: matrices and their strides must be multiples of 16 bytes");
     }
@@ -81,22 +81,23 @@ Status make_maps(const DownProjection& call, int columns, GroupParams* params) {
   if (Status status = make_tensor_map(spec, &params->x); !status.ok()) return status;
   spec = TensorMapSpec{};
   spec.data = group.down;
-  spec.element = Element::kBF16;
+  spec.element = call.operand;
   spec.columns = call.k;
   spec.rows = call.ranks;
   spec.row_stride = call.k;
-  spec.box_columns = 64;
+  spec.box_columns = int(128 / element_bytes(call));
   spec.box_rows = columns;
   spec.swizzle = Swizzle::k128;
   return make_tensor_map(spec, &params->down);
 }
 
-// Into how many runs K is cut: as many as keep every multiprocessor busy once, with three k-blocks or more in each.
-int parts_of(int tiles, int k_blocks) {
-  const int most = device_multiprocessors() * 6 / 5;
-  int parts = 1;
-  while (parts < 8 && 2 * parts * tiles <= most && k_blocks >= 6 * parts) parts *= 2;
-  return parts;
+// Into how many runs K is cut. Measured at 4608 rows on H200 (bench/NOTES.md): five of 16 ranks, four of 64 and three of 128 are
+// quickest, so many as one round of CTAs holds; wide tiles gain from three even where these are more than a round.
+int parts_of(int tiles, int columns, int k_blocks) {
+  constexpr int kMostParts = 8;  // CTAs of a cluster, on any device
+  const int percent = columns == 16 ? 140 : columns == 64 ? 110 : 90;
+  const int fitting = device_multiprocessors() * percent / 100 / tiles;
+  return std::min({std::max(fitting, columns == 128 ? 3 : 1), kMostParts, k_blocks});
 }
 
 }  // namespace
@@ -121,7 +122,7 @@ Status down_project(const DownProjection& call, cudaStream_t stream) {
     if (Status status = lora::make_maps(call, columns, &params.groups[i]); !status.ok()) return status;
   }
   return lora::launch_hopper(params, call.operand == Element::kE4M3, columns, tiles,
-                             lora::parts_of(tiles, params.k_blocks), stream);
+                             lora::parts_of(tiles, columns, params.k_blocks), stream);
 }
 
 }  // namespace flux::kernels

@@ -1,14 +1,10 @@
-// low = (x·downᵀ)·scale by wgmma: a tile of 128 rows × kRanks, K cut into equal runs for the CTAs of a cluster.
+// low = (x·downᵀ)·scale by wgmma: a tile of 128 rows × kRanks, K cut into runs for the CTAs of a cluster.
 //
-//   warps 0-7   two math warpgroups of 64 rows each. Codes go from shared memory into registers, become bf16 there and are
-//               the A operand; bf16 x is multiplied where it lies.
-//   warp 8      TMA loads into a ring of stages
+//   warps 0-7   two math warpgroups of 64 rows each
+//   warp 8      TMA loads into a ring of stages: 128 bytes of each row of x and of down, swizzled
 //
-// A stage is 128 bytes of each row of x (128 codes or 64 bf16 numbers), swizzled, and as much of down: of codes two boxes of 64
-// columns. 16-byte chunk c of row r lies at c ^ (r % 8), so the pairs of codes that a warp reads at once, 8 bytes of 8 rows,
-// come from different banks.
 // Sums of the cluster's CTAs meet in shared memory: each lays its own down where its stages were, rows kPitch apart, and
-// adds up its share of the rows over all CTAs in order.
+// adds up its share of the tile over all CTAs in order.
 // Barriers: full[stage] 1 + bytes, the math warps wait; empty[stage] the eight math warps, the producer waits.
 #pragma once
 
@@ -21,15 +17,12 @@
 #include "ptx/shared.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
-#include "ptx/wgmma_rows.cuh"
-#include "quantise/expand.cuh"
 
 namespace flux::kernels::lora {
 
 template <typename Operand_, int kRanks_>
 struct DownConfig {
   using Operand = Operand_;
-  static constexpr bool kCodes = sizeof(Operand) == 1;
   static constexpr int kRanks = kRanks_;
   static constexpr int kRows = 128;
   static constexpr int kMathWarps = 8;
@@ -37,24 +30,17 @@ struct DownConfig {
   static constexpr int kRowBytes = 128;
   static constexpr int kBlock = kRowBytes / int(sizeof(Operand));
   static constexpr int kXBytes = kRows * kRowBytes;
-  static constexpr int kDownBytes = kRanks * kRowBytes;  // of a box of 64 columns
-  static constexpr int kStageBytes = kXBytes + (kCodes ? 2 : 1) * kDownBytes;
-  static constexpr int kRoom = 108 * 1024;  // so that two CTAs share a multiprocessor
+  static constexpr int kStageBytes = kXBytes + kRanks * kRowBytes;
+  // CTAs that share a multiprocessor: one waits while another works.
+  static constexpr int kSharers = kRanks == 16 ? 4 : kRanks == 64 ? 3 : 2;
+  static constexpr int kRoom = 227 * 1024 / kSharers - 2048;
   static constexpr int kStages = kRoom / kStageBytes < 6 ? kRoom / kStageBytes : 6;
-  // Of 16 codes, expanded at a time: with 64 sums a thread there are registers for two.
-  static constexpr int kSteps = kRanks == 128 ? 2 : 4;
   static constexpr int kPitch = kRanks + 4;  // in floats
   static_assert(kRows * kPitch * 4 <= kStages * kStageBytes);
   static constexpr int kFullAt = kStages * kStageBytes;
   static constexpr int kEmptyAt = kFullAt + 8 * kStages;
   static constexpr int kSharedBytes = kEmptyAt + 8 * kStages;
 };
-
-__device__ __forceinline__ uint32_t ld_shared_u16(uint32_t address) {
-  uint16_t value;
-  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(address) : "memory");
-  return value;
-}
 
 __device__ __forceinline__ float4 ld_shared_cluster_v4_f32(uint32_t address) {
   float4 value;
@@ -76,48 +62,37 @@ __device__ __forceinline__ void produce(const Params& params, const Tile& tile, 
     const int k = block * Config::kBlock;
     ptx::cp_async_bulk_tensor_3d_load(at, &tile.group->x, full, k, tile.row, tile.batch);
     ptx::cp_async_bulk_tensor_2d_load(at + Config::kXBytes, &tile.group->down, full, k, tile.column);
-    if constexpr (Config::kCodes) {
-      ptx::cp_async_bulk_tensor_2d_load(at + Config::kXBytes + Config::kDownBytes, &tile.group->down, full,
-                                        k + 64, tile.column);
-    }
   }
 }
 
-// A warpgroup's 64 rows of one stage, from `x` on.
+// All k-blocks of this CTA, one at the least, 64 rows of the tile in each of two warpgroups. Waits on full[stage]; arrives on
+// empty[stage] when the products that read it are complete.
 template <typename Config>
-__device__ __forceinline__ void multiply(float (&sums)[Config::kRanks / 2], uint32_t x, uint32_t down) {
-  if constexpr (Config::kCodes) {
-    const uint32_t lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane / 4;
-    const uint32_t at = x + row * Config::kRowBytes + 2 * (lane % 4);
-#pragma unroll
-    for (uint32_t step = 0; step < 8; step += Config::kSteps) {
-      uint32_t a[Config::kSteps][4];
-#pragma unroll
-      for (uint32_t i = 0; i < Config::kSteps; ++i) {
-        const uint32_t chunk = at + (((step + i) ^ (lane / 4)) << 4);
-#pragma unroll
-        for (uint32_t side = 0; side < 2; ++side) {
-          const uint32_t from = chunk + side * 8 * Config::kRowBytes;
-          expand_e4m3(ld_shared_u16(from) | ld_shared_u16(from + 8) << 16, a[i][side], a[i][2 + side]);
-        }
-      }
-      const uint64_t columns = ptx::wgmma_descriptor(down + step / 4 * Config::kDownBytes) + 2 * (step % 4);
-      ptx::wgmma_fence();
-#pragma unroll
-      for (int i = 0; i < Config::kSteps; ++i)
-        ptx::WgmmaRows<Config::kRanks>::mma_async(sums, a[i], columns + 2 * i);
-      ptx::wgmma_commit_group();
-      ptx::wgmma_wait_group<0>();
-    }
-  } else {
-    const uint64_t rows = ptx::wgmma_descriptor(x), columns = ptx::wgmma_descriptor(down);
+__device__ __forceinline__ void multiply(float (&sums)[Config::kRanks / 2], uint32_t shared, int blocks) {
+  const uint32_t x = shared + threadIdx.x / 128 * 64 * Config::kRowBytes;
+  int stage = 0, before = 0;
+  uint32_t parity = 0;
+#pragma unroll 1
+  for (int block = 0; block < blocks; ++block) {
+    ptx::mbarrier_wait(shared + Config::kFullAt + 8 * stage, parity);
+    const uint64_t rows = ptx::wgmma_descriptor(x + stage * Config::kStageBytes);
+    const uint64_t columns = ptx::wgmma_descriptor(shared + stage * Config::kStageBytes + Config::kXBytes);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      ptx::Wgmma<__nv_bfloat16, Config::kRanks>::mma_async(sums, rows + 2 * i, columns + 2 * i, true);
+    for (int i = 0; i < 4; ++i) {
+      ptx::Wgmma<typename Config::Operand, Config::kRanks>::mma_async(sums, rows + 2 * i, columns + 2 * i,
+                                                                      block + i > 0);
+    }
     ptx::wgmma_commit_group();
-    ptx::wgmma_wait_group<0>();
+    ptx::wgmma_wait_group<1>();
+    if (block > 0 && threadIdx.x % 32 == 0) ptx::mbarrier_arrive(shared + Config::kEmptyAt + 8 * before);
+    before = stage;
+    if (++stage == Config::kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
   }
+  ptx::wgmma_wait_group<0>();
 }
 
 template <typename Config>
@@ -131,15 +106,15 @@ __device__ __forceinline__ void lay_down(const float (&sums)[Config::kRanks / 2]
   }
 }
 
-// This CTA's share of the tile's rows, over the cluster's `parts` CTAs.
+// This CTA's share of the tile, over the cluster's `parts` CTAs.
 template <typename Config>
 __device__ __forceinline__ void reduce(const Params& params, const Tile& tile, uint32_t shared, int parts,
                                        int rank) {
   constexpr int kVectors = Config::kRanks / 4;  // of a row
-  const int rows = Config::kRows / parts;
   const DownGroup& group = tile.group->group;
-  for (int i = threadIdx.x; i < rows * kVectors; i += Config::kThreads) {
-    const int in_tile = rank * rows + i / kVectors;
+  const int last = Config::kRows * kVectors * (rank + 1) / parts;
+  for (int i = Config::kRows * kVectors * rank / parts + int(threadIdx.x); i < last; i += Config::kThreads) {
+    const int in_tile = i / kVectors;
     const int row = tile.row + in_tile, column = tile.column + i % kVectors * 4;
     if (row >= group.rows || column >= params.ranks) continue;
     const uint32_t at = shared + (in_tile * Config::kPitch + i % kVectors * 4) * 4;
@@ -157,7 +132,7 @@ __device__ __forceinline__ void reduce(const Params& params, const Tile& tile, u
 }
 
 template <typename Config>
-__global__ void __launch_bounds__(Config::kThreads, 2)
+__global__ void __launch_bounds__(Config::kThreads, Config::kSharers)
     down_kernel(const __grid_constant__ Params params, int parts) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
@@ -182,16 +157,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
     __syncwarp();
   } else {
     float sums[Config::kRanks / 2];
-#pragma unroll
-    for (int i = 0; i < Config::kRanks / 2; ++i) sums[i] = 0.0f;
-#pragma unroll 1
-    for (int block = begin; block < end; ++block) {
-      const int stage = (block - begin) % Config::kStages, round = (block - begin) / Config::kStages;
-      const uint32_t at = shared + stage * Config::kStageBytes;
-      ptx::mbarrier_wait(shared + Config::kFullAt + 8 * stage, round % 2);
-      multiply<Config>(sums, at + warp / 4 * 64 * Config::kRowBytes, at + Config::kXBytes);
-      if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(shared + Config::kEmptyAt + 8 * stage);
-    }
+    multiply<Config>(sums, shared, end - begin);
     ptx::bar_sync(1, 32 * Config::kMathWarps);  // all have read the stages
     lay_down<Config>(sums, shared);
   }

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads) down_kernel(const __grid_constant__ 
   constexpr int kElement = kCodes ? 1 : 2;
   // Rows and ranks beyond the last ones read the last ones; they are not stored.
   const uint8_t* x[2];
-  const uint16_t* down[kColumns / 8];
+  const uint8_t* down[kColumns / 8];
 #pragma unroll
   for (int side = 0; side < 2; ++side) {
     const int64_t at = min(row + 8 * side, int(group.rows) - 1);
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads) down_kernel(const __grid_constant__ 
 #pragma unroll
   for (int j = 0; j < kColumns / 8; ++j) {
     const int64_t rank = min(tile.column + 8 * j + lane / 4, params.ranks - 1);
-    down[j] = static_cast<const uint16_t*>(group.down) + rank * params.k;
+    down[j] = static_cast<const uint8_t*>(group.down) + rank * params.k * kElement;
   }
   wait_for_predecessors();
   let_successor_start();
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) down_kernel(const __grid_constant__ 
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
       uint32_t b0, b1;
-      load_pairs<false>(down[j], k, b0, b1);
+      load_pairs<kCodes>(down[j], k, b0, b1);
       ptx::mma_m16n8k16_bf16(sums[j], a, b0, b1);
     }
   }

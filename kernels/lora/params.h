@@ -9,7 +9,7 @@ namespace flux::kernels::lora {
 
 struct GroupParams {
   CUtensorMap x;     // [batches, rows, K], box 128 rows × 128 bytes
-  CUtensorMap down;  // [ranks, K], box kRanks × 128 bytes
+  CUtensorMap down;  // [ranks, K], box as many ranks as a tile × 128 bytes
   DownGroup group;
   int row_blocks;  // of one batch
   int tile_end;    // tiles of this and all earlier groups

@@ -25,7 +25,7 @@ export function paddedRank(rank: number): number {
 /** Of one Linear: room for `rank` ranks in each of its P parts. */
 interface Slot {
   readonly rank: number;
-  /** [P·rank, K]. */
+  /** [P·rank, K]: codes, where the weight is. */
   readonly down: Buffer;
   /** [N, rank]. */
   readonly up: Buffer;
@@ -43,22 +43,26 @@ export type NextWeights = ReadonlyMap<Linear, FusedWeight>;
  * The slots of a set of linears. Adapters lie in them one after another along the rank, in the order in which they are
  * applied, so that the same list of adapters always gives the same sums. Rank r of part p of a linear's branch is
  * (x · down row) · factor · (up column): a factor is the adapter's weight times its alpha / rank, or 0 where nothing is.
- * On a GPU the slot of a quantised weight has up divided by the weight's scales (see `LowRankWeights`).
+ * On a GPU the slot of a quantised weight has down quantised as well, a scale a row that goes into the factor, and up divided
+ * by the weight's scales (see `LowRankWeights`).
  */
 export class Slots {
   readonly #slots = new Map<Linear, Slot>();
+  /** Factors as they are written. */
   readonly #scales: Buffer<"f32">;
+  /** Where there are codes: the scales of the rows of down, 1 where these are none; and their products with the factors. */
+  readonly #coded: { readonly scales: Buffer<"f32">; readonly products: Buffer<"f32"> } | undefined;
   /** What the matrices hold, in order: what is beyond is stale, and its factors are 0. */
   #written: readonly Adapter[] = [];
-  /** Measures the bounds of linears with branches, for weights whose scales and bounds are these. */
-  #measure: { readonly plan: Plan; readonly of: readonly (Buffer | undefined)[] } | undefined;
+  /** What follows each write on the device, for weights whose scales and bounds are these. */
+  #settling: { readonly plan: Plan; readonly of: readonly (Buffer | undefined)[] } | undefined;
 
   private constructor(
     readonly device: Device,
     ranks: ReadonlyMap<Linear, number>,
     owned: Buffer[],
   ) {
-    const buffer = <D extends "f32" | "bf16">(dtype: D, shape: readonly number[]) => {
+    const buffer = <D extends "f32" | "bf16" | "f8e4m3">(dtype: D, shape: readonly number[]) => {
       const made = device.buffer(dtype, shape);
       owned.push(made);
       return made;
@@ -69,7 +73,7 @@ export class Slots {
       const starts = startsOf(linear);
       this.#slots.set(linear, {
         rank,
-        down: buffer(device.dtype, [parts * rank, linear.columns]),
+        down: buffer(this.#isCoded(linear) ? "f8e4m3" : device.dtype, [parts * rank, linear.columns]),
         up: buffer(device.dtype, [linear.rows.reduce((sum, rows) => sum + rows, 0), rank]),
         firstScale: scales,
         starts,
@@ -78,6 +82,8 @@ export class Slots {
       scales += parts * rank;
     }
     this.#scales = buffer("f32", [scales]);
+    if ([...this.#slots.keys()].some((linear) => this.#isCoded(linear)))
+      this.#coded = { scales: buffer("f32", [scales]), products: buffer("f32", [scales]) };
   }
 
   /**
@@ -90,6 +96,8 @@ export class Slots {
     try {
       const slots = new Slots(device, ranks, owned);
       await clear(device, owned);
+      const scales = slots.#coded?.scales;
+      await scales?.write(new Float32Array(scales.elements).fill(1));
       return slots;
     } catch (error) {
       for (const buffer of owned) buffer.dispose();
@@ -113,7 +121,7 @@ export class Slots {
 
   /** Bytes on the device. */
   get bytes(): number {
-    let bytes = this.#scales.bytes;
+    let bytes = this.#scales.bytes * (this.#coded === undefined ? 1 : 3);
     for (const { down, up, bounds } of this.#slots.values())
       bytes += down.bytes + up.bytes + (bounds?.bytes ?? 0);
     return bytes;
@@ -125,21 +133,26 @@ export class Slots {
   }
 
   #branchOf({ rank, down, up, firstScale, starts, bounds }: Slot) {
-    const scale = this.#scales.value.slice(0, firstScale, starts.length * rank);
+    const scales = this.#coded?.products ?? this.#scales;
+    const scale = scales.value.slice(0, firstScale, starts.length * rank);
     return { down, up, scale, starts, bounds };
   }
 
   /** Whether what lies in the slots depends on weights of these linears. */
   dependsOn(weights: NextWeights): boolean {
-    return [...weights.keys()].some(
-      (linear) => this.#slots.has(linear) && this.#divisorOf(linear) !== undefined,
-    );
+    return [...weights.keys()].some((linear) => this.#slots.has(linear) && this.#isCoded(linear));
   }
 
-  /** What a linear's up is divided by. */
-  #divisorOf(linear: Linear, next?: NextWeights): Buffer | undefined {
-    if (this.device.kind === "cpu") return undefined;
-    return (next?.get(linear)?.parameter ?? linear.parameter).scale;
+  /** Whether a linear's branch multiplies codes. */
+  #isCoded(linear: Linear): boolean {
+    return this.device.kind === "cuda" && linear.scale !== undefined;
+  }
+
+  /** How a piece's matrices are treated on their way. */
+  #treatmentOf({ linear }: AdapterPiece, next: NextWeights | undefined): Treatment | undefined {
+    if (!this.#isCoded(linear)) return undefined;
+    const divisor = (next?.get(linear)?.parameter ?? linear.parameter).scale!;
+    return { divisor, codeScales: this.#coded!.scales };
   }
 
   /** Other slots that are attached to the same linears stay so. */
@@ -168,37 +181,39 @@ export class Slots {
         const row = piece.part * slot.rank + at;
         scales.fill(weight * piece.scale, slot.firstScale + row, slot.firstScale + row + piece.rank);
         if (i < kept) continue;
-        const divisor = this.#divisorOf(piece.linear, next);
-        transfers.push(...transfersOf(memoryOf(adapter), piece, slot, row, at, divisor));
+        const treatment = this.#treatmentOf(piece, next);
+        transfers.push(...transfersOf(memoryOf(adapter), piece, slot, row, at, treatment));
       }
     });
     const before = this.#written;
     this.#written = before.slice(0, kept); // until the rest has arrived
     const jobs = [this.#scales.write(scales)];
     if (transfers.length > 0) jobs.push(transfer(this.device, transfers));
-    const measure = this.#measurePlan(next);
-    if (measure !== undefined) jobs.push(measure.run());
+    const settling = this.#settlingPlan(next);
+    if (settling !== undefined) jobs.push(settling.run());
     await Promise.all(jobs);
     this.#written = kept === adapters.length ? before : adapters;
   }
 
-  /** Undefined when no linear is bounded. */
-  #measurePlan(next: NextWeights | undefined): Plan | undefined {
+  /** Multiplies factors with the scales of codes, and measures what linears can reach with their branches. */
+  #settlingPlan(next: NextWeights | undefined): Plan | undefined {
     const bounded = [...this.#slots].flatMap(([linear, slot]) => {
       if (slot.bounds === undefined) return [];
       const { scale } = next?.get(linear)?.parameter ?? linear.parameter;
       const bounds = next?.has(linear) ? next.get(linear)!.bounds : linear.bounds;
       return [{ linear, slot, scale, bounds, into: slot.bounds }];
     });
-    if (bounded.length === 0) return undefined;
+    const coded = this.#coded;
+    if (coded === undefined) return undefined;
     const of = bounded.flatMap(({ scale, bounds }) => [scale, bounds]);
-    if (this.#measure?.of.every((buffer, i) => buffer === of[i])) return this.#measure.plan;
-    this.#measure?.plan.dispose();
-    const plan = this.device.record("branch bounds", (g) => {
+    if (this.#settling?.of.every((buffer, i) => buffer === of[i])) return this.#settling.plan;
+    this.#settling?.plan.dispose();
+    const plan = this.device.record("settle adapters", (g) => {
+      g.copy(g.multiply(this.#scales, coded.scales), coded.products);
       for (const { linear, slot, scale, bounds, into } of bounded)
         g.branchBounds({ weight: linear.weight, scale, bounds }, this.#branchOf(slot), into);
     });
-    this.#measure = { plan, of };
+    this.#settling = { plan, of };
     return plan;
   }
 
@@ -210,14 +225,22 @@ export class Slots {
 
   dispose(): void {
     this.detach();
-    this.#measure?.plan.dispose();
+    this.#settling?.plan.dispose();
     for (const { down, up, bounds } of this.#slots.values()) {
       down.dispose();
       up.dispose();
       bounds?.dispose();
     }
     this.#scales.dispose();
+    this.#coded?.scales.dispose();
+    this.#coded?.products.dispose();
   }
+}
+
+/** Of codes: what up is divided by, and where the scales of down go. */
+interface Treatment {
+  readonly divisor: Buffer;
+  readonly codeScales: Buffer;
 }
 
 /** Gives each piece its first rank in its part of its linear, one after another. */
@@ -238,20 +261,24 @@ function transfersOf(
   slot: Slot,
   row: number,
   column: number,
-  divisor: Buffer | undefined,
+  treatment: Treatment | undefined,
 ): Transfer[] {
   const rows = linear.rows[part]!;
+  const start = slot.starts[part]!;
+  const ofDown = {
+    source,
+    sourceOffset: down,
+    target: slot.down,
+    row,
+    column: 0,
+    rows: rank,
+    columns: linear.columns,
+  };
+  const ofUp = { source, sourceOffset: up, target: slot.up, row: start, column, rows, columns: rank };
+  if (treatment === undefined) return [ofDown, ofUp];
+  const { divisor, codeScales } = treatment;
   return [
-    { source, sourceOffset: down, target: slot.down, row, column: 0, rows: rank, columns: linear.columns },
-    {
-      source,
-      sourceOffset: up,
-      target: slot.up,
-      row: slot.starts[part]!,
-      column,
-      rows,
-      columns: rank,
-      divisor,
-    },
+    { ...ofDown, codeScales, scalesFrom: slot.firstScale + row },
+    { ...ofUp, divisor, scalesFrom: start },
   ];
 }

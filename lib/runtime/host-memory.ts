@@ -103,27 +103,37 @@ export interface Transfer {
   readonly column: number;
   readonly rows: number;
   readonly columns: number;
-  /** On a GPU: what each row is divided by, from its row in the Buffer on. [rows of the Buffer] */
+  /** On a GPU: rows of bf16 are divided by these, from `scalesFrom` on … */
   readonly divisor?: Buffer | undefined;
+  /** … or quantised, into a Buffer of codes, and their scales are written here from `scalesFrom` on. */
+  readonly codeScales?: Buffer | undefined;
+  readonly scalesFrom?: number;
 }
 
 /** Copies matrices into Buffers, all in one job of the device's queue. The host memory must stay until it is done. */
 export function transfer(device: Device, transfers: readonly Transfer[]): Promise<void> {
   return device.native.transfer(
-    transfers.map(({ source, sourceOffset, target, row, column, rows, columns, divisor }): NativeTransfer => {
+    transfers.map((entry): NativeTransfer => {
+      const { source, sourceOffset, target, row, column, rows, columns } = entry;
+      const { divisor, codeScales, scalesFrom = 0 } = entry;
       const size = sizeOf(target.dtype);
       const width = target.shape[1]!;
       const place = {
         target: target.native,
         targetOffset: (row * width + column) * size,
       };
+      const treated = divisor !== undefined || codeScales !== undefined;
       // Whole rows follow each other on both sides.
       const layout =
-        columns === width && divisor === undefined
+        columns === width && !treated
           ? { rows: 1, rowBytes: rows * columns * size, targetStride: rows * columns * size }
-          : { rows, rowBytes: columns * size, targetStride: width * size };
-      const division = divisor && { divisor: divisor.native, divisorOffset: row * sizeOf(divisor.dtype) };
-      return { source: source.native, sourceOffset, ...place, ...layout, ...division };
+          : { rows, rowBytes: columns * (treated ? 2 : size), targetStride: width * size };
+      const treatment = {
+        ...(divisor && { divisor: divisor.native }),
+        ...(codeScales && { codeScales: codeScales.native }),
+        ...(treated && { scalesOffset: scalesFrom * 4 }),
+      };
+      return { source: source.native, sourceOffset, ...place, ...layout, ...treatment };
     }),
   );
 }

@@ -102,9 +102,11 @@ export interface NativeTransfer {
   rowBytes: number;
   /** From row to row in the target. */
   targetStride: number;
-  /** On a GPU: rows of bf16, each divided by its f32 number from there on. */
+  /** On a GPU: rows of bf16, each divided by its f32 number from there on … */
   divisor?: NativeMemory;
-  divisorOffset?: number;
+  /** … or quantised to e4m3, with the row's scale written there. */
+  codeScales?: NativeMemory;
+  scalesOffset?: number;
 }
 
 export interface NativePlan {

@@ -41,7 +41,8 @@ export interface LinearWeights {
 /**
  * A low-rank branch beside a weight: it adds ((x·downᵀ)·scale)·upᵀ to x·Wᵀ. The projections that are stacked in the weight
  * (q, k and v, say) have a branch each, its rank rows one after another in `down`. On a GPU the branch of an f8e4m3 weight has
- * each row of `up` divided by the weight's scale, since both products are summed before scales.
+ * codes in `down`, their scales in `scale`, and each row of `up` divided by the weight's scale, since both products are summed
+ * before scales.
  */
 export interface LowRankWeights {
   /** [P·r, K]. */

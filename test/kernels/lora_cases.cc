@@ -32,15 +32,14 @@ struct DownCase {
   DownCase(const Matrix& x_values, const Matrix& down_values, const Matrix& scale_values, Element type,
            int64_t gap)
       : x(x_values, type, x_values.cols + gap),
-        down(rounded_to(down_values, Element::kBF16)),
+        down(down_values, type),
         scale(scale_values),
-        device_down(down, Element::kBF16),
         device_scale(scale, Element::kF32) {
-    want = reference::product({x.seen, down, {}, scale.values, {}});
+    want = reference::product({x.seen, down.seen, {}, scale.values, {}});
   }
-  DeviceOperand x;
-  Matrix down, scale, want;
-  Input device_down, device_scale;
+  DeviceOperand x, down;
+  Matrix scale, want;
+  Input device_scale;
 };
 
 void test_down(Context& c, const Path& path, Element type, const GemmShape& shape, int64_t batches,
@@ -60,7 +59,7 @@ void test_down(Context& c, const Path& path, Element type, const GemmShape& shap
     group.batches = batches;
     group.rows = rows;
     group.x = {cases.back()->x.data->data(), shape.k + gap, rows * (shape.k + gap)};
-    group.down = cases.back()->device_down.data();
+    group.down = cases.back()->down.data->data();
     group.scale = cases.back()->device_scale.data<float>();
     group.low = {outputs.back()->data(), shape.n + 16, rows * (shape.n + 16)};
     groups.push_back(group);
@@ -82,7 +81,7 @@ void test_down_layout(Context& c, const Path& path, Element type, const GemmShap
     x.at(m, m % shape.k) = 7;
   }
   for (int64_t n = 0; n < shape.n; ++n) {
-    down.at(n, n * 5 % shape.k) = 1;
+    down.at(n, n * 5 % shape.k) = 7;  // every row's scale is a power of two
     scale.at(0, n) = float(1 << n % 5);
   }
   DownCase one(x, down, scale, type, 0);
@@ -90,7 +89,7 @@ void test_down_layout(Context& c, const Path& path, Element type, const GemmShap
   DownGroup group;
   group.rows = shape.m;
   group.x = {one.x.data->data(), shape.k, 0};
-  group.down = one.device_down.data();
+  group.down = one.down.data->data();
   group.scale = one.device_scale.data<float>();
   group.low = {low.data(), shape.n, 0};
   DownProjection call{type, shape.k, shape.n, &group, 1};
@@ -279,9 +278,10 @@ void test_zeros(Context& c, const Path& path, Element operand) {
   c.expect(with.bytes() == without.bytes(), "a branch of zeros changes the result");
 }
 
-void test_branch_bounds(Context& c, const std::vector<int64_t>& begins) {
+void test_branch_bounds(Context& c, Element type, const std::vector<int64_t>& begins) {
   const int64_t n = 1040, k = 400, rank = 48, parts = int64_t(begins.size());
-  const Matrix down = rounded_to(normal(parts * rank, k, 71, 0.1f), Element::kBF16);
+  const DeviceOperand device_down(normal(parts * rank, k, 71, 0.1f), type);
+  const Matrix& down = device_down.seen;
   const Matrix up = rounded_to(normal(n, rank, 72, 50.0f), Element::kBF16);
   const Matrix scale = normal(1, parts * rank, 73), w_scale = uniform(1, n, 74, 1e-4f, 2e-4f);
   Matrix base(1, 2, 3.0f);
@@ -300,12 +300,13 @@ void test_branch_bounds(Context& c, const std::vector<int64_t>& begins) {
   }
   Matrix want = base;
   want.at(0, 0) += float(448 * std::sqrt(double(k)) * most);
-  const Input device_down(down, Element::kBF16), device_up(up, Element::kBF16);
+  const Input device_up(up, Element::kBF16);
   const Input device_scale(scale, Element::kF32), device_w_scale(w_scale, Element::kF32);
   const Input device_base(base, Element::kF32);
   Output norms(1, parts * rank, Element::kF32), bounds(1, 2, Element::kF32);
   kernels::BranchBounds call;
-  call.down = device_down.data();
+  call.down = device_down.data->data();
+  call.down_type = type;
   call.scale = device_scale.data<float>();
   call.up = device_up.data();
   call.w_scale = device_w_scale.data<float>();
@@ -419,8 +420,11 @@ const Cases kCases([](Register& add) {
       add.test(name + "/zeros", [=](Context& c) { test_zeros(c, path, type); });
     }
   }
-  add.test("lora/branch_bounds", [](Context& c) { test_branch_bounds(c, {0}); });
-  add.test("lora/branch_bounds/parts", [](Context& c) { test_branch_bounds(c, {0, 100, 560}); });
+  for (const Element type : {Element::kE4M3, Element::kBF16}) {
+    const std::string name = std::string("lora/branch_bounds/") + short_name(type);
+    add.test(name, [=](Context& c) { test_branch_bounds(c, type, {0}); });
+    add.test(name + "/parts", [=](Context& c) { test_branch_bounds(c, type, {0, 100, 560}); });
+  }
   for (const int64_t columns : {64, 20})
     for (const bool divides : {false, true})
       add.test("lora/store_rows/" + std::to_string(columns) + (divides ? "/divided" : ""),
