@@ -27,6 +27,7 @@ export async function bench({ precision = DEV.precision, ...changes } = {}) {
   const { plain, cached, oneBlock, noBlock } = denoisers;
   const runs = {
     plain: () => loop(plain, steps),
+    revocable: () => loop(plain, steps, undefined, { revocable: true }),
     never: () => loop(cached, steps, NEVER),
     half: () => loop(cached, steps, HALF),
     oneBlock: () => loop(oneBlock, steps),
@@ -39,7 +40,7 @@ export async function bench({ precision = DEV.precision, ...changes } = {}) {
       if (round > 0) times[name].push(ms); // the first warms up
     }
   }
-  const { plain: all, never, half, oneBlock: one, noBlock: none } = mapValues(times, median);
+  const { plain: all, revocable, never, half, oneBlock: one, noBlock: none } = mapValues(times, median);
   const { computedSteps, skippedSteps } = await reportOf(cached, HALF, steps);
   const step = all / steps;
   const block = (one - none) / steps;
@@ -48,6 +49,12 @@ export async function bench({ precision = DEV.precision, ...changes } = {}) {
   const rows = [
     timeRow(`cache, ${title}, a step without one`, step),
     timeRow(`cache, ${title}, a double block`, block),
+    beside(
+      `cache, ${title}, ${steps} steps, each revocable, as generate() runs them`,
+      revocable,
+      "given ahead",
+      all,
+    ),
     beside(`cache, ${title}, ${steps} steps, never hitting`, never, "no cache", all),
     beside(
       `cache, ${title}, ${steps} steps, ${skippedSteps} skipped`,
@@ -143,14 +150,14 @@ async function fill(denoiser) {
 }
 
 /** Milliseconds of all steps, queued at once: nothing on the host comes between them. */
-async function loop(denoiser, steps, limits) {
+async function loop(denoiser, steps, limits, how) {
   await Promise.all([
     denoiser.pack.run(),
     denoiser.counter.write(Int32Array.of(0)),
     denoiser.resetCache(limits),
   ]);
   const begin = performance.now();
-  await Promise.all(Array.from({ length: steps }, () => denoiser.step.run()));
+  await Promise.all(Array.from({ length: steps }, () => denoiser.step.run(how)));
   return performance.now() - begin;
 }
 
