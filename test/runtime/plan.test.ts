@@ -1,6 +1,9 @@
+import { open, readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { Device } from "../../lib/runtime/device.js";
 import { bufferOf, cpuDevice } from "../support/device.js";
+import { temporaryFolder } from "../support/fixture-folder.js";
 import { randomValues } from "../support/random.js";
 
 const floats = (...values: number[]) => Float32Array.from(values);
@@ -67,6 +70,22 @@ describe("Plan", () => {
       await expect(wrong).rejects.toMatchObject({ code: "ERR_FLUX_BAD_ARGUMENT" });
     const elsewhere = bufferOf(cpuDevice(), "f32", [2], floats(1, 2));
     await expect(to.copyFrom(elsewhere)).rejects.toMatchObject({ code: "ERR_FLUX_BAD_ARGUMENT" });
+  });
+
+  it("saves a Buffer into a file at a position, and says why it cannot", async () => {
+    const device = cpuDevice();
+    const x = bufferOf(device, "f32", [3], floats(1, 2, 3));
+    const path = join(await temporaryFolder(), "saved");
+    const file = await open(path, "w+");
+    await file.write("head");
+    await x.save(file.fd, 4);
+    await file.close();
+    const bytes = await readFile(path);
+    expect(bytes.subarray(0, 4).toString()).toBe("head");
+    expect([...new Float32Array(Uint8Array.from(bytes.subarray(4)).buffer)]).toEqual([1, 2, 3]);
+    const readOnly = await open(path, "r");
+    await expect(x.save(readOnly.fd, 0)).rejects.toMatchObject({ code: "ERR_FLUX_IO" });
+    await readOnly.close();
   });
 
   it("copies what is written at the call", async () => {
