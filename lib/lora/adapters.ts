@@ -39,8 +39,6 @@ export interface AdapterHooks {
   /** CLIP gives other embeddings from now on. */
   forgetEmbeddings(): void;
   readonly originals: Originals;
-  /** The device computes low-rank branches. Otherwise adapters act through the weights, which takes longer to change. */
-  readonly hasSlots: boolean;
 }
 
 /** An adapter in the order in which they act, under its name. */
@@ -81,13 +79,6 @@ export class Adapters {
   /** Slots of fixed size from now on; what is loaded and active stays so. */
   async enableHotswap(options: HotswapOptions): Promise<void> {
     const ranks = hotswapRanks(options, this.sites);
-    if (!this.hooks.hasSlots) {
-      process.emitWarning(
-        `LoRA slots have no kernels on ${this.device.name} yet: adapters act through the weights, and a swap takes seconds`,
-        { code: "FLUX_LORA_WITHOUT_SLOTS" },
-      );
-      return;
-    }
     const slots = await Slots.allocate(this.device, ranks);
     const next = { ...this.#state, hotswap: options };
     try {
@@ -223,19 +214,18 @@ export class Adapters {
     for (const adapter of before) if (!after.has(adapter)) this.pool.forget(adapter);
   }
 
-  /** Puts into effect what is fused, in the weights, and what is chosen, in slots; without slots in the weights, too. */
+  /** Puts into effect what is fused, in the weights, and what is chosen, in slots. */
   async #put(state: State, chosen: readonly Chosen[]): Promise<void> {
     const wanted = appliedIn(state, chosen);
-    const inWeights = this.hooks.hasSlots ? state.fused : [...state.fused, ...wanted];
-    const weights = await this.#makeWeights(inWeights);
+    const weights = await this.#makeWeights(state.fused);
     try {
-      if (this.hooks.hasSlots) await this.#putSlots(state, chosen, wanted, weights);
+      await this.#putSlots(state, chosen, wanted, weights);
       this.#requireAlive();
     } catch (error) {
       if (weights !== undefined) releaseFused(weights);
       throw error;
     }
-    if (weights !== undefined) this.#install(weights, inWeights);
+    if (weights !== undefined) this.#install(weights, state.fused);
   }
 
   /** The weights with these adapters in them, of the linears whose weights change; undefined when nothing does. */

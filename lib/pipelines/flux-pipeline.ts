@@ -237,7 +237,6 @@ export class FluxPipeline extends LoraLoader {
           this.#prompts.forgetClip({ plan: true });
         },
         forgetEmbeddings: () => this.#prompts.forgetClip({ plan: false }),
-        hasSlots: true,
         originals: (linear) => original(onClip.has(linear) ? "text_encoder" : "transformer"),
       },
       poolBytes,

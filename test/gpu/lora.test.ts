@@ -34,7 +34,6 @@ class Bench {
       forgetPlans: () => this.#forget(),
       forgetEmbeddings: () => {},
       originals,
-      hasSlots: true,
     });
   }
 

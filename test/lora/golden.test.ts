@@ -32,14 +32,12 @@ class Bench {
     readonly device: Device,
     readonly transformer: FluxTransformer,
     readonly clip: CLIPTextEncoder,
-    hasSlots: boolean,
   ) {
     const folder = goldenPath("tiny-flux/transformer");
     this.adapters = new Adapters(device, sitesOf(transformer, clip), {
       forgetPlans: () => this.#forget(),
       forgetEmbeddings: () => {},
       originals: async () => WeightSource.open(folder),
-      hasSlots,
     });
     const file = golden(CASES);
     const input = (name: string, shape = file.shape(name)) => {
@@ -66,12 +64,12 @@ class Bench {
     this.#out = device.buffer("f32", [1, 64, 64]);
   }
 
-  static async open(device: Device, precision: Precision = "f32", hasSlots = true): Promise<Bench> {
+  static async open(device: Device, precision: Precision = "f32"): Promise<Bench> {
     const folder = goldenPath("tiny-flux/transformer");
     const transformer = new FluxTransformer(device, await readFluxTransformerConfig(folder), precision);
     await transformer.load(await WeightSource.open(folder));
     const clip = new CLIPTextEncoder(device, await readClipTextConfig(goldenPath("tiny-flux/text_encoder")));
-    return new Bench(device, transformer, clip, hasSlots);
+    return new Bench(device, transformer, clip);
   }
 
   /** Loads `golden/lora/…` under a name, active alone. */
@@ -351,41 +349,6 @@ describe.skipIf(!present)("golden adapters (reads ../shared/golden)", () => {
     await near("A_1.0");
     small.dispose();
     expect(device.memoryUsage().host).toBe(bench.adapters.pool.bytes);
-  });
-
-  it("gives the same through the weights, on a device without slots", async () => {
-    const other = await Bench.open(device, "f32", false);
-    const close = async (name: string) =>
-      expect(relativeL2(await other.velocity(), golden(CASES).f32(`out.${name}`)), name).toBeLessThanOrEqual(
-        TOLERANCE,
-      );
-    try {
-      const ops = other.ops();
-      await other.adapters.enableHotswap({ targetRank: 16 }); // a warning
-      await other.load(A, "A");
-      await close("A_1.0");
-      await other.load(B, "B");
-      await close("B_1.0");
-      await other.use({ A: 0.7, B: 0.3 });
-      await close("A0.7_B0.3");
-      await other.adapters.apply([{ name: "A", weight: -0.8 }]);
-      await close("A_-0.8");
-      await other.adapters.apply(undefined);
-      await close("A0.7_B0.3");
-      await other.adapters.fuse(["A"], 1);
-      await close("A0.7_B0.3");
-      await other.adapters.setEnabled(false);
-      await other.adapters.unfuse();
-      same(await other.velocity(), base);
-      await other.adapters.setEnabled(true);
-      await close("A0.7_B0.3");
-      await other.unload();
-      same(await other.velocity(), base);
-      expect(other.ops()).toEqual(ops);
-      expect(other.adapters.slotBytes).toBe(0);
-    } finally {
-      other.dispose();
-    }
   });
 
   it("acts on fp8 linears before they are quantised: as near as without adapters", async () => {
