@@ -9,8 +9,9 @@
 //     O ← O + P·V(j−1)   eight slots of 16 keys; the softmax of S(j) runs under them
 //     P ← softmax(S(j))
 //
-// Shared memory (of each block): Q [8 panels][64][128 B], later O; P [2 panels][64][128 B]; a ring of 8 slots of 16 KiB, which holds in
-// turn K [128 keys][128 B] (64 channels) and V [8 panels][16 keys][128 B]; row maxima and sums [2][64]; barriers:
+// Shared memory (of each block): Q [8 panels][64][128 B], later O; P of two tiles in turn [2 panels][64][128 B], so that a new one need
+// not wait until both warpgroups have read the old; a ring of 8 slots of 16 KiB, which holds in turn K [128 keys][128 B] (64 channels)
+// and V [8 panels][16 keys][128 B]; row maxima and sums [2][64]; barriers:
 //     query_full   the producer's bytes                              waited for by both warpgroups
 //     full[s]      16 KiB, half from each block of the cluster       waited for by both warpgroups
 //     empty[s]     the 8 consumer warps of both blocks, 16 arrivals  waited for by the producers of both blocks
@@ -28,7 +29,8 @@ namespace attention {
 namespace wide {
 
 constexpr int kDim = 512, kQueries = 64, kKeys = 128, kSlots = 8, kSlotBytes = 16384;
-constexpr int kProbabilitiesAt = kQueries * kDim * 2, kRingAt = kProbabilitiesAt + kQueries * kKeys * 2;
+constexpr int kProbabilitiesAt = kQueries * kDim * 2, kProbabilityBytes = kQueries * kKeys * 2;
+constexpr int kRingAt = kProbabilitiesAt + 2 * kProbabilityBytes;
 constexpr int kRowsAt = kRingAt + kSlots * kSlotBytes, kBarriersAt = kRowsAt + 2 * 2 * 64 * 4;
 constexpr int kWideSharedBytes = kBarriersAt + 8 * (1 + 2 * kSlots) + 1024;
 constexpr int kPair = 1;  // named barrier of both consumer warpgroups
@@ -43,7 +45,9 @@ struct WideParameters {
 
 struct WideShared {
   uint32_t base;
-  __device__ __forceinline__ uint32_t probabilities() const { return base + kProbabilitiesAt; }
+  __device__ __forceinline__ uint32_t probabilities(int tile) const {
+    return base + kProbabilitiesAt + tile % 2 * kProbabilityBytes;
+  }
   __device__ __forceinline__ uint32_t slot(int s) const { return base + kRingAt + s * kSlotBytes; }
   __device__ __forceinline__ uint32_t maximum(int w, int row) const {
     return base + kRowsAt + 4 * (64 * w + row);
@@ -134,9 +138,9 @@ __device__ __forceinline__ int multiply_keys(float (&s)[32], const WideShared& s
 // O += P·V(tile): one group of products a slot, left in flight. With kAfterKeys, those of `key_slot` came just before.
 template <bool kAfterKeys>
 __device__ __forceinline__ void multiply_values_wide(float (&o)[128], const WideShared& shared, int w,
-                                                     Cursor<kSlots>& at, int key_slot) {
+                                                     Cursor<kSlots>& at, int tile, int key_slot) {
   using Operand = ptx::WgmmaOperand<ptx::OperandLayout::kSwizzle128>;
-  const Operand a(shared.probabilities(), 16, 1024);
+  const Operand a(shared.probabilities(tile), 16, 1024);
   const auto multiply_slot = [&](int c) {
     ptx::mbarrier_wait(shared.full(at.stage), at.parity());
     const Operand b(shared.slot(at.stage) + w * 8192, 2048, 1024);
@@ -243,13 +247,13 @@ __device__ __forceinline__ void consume_wide(const WideParameters& p, const Wide
     release_slot(shared, key_slot);
     raise_reference(s, rows, factor, p, shared, where, (tiles - 1) * kKeys);
     exponentials(s, rows, p, shared, where);
-    store_panels<8>(shared.probabilities() + w * 8192, s, one);
+    store_panels<8>(shared.probabilities(tiles - 1) + w * 8192, s, one);
     ptx::bar_sync(kPair, 256);  // P is complete
   }
   for (int tile = tiles - 2; tile >= 0; --tile) {
     const int key_slot = multiply_keys(s, shared, w, at);
     const int value_slot = at.stage;
-    multiply_values_wide<true>(o, shared, w, at, key_slot);
+    multiply_values_wide<true>(o, shared, w, at, tile + 1, key_slot);
     const bool rescale = raise_reference(s, rows, factor, p, shared, where, tile * kKeys);
     release_values<5, 3>(shared, value_slot);
     exponentials(s, rows, p, shared, where);
@@ -259,12 +263,12 @@ __device__ __forceinline__ void consume_wide(const WideParameters& p, const Wide
 #pragma unroll
       for (int i = 0; i < 128; ++i) o[i] *= factor[i / 2 % 2];
     }
-    ptx::bar_sync(kPair, 256);  // nobody reads the old P
-    store_panels<8>(shared.probabilities() + w * 8192, s, one);
+    // The P that lay here was read before both warpgroups met for this tile's maxima.
+    store_panels<8>(shared.probabilities(tile) + w * 8192, s, one);
     ptx::bar_sync(kPair, 256);  // P is complete
   }
   const int value_slot = at.stage;
-  multiply_values_wide<false>(o, shared, w, at, 0);
+  multiply_values_wide<false>(o, shared, w, at, 0, 0);
   release_values<0, 8>(shared, value_slot);
 
   float inverse[2];

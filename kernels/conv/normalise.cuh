@@ -35,11 +35,11 @@ struct HalvedAffine {
 
 inline constexpr int kNormaliseThreads = 96;
 
-// One halo by warps 1 to 3, eight lanes a pixel, the next round's pixels loaded before this one's are computed. kInside: all of it lies
-// in the image; else what does not becomes zero.
-template <typename Config, bool kInside>
+// One halo by warps 1 to 3, eight lanes a pixel, the next round's pixels loaded before this one's are computed. What lies outside the
+// image becomes zero; `inside` says that nothing does.
+template <typename Config>
 __device__ __forceinline__ void normalise_halo(const ConvParams& params, const HalvedAffine& affine,
-                                               const HaloOrigin& origin, uint32_t halo) {
+                                               const HaloOrigin& origin, bool inside, uint32_t halo) {
   constexpr int kPixelsAtOnce = kNormaliseThreads / 8;
   constexpr int kUnroll = 2, kRound = kUnroll * kPixelsAtOnce;
   static_assert(kPixelsAtOnce % 8 == 4 && kPixelsAtOnce / Config::kHaloWidth <= 1);
@@ -60,14 +60,16 @@ __device__ __forceinline__ void normalise_halo(const ConvParams& params, const H
       if (pixel + kRound + u * kPixelsAtOnce < Config::kHaloPixels)
         next[u] = ptx::ld_shared_v4_b32(address(u) + kRound * Config::kPixelBytes);
     }
+    // No branch between the pixels of a round: they go through the pipelines together.
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      uint4 result = make_uint4(affine.apply(values[u].x, 0), affine.apply(values[u].y, 2),
-                                affine.apply(values[u].z, 4), affine.apply(values[u].w, 6));
-      if constexpr (!kInside) {
-        // Without a branch: all pixels of a round go through the pipelines together.
-        const uint32_t keep = y >= 0 && x >= 0 && y < params.height && x < params.width ? 0xffffffffu : 0u;
-        result = make_uint4(result.x & keep, result.y & keep, result.z & keep, result.w & keep);
+      values[u] = make_uint4(affine.apply(values[u].x, 0), affine.apply(values[u].y, 2),
+                             affine.apply(values[u].z, 4), affine.apply(values[u].w, 6));
+    }
+    if (!inside) {
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        if (y < 0 || x < 0 || y >= params.height || x >= params.width) values[u] = make_uint4(0, 0, 0, 0);
         x += kPixelsAtOnce % Config::kHaloWidth;
         y += kPixelsAtOnce / Config::kHaloWidth;
         if (x >= origin.x + Config::kHaloWidth) {
@@ -75,8 +77,11 @@ __device__ __forceinline__ void normalise_halo(const ConvParams& params, const H
           ++y;
         }
       }
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
       if (u == 0 || pixel + u * kPixelsAtOnce < Config::kHaloPixels)
-        ptx::st_shared_v4_b32(address(u), result);
+        ptx::st_shared_v4_b32(address(u), values[u]);
     }
     at += kRound * Config::kPixelBytes;
   }
@@ -101,10 +106,7 @@ __device__ __forceinline__ void normalise_halos(const ConvParams& params, uint32
       affine.load(params, tile.batch, 64 * chunk + 8 * (thread % 8));
       const uint32_t halo = shared + ring.stage * Config::kHaloBytes;
       ptx::mbarrier_wait(shared + Config::kHaloFullAt + 8 * ring.stage, ring.parity);
-      if (inside)
-        normalise_halo<Config, true>(params, affine, origin, halo);
-      else
-        normalise_halo<Config, false>(params, affine, origin, halo);
+      normalise_halo<Config>(params, affine, origin, inside, halo);
       ptx::fence_proxy_async();
       ptx::mbarrier_arrive(shared + Config::kHaloReadyAt + 8 * ring.stage);
     }
