@@ -2,7 +2,8 @@
 //
 // This is the only description of the layout. Whoever produces q, k and v (the QKV GEMM's epilogue, or the pack kernel for
 // callers that bring bf16) holds, for 64 tokens of one head, a wgmma accumulator of 64 × 128 f32 values in a warpgroup and
-// calls `store_scored_tile` for q and k and `store_value_tile` for v. The attention kernel reads the result.
+// calls `store_query_tile`, `store_key_tile` or `store_value_tile`; the epilogue has int8 q and k in f16 instead
+// (head_pairs.cuh). The attention kernel reads the result.
 //
 //   T tokens, S = batch · heads slices (batch-major), T₁₆ = ⌈T/16⌉, Tₚ = T rounded up to 64.
 //   q, k       [S][T][128] bytes, int8 or e4m3. Channel c = 8i + 2t + b (i < 16, t < 4, b < 2) lies at byte
@@ -218,14 +219,11 @@ __device__ __forceinline__ void store_key_tile(float (&x)[64], int first_token, 
 // Largest magnitude of a warp's 16 tokens of v, over whichever channels x holds: 4 values for 8 of them.
 template <int kCount>
 __device__ __forceinline__ float value_maximum(const float (&x)[kCount], const bool (&present)[2]) {
-  float maximum = 0.0f;
+  float maximum[2] = {0.0f, 0.0f};
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) maximum = fmaxf(maximum, present[i / 2 % 2] ? fabsf(x[i]) : 0.0f);
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffff, maximum, offset));
-  }
-  return maximum;
+  for (int i = 0; i < kCount; ++i) maximum[i / 2 % 2] = fmaxf(maximum[i / 2 % 2], fabsf(x[i]));
+  const float both = fmaxf(present[0] ? maximum[0] : 0.0f, present[1] ? maximum[1] : 0.0f);
+  return __uint_as_float(__reduce_max_sync(0xffffffff, __float_as_uint(both)));
 }
 
 // Stores a warp's 16 tokens of v, from `channel` on, at `block` of the slice. inverse is 2^-exponent.
@@ -236,15 +234,14 @@ __device__ __forceinline__ void store_value_block(const float (&x)[kCount], cons
   // further that is the four tokens of one 32-bit slot, and the warp writes 128 contiguous bytes.
   const int lane = threadIdx.x % 32;
   const bool odd = lane / 4 % 2 != 0;
+  const uint32_t mask = (present[0] ? 0x0000ffffu : 0u) | (present[1] ? 0xffff0000u : 0u);
   uint8_t* destination = block + (channel + 2 * (lane % 4) + odd) * 16 + lane / 8 * 4;
 #pragma unroll
   for (int i = 0; i < kCount / 4; ++i) {
     const float* v = x + 4 * i;
-    const uint32_t low =
-        ptx::cvt_rn_satfinite_e4m3x2(present[0] ? v[0] * inverse : 0.0f, present[0] ? v[1] * inverse : 0.0f);
-    const uint32_t high =
-        ptx::cvt_rn_satfinite_e4m3x2(present[1] ? v[2] * inverse : 0.0f, present[1] ? v[3] * inverse : 0.0f);
-    const uint32_t mine = low | high << 16;  // bytes: (r, c) (r, c+1) (r+8, c) (r+8, c+1)
+    const uint32_t low = ptx::cvt_rn_satfinite_e4m3x2(v[0] * inverse, v[1] * inverse);
+    const uint32_t high = ptx::cvt_rn_satfinite_e4m3x2(v[2] * inverse, v[3] * inverse);
+    const uint32_t mine = (low | high << 16) & mask;  // bytes: (r, c) (r, c+1) (r+8, c) (r+8, c+1)
     const uint32_t theirs = __shfl_xor_sync(0xffffffff, mine, 4);
     const uint32_t word = odd ? __byte_perm(theirs, mine, 0x7351) : __byte_perm(mine, theirs, 0x6240);
     *reinterpret_cast<uint32_t*>(destination + i * 128) = word;

@@ -64,13 +64,13 @@ struct GemmConfig {
   static constexpr int kVectorsAt = kPanelsAt + kMathWarps * kPanelBuffers * kPanelBytes;
   static constexpr int kRowScalesAt = kTileN * 8;
   static constexpr int kScratchAt = kRowScalesAt + kRowBlocks * 64 * 4;
-  static constexpr int kTileAt = kScratchAt + 64;  // which tile it is
+  static constexpr int kTileAt = kScratchAt + 128;  // which tile it is
   static constexpr int kVectorBytes = kTileAt + 16;
   static constexpr int kFullAt = kVectorsAt + kMathGroups * kVectorBytes;  // a stage's bytes have arrived
   static constexpr int kEmptyAt = kFullAt + 8 * kStages;        // the cluster's CTAs are done with a stage
   static constexpr int kPanelsFullAt = kEmptyAt + 8 * kStages;  // of a math warp: its residual has arrived
-  static constexpr int kExchangeAt = kPanelsFullAt + 8 * kMathWarps;  // of a math group: see qkv.cuh
-  static constexpr int kSharedBytes = kExchangeAt + 8 * kMathGroups;
+  static constexpr int kExchangeAt = kPanelsFullAt + 8 * kMathWarps;  // two of a math group: see qkv.cuh
+  static constexpr int kSharedBytes = kExchangeAt + 16 * kMathGroups;
   static_assert(kSharedBytes <= 232448, "a Hopper CTA has 227 KiB");
 };
 

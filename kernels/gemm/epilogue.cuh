@@ -5,13 +5,27 @@
 //   Low                         the parts of a low-rank branch that a tile visits (low_rank.cuh)
 //   kScattered, columns(…)      whether a tile's columns are not consecutive rows of W, and which they are
 //   prefetch(tile)              before the main loop: what may be on its way meanwhile
-//   finish(sums, tile, block)   from a row block's accumulators to results on their way to global memory
+//   finish(sums, tile, block)   from a row block's accumulators to results on their way to global memory; with kWholeTile
+//                               finish(sums, tile), all row blocks at once
 #pragma once
 
 #include "gemm/multiply.cuh"
 #include "gemm/warp_panels.cuh"
 
 namespace flux::kernels::gemm {
+
+// The next row block's sums to where the epilogue wants them: one copy of its code serves all blocks, and no accumulator is
+// indexed at run time. Volatile, or the moves would be made before the epilogue, at the cost of as many registers.
+template <typename Config>
+__device__ __forceinline__ void move_up(Accumulator<Config>& accumulator) {
+#pragma unroll
+  for (int block = 1; block < Config::kRowBlocks; ++block) {
+#pragma unroll
+    for (int i = 0; i < Config::kTileN / 2; ++i) {
+      asm volatile("mov.f32 %0, %1;" : "=f"(accumulator[block - 1][i]) : "f"(accumulator[block][i]));
+    }
+  }
+}
 
 // Named barrier of a math warpgroup's own.
 __device__ __forceinline__ uint32_t own_barrier(const WarpPlace& place) { return 3 + place.math_group; }
@@ -84,20 +98,20 @@ template <typename Config>
 __device__ __forceinline__ void keep_tile(const Tile& tile, uint32_t shared) {
   const WarpPlace place = warp_place();
   if (place.warp != 0 || place.lane != 0) return;
-  ptx::st_shared_v4_b32(vectors_of<Config>(shared, place) + Config::kTileAt,
-                        make_uint4(tile.group_index, tile.batch, tile.row, tile.column_block));
+  ptx::st_shared_v4_b32(
+      vectors_of<Config>(shared, place) + Config::kTileAt,
+      make_uint4(tile.group_index | tile.row_blocks << 16, tile.batch, tile.row, tile.column_block));
 }
 
 template <typename Config>
 __device__ __forceinline__ Tile kept_tile(const GemmParams& params, uint32_t shared) {
   const uint4 kept = ptx::ld_shared_v4_b32(vectors_of<Config>(shared, warp_place()) + Config::kTileAt);
-  const int column_block = int(kept.w);
-  return {params.groups + kept.x,
-          int(kept.x),
-          int(kept.y),
-          int(kept.z),
-          column_block,
-          first_column<Config>(column_block)};
+  // Broadcast, so that the compiler sees that it is the same in all lanes.
+  const auto uniform = [](uint32_t value) { return int(__shfl_sync(0xffffffff, value, 0)); };
+  const int group = uniform(kept.x & 0xffff), column_block = uniform(kept.w);
+  return {params.groups + group, group,        uniform(kept.y),
+          uniform(kept.z),       column_block, first_column<Config>(column_block),
+          uniform(kept.x >> 16)};
 }
 
 // Of a thread's two rows in a row block.
@@ -160,6 +174,32 @@ __device__ __forceinline__ void scale_and_add(float (&values)[kCount], const Row
       const int at = 4 * j + 2 * half;
       values[at] = fmaf(sums[4 * first + at], scale * pair.x, pair.y);
       values[at + 1] = fmaf(sums[4 * first + at + 1], scale * pair.z, pair.w);
+    }
+  }
+}
+
+// The same for all of a tile, in place: every column's pair is read once.
+template <typename Config>
+__device__ __forceinline__ void scale_and_add_in_place(Accumulator<Config>& sums, uint32_t shared,
+                                                       const WarpPlace& place) {
+  RowScales rows[Config::kRowBlocks];
+#pragma unroll
+  for (int block = 0; block < Config::kRowBlocks; ++block)
+    rows[block] = row_scales<Config>(shared, place, block);
+  const uint32_t pairs = vectors_of<Config>(shared, place) + (place.lane % 4) * 16;
+#pragma unroll
+  for (int j = 0; j < Config::kTileN / 8; ++j) {
+    const float4 pair = ptx::ld_shared_v4_f32(pairs + j * 64);
+#pragma unroll
+    for (int block = 0; block < Config::kRowBlocks; ++block) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float scale = sizeof(typename Config::Operand) == 1 ? rows[block].value[half] : 1.0f;
+        float* values = sums[block] + 4 * j + 2 * half;
+        // Written out, since the compiler would give the results registers of their own, of which there are none.
+        asm volatile("fma.rn.f32 %0, %0, %1, %2;" : "+f"(values[0]) : "f"(scale * pair.x), "f"(pair.y));
+        asm volatile("fma.rn.f32 %0, %0, %1, %2;" : "+f"(values[1]) : "f"(scale * pair.z), "f"(pair.w));
+      }
     }
   }
 }

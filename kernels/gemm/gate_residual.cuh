@@ -12,7 +12,7 @@ class GateResidualEpilogue {
  public:
   using Output = __nv_bfloat16;
   using Low = ConsecutiveLow;
-  static constexpr bool kScattered = false;
+  static constexpr bool kScattered = false, kWholeTile = false;
   static_assert(Config::kPanelBuffers == Config::kPanels, "a row block's residual comes at once");
 
   static __device__ __forceinline__ ColumnRuns columns(const GemmParams&, const Tile& tile) {

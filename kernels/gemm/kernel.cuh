@@ -8,7 +8,7 @@
 //   full[stage]      1 + bytes   producer and TMA arrive, the math warps that multiply wait
 //   empty[stage]     those math warps of every CTA of the cluster arrive, the producer waits
 //   panels_full[w]   1 + bytes   math warp w and TMA arrive, w waits (gate_residual.cuh)
-//   exchange[g]      4 warps of math group g in both CTAs arrive, and wait (qkv.cuh)
+//   exchange[g][2]   1 + bytes   math group g, which waits, and stores of its 4 warps in both CTAs arrive (qkv.cuh)
 // Named barriers: 1 and 2 hand the turn to a math warpgroup (multiply.cuh), 3, 4 and 5 are a math warpgroup's own.
 #pragma once
 
@@ -27,8 +27,8 @@ __device__ __forceinline__ void initialise_barriers(uint32_t shared) {
     }
     for (int warp = 0; warp < Config::kMathWarps; ++warp)
       ptx::mbarrier_init(shared + Config::kPanelsFullAt + 8 * warp, 1);
-    for (int group = 0; group < Config::kMathGroups; ++group)
-      ptx::mbarrier_init(shared + Config::kExchangeAt + 8 * group, 8);
+    for (int i = 0; i < 2 * Config::kMathGroups; ++i)
+      ptx::mbarrier_init(shared + Config::kExchangeAt + 8 * i, 1);
     ptx::fence_mbarrier_init();
   }
   // No CTA may signal another's barriers before they exist.
@@ -36,16 +36,14 @@ __device__ __forceinline__ void initialise_barriers(uint32_t shared) {
   ptx::cluster_wait();
 }
 
-// The next row block's sums to where the epilogue wants them: one copy of its code serves all blocks, and no accumulator is
-// indexed at run time. Volatile, or the moves would be made before the epilogue, at the cost of as many registers.
+// The first product overwrites the sums, but to the compiler it reads them: without a value of their own they would be live
+// through the epilogue before, and registers would spill. Volatile, or the zeros would be put between products.
 template <typename Config>
-__device__ __forceinline__ void move_up(Accumulator<Config>& accumulator) {
+__device__ __forceinline__ void clear(Accumulator<Config>& accumulator) {
 #pragma unroll
-  for (int block = 1; block < Config::kRowBlocks; ++block) {
+  for (RowBlockSums<Config>& sums : accumulator) {
 #pragma unroll
-    for (int i = 0; i < Config::kTileN / 2; ++i) {
-      asm volatile("mov.f32 %0, %1;" : "=f"(accumulator[block - 1][i]) : "f"(accumulator[block][i]));
-    }
+    for (float& sum : sums) asm volatile("mov.f32 %0, 0f00000000;" : "=f"(sum));
   }
 }
 
@@ -78,11 +76,12 @@ __device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t
       keep_tile<Config>(tile, shared);
     }
     Accumulator<Config> accumulator;
+    if constexpr (Epilogue::kWholeTile) clear<Config>(accumulator);
     Tile next = tile;
     const auto column_block = [&] {
       return Config::kInTurn ? kept_tile<Config>(params, shared).column_block : tile.column_block;
     };
-    const int row_blocks = row_blocks_of<Config>(params, index);
+    const int row_blocks = __shfl_sync(0xffffffff, row_blocks_of<Config>(params, index), 0);
     loop.template run<Low>(accumulator, params, row_blocks, column_block, shared, index + step < params.tiles,
                            [&] {
                              if (Config::kInTurn) return;
@@ -90,10 +89,14 @@ __device__ __forceinline__ void compute_tiles(const GemmParams& params, uint32_t
                              if (index + stride < params.tiles)
                                next = tile_at<Config>(params, index + stride);
                            });
+    if constexpr (Epilogue::kWholeTile) {
+      epilogue.finish(accumulator, kept_tile<Config>(params, shared));
+    } else {
 #pragma unroll 1
-    for (int block = 0; block < row_blocks_of<Config>(params, index); ++block) {
-      epilogue.finish(accumulator[0], Config::kInTurn ? kept_tile<Config>(params, shared) : tile, block);
-      move_up<Config>(accumulator);
+      for (int block = 0; block < row_blocks_of<Config>(params, index); ++block) {
+        epilogue.finish(accumulator[0], Config::kInTurn ? kept_tile<Config>(params, shared) : tile, block);
+        move_up<Config>(accumulator);
+      }
     }
     index += stride;
     if (index >= params.tiles) break;

@@ -12,7 +12,7 @@ class LinearEpilogue {
   using Output = Output_;
   using Shape = PanelShape<Output>;
   using Low = ConsecutiveLow;
-  static constexpr bool kScattered = false;
+  static constexpr bool kScattered = false, kWholeTile = false;
 
   static __device__ __forceinline__ ColumnRuns columns(const GemmParams&, const Tile& tile) {
     return consecutive_columns(tile);

@@ -10,9 +10,9 @@
 //   Output   of the MLP columns
 #pragma once
 
-#include "attention/qkv_layout.cuh"
 #include "gemm/activation.cuh"
 #include "gemm/epilogue.cuh"
+#include "gemm/int8_heads.cuh"
 
 namespace flux::kernels::gemm {
 
@@ -21,9 +21,9 @@ class QkvEpilogue {
  public:
   using Output = Output_;
   using Low = HeadsLow<QkvEpilogue>;
-  static constexpr bool kScattered = true;
+  static constexpr bool kScattered = true, kWholeTile = kHeads != QkvHeads::kRows;
   static constexpr int kHeadDim = 128;
-  static_assert(Config::kSharesA, "the CTAs of a cluster hold halves of v's heads");
+  static_assert(Config::kInTurn && Config::kSharesA, "the CTAs of a cluster hold halves of v's heads");
   static_assert(Config::kPanelBuffers == Config::kPanels);
 
   static __device__ __forceinline__ ColumnRuns columns(const GemmParams& params, const Tile& tile) {
@@ -40,31 +40,30 @@ class QkvEpilogue {
 
   __device__ __forceinline__ void prefetch(const Tile&) {}
 
-  __device__ __forceinline__ void finish(RowBlockSums<Config>& sums, const Tile& tile, int block) {
+  // bf16 rows: a row block at a time.
+  __device__ __forceinline__ void finish(const RowBlockSums<Config>& sums, const Tile& tile,
+                                         int block) const {
     const WarpPlace place = warp_place();
-    const RowScales rows = row_scales<Config>(shared_, place, block);
     if (tile.column_block >= params_.heads) {
-      store_mlp(sums, tile, block, rows, place);
+      store_mlp(sums, tile, block, row_scales<Config>(shared_, place, block), place);
+    } else {
+      store_row_block(sums, tile, block, place);
+    }
+  }
+
+  // 8-bit attention's layout, all of a tile: what one row block waits for is the other one's time.
+  __device__ __forceinline__ void finish(Accumulator<Config>& sums, const Tile& tile) {
+    const WarpPlace place = warp_place();
+    if (tile.column_block < params_.heads) {
+      scale_and_add_in_place<Config>(sums, shared_, place);
+      store_packed(sums, kept_tile<Config>(params_, shared_),
+                   place);  // scaling left no registers to keep it in
       return;
     }
-    // Half of v first: a third of the accumulators is free then.
-    float v[32];
-    scale_and_add<Config>(v, sums, 16, rows, shared_, place);
-    if constexpr (kHeads == QkvHeads::kRows) {
-      WarpPanels<Config>(shared_, place).wait_free();
-      store_panel(v, 2, tile, block, place);
-    } else {
-      store_packed_value(v, tile, block, place);
-    }
-    float x[64];
-    scale_and_add<Config>(x, sums, 0, rows, shared_, place);
-    const bool is_k = head_of(tile) >= params_.heads;
-    normalise_and_rotate(x, tile, block, is_k ? tile.group->norm_k : tile.group->norm_q, place);
-    if constexpr (kHeads == QkvHeads::kRows) {
-      store_panel(*reinterpret_cast<float (*)[32]>(x), 0, tile, block, place);
-      store_panel(*reinterpret_cast<float (*)[32]>(x + 32), 1, tile, block, place);
-    } else {
-      store_packed_head(x, tile, block, is_k, place);
+#pragma unroll 1
+    for (int block = 0; block < tile.row_blocks; ++block) {
+      store_mlp(sums[0], tile, block, row_scales<Config>(shared_, place, block), place);
+      move_up<Config>(sums);
     }
   }
 
@@ -82,13 +81,35 @@ class QkvEpilogue {
     return tile.row + row_in_tile<Config>(place, block);
   }
 
-  __device__ __forceinline__ void normalise_and_rotate(float (&x)[64], const Tile& tile, int block,
-                                                       const float* norm, const WarpPlace& place) const {
-    float inverse[2];
-    root_mean_square(inverse, x);
+  static __device__ __forceinline__ bool is_key(const GemmParams& params, const Tile& tile) {
+    return head_of(tile) >= params.heads;
+  }
+
+  __device__ __forceinline__ void store_row_block(const RowBlockSums<Config>& sums, const Tile& tile,
+                                                  int block, const WarpPlace& place) const {
+    const RowScales rows = row_scales<Config>(shared_, place, block);
+    // Half of v first: a third of the accumulators is free then.
+    float v[32];
+    scale_and_add<Config>(v, sums, 16, rows, shared_, place);
+    WarpPanels<Config>(shared_, place).wait_free();
+    store_panel(v, 2, tile, block, place);
+    float all[1][64], squares[1][2];
+    float (&x)[64] = all[0];
+    scale_and_add<Config>(x, sums, 0, rows, shared_, place);
+    sum_squares(squares, all);
+    normalise_and_rotate(x, squares[0], tile, block, place);
+    store_panel(*reinterpret_cast<float (*)[32]>(x), 0, tile, block, place);
+    store_panel(*reinterpret_cast<float (*)[32]>(x + 32), 1, tile, block, place);
+  }
+
+  __device__ __forceinline__ void normalise_and_rotate(float (&x)[64], const float (&squares)[2],
+                                                       const Tile& tile, int block,
+                                                       const WarpPlace& place) const {
+    const float* norm = is_key(params_, tile) ? tile.group->norm_k : tile.group->norm_q;
     const float2* weights = reinterpret_cast<const float2*>(norm) + place.lane % 4;
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
+      const float inverse = ptx::rsqrt_approx(fmaf(squares[side], 1.0f / kHeadDim, params_.eps));
       const int row =
           min(first_row(tile, block, place) + int(place.lane) / 4 + 8 * side, tile.group->rows - 1);
       const float2* angles =
@@ -98,23 +119,11 @@ class QkvEpilogue {
         const float2 weight = __ldg(weights + 4 * j);
         const float2 angle = __ldg(angles + 4 * j);
         float* pair = x + 4 * j + 2 * side;
-        const float left = pair[0] * (inverse[side] * weight.x);
-        const float right = pair[1] * (inverse[side] * weight.y);
+        const float left = pair[0] * (inverse * weight.x);
+        const float right = pair[1] * (inverse * weight.y);
         pair[0] = left * angle.x - right * angle.y;
         pair[1] = right * angle.x + left * angle.y;
       }
-    }
-  }
-
-  __device__ __forceinline__ void root_mean_square(float (&inverse)[2], const float (&x)[64]) const {
-    float squares[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int i = 0; i < 64; ++i) squares[i / 2 % 2] = fmaf(x[i], x[i], squares[i / 2 % 2]);
-#pragma unroll
-    for (int side = 0; side < 2; ++side) {
-      squares[side] += __shfl_xor_sync(0xffffffff, squares[side], 1);
-      squares[side] += __shfl_xor_sync(0xffffffff, squares[side], 2);
-      inverse[side] = ptx::rsqrt_approx(fmaf(squares[side], 1.0f / kHeadDim, params_.eps));
     }
   }
 
@@ -145,79 +154,183 @@ class QkvEpilogue {
     }
   }
 
-  // Where a row block lies in the packed sequence: tokens `first` to `end`, none if there are none.
+  // Where a warp's 16 rows of a row block lie in the packed sequence: tokens `first` to `end`, none if there are none.
   struct PackedRows {
     int first, end;
     int64_t slice;
+    bool present[2];   // a lane's two tokens
+    bool in_sequence;  // any of the row block, whose scales the layout has then
   };
   __device__ __forceinline__ PackedRows packed_rows(const Tile& tile, int block, int head,
                                                     const WarpPlace& place) const {
     const GroupParams& group = *tile.group;
-    const int row = tile.row + (Config::kInTurn ? block : int(place.math_group)) * 64;
-    return {group.first_token + row, group.first_token + group.rows,
-            int64_t(tile.batch) * params_.heads + head};
+    const int first = group.first_token + first_row(tile, block, place);
+    const int end = group.first_token + min(group.rows, tile.row + 64 * tile.row_blocks);
+    const int token = first + int(place.lane) / 4;
+    return {first,
+            end,
+            int64_t(tile.batch) * params_.heads + head,
+            {token < end, token + 8 < end},
+            first - 16 * int(place.warp) < end};
   }
 
-  __device__ __forceinline__ float4* key_blocks(const Tile& tile, const PackedRows& at) const {
+  __device__ __forceinline__ float4* key_block(const Tile& tile, const PackedRows& at) const {
     return reinterpret_cast<float4*>(tile.group->packed.key_blocks) +
-           at.slice * (qkv::padded_tokens(tile.group->packed_tokens) / qkv::kTokenBlock);
+           at.slice * (qkv::padded_tokens(tile.group->packed_tokens) / qkv::kTokenBlock) +
+           at.first / qkv::kTokenBlock;
   }
 
-  __device__ __forceinline__ void store_packed_head(float (&x)[64], const Tile& tile, int block, bool is_k,
-                                                    const WarpPlace& place) const {
-    using Code = std::conditional_t<kHeads == QkvHeads::kInt8, int8_t, __nv_fp8_e4m3>;
+  // A whole tile into 8-bit attention's layout. v's largest values are on their way to the other CTA meanwhile.
+  __device__ __forceinline__ void store_packed(Accumulator<Config>& x, const Tile& tile,
+                                               const WarpPlace& place) {
+    send_maxima(x, tile, place);
+    float squares[Config::kRowBlocks][2];
+    sum_squares(squares, x);
+    store_packed_values(x, tile, place);
+    if constexpr (kHeads == QkvHeads::kInt8) {
+      store_int8_heads(x, squares, tile, place);
+    } else {
+#pragma unroll
+      for (int block = 0; block < Config::kRowBlocks; ++block)
+        store_e4m3_head(x[block], squares[block], tile, block, place);
+    }
+  }
+
+  // Of each of a lane's rows, over the head's 128 columns.
+  template <int kBlocks, int kValues>
+  static __device__ __forceinline__ void sum_squares(float (&squares)[kBlocks][2],
+                                                     const float (&x)[kBlocks][kValues]) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      squares[block][0] = squares[block][1] = 0.0f;
+#pragma unroll
+      for (int i = 0; i < 64; ++i)
+        squares[block][i / 2 % 2] = fmaf(x[block][i], x[block][i], squares[block][i / 2 % 2]);
+    }
+#pragma unroll
+    for (int offset = 1; offset <= 2; offset *= 2) {
+#pragma unroll
+      for (int i = 0; i < 2 * kBlocks; ++i)
+        squares[i / 2][i % 2] += __shfl_xor_sync(0xffffffff, squares[i / 2][i % 2], offset);
+    }
+  }
+
+  __device__ __forceinline__ void store_int8_heads(const Accumulator<Config>& x,
+                                                   const float (&squares)[Config::kRowBlocks][2],
+                                                   const Tile& tile, const WarpPlace& place) const {
     const GroupParams& group = *tile.group;
+    const bool is_k = is_key(params_, tile);
+    qkv::HeadPairs h[Config::kRowBlocks];
+    float factor[Config::kRowBlocks][2];
+    normalise_in_pairs(h, factor, x, squares, is_k ? group.norm_k : group.norm_q, params_.eps, place.lane);
+#pragma unroll
+    for (int block = 0; block < Config::kRowBlocks; ++block)
+      turn(h[block], group.rope, first_row(tile, block, place) + int(place.lane) / 4, group.rows, place.lane);
+    qkv::PairMeasure measure[Config::kRowBlocks];
+    qkv::rotate_and_measure(h, measure);
+#pragma unroll
+    for (int block = 0; block < Config::kRowBlocks; ++block) {
+      const PackedRows at = packed_rows(tile, block, head_of(tile) - (is_k ? params_.heads : 0), place);
+      const int token = at.first + int(place.lane) / 4;
+      __half2 inverse;
+      if (is_k) {
+        inverse = qkv::store_key_scales(measure[block], factor[block], at.present, key_block(tile, at),
+                                        at.in_sequence);
+      } else {
+        float2* rows = reinterpret_cast<float2*>(group.packed.query_rows) +
+                       at.slice * qkv::padded_tokens(group.packed_tokens);
+        inverse = qkv::store_query_scales(measure[block], factor[block], at.present, rows + token);
+      }
+      uint8_t* codes = (is_k ? group.packed.key : group.packed.query) +
+                       at.slice * qkv::scored_slice_bytes(group.packed_tokens);
+      qkv::store_rows(h[block], inverse, codes + size_t(token) * kHeadDim, at.present);
+    }
+  }
+
+  __device__ __forceinline__ void store_e4m3_head(RowBlockSums<Config>& sums, const float (&squares)[2],
+                                                  const Tile& tile, int block, const WarpPlace& place) const {
+    const GroupParams& group = *tile.group;
+    float (&x)[64] = *reinterpret_cast<float (*)[64]>(sums);
+    normalise_and_rotate(x, squares, tile, block, place);
+    const bool is_k = is_key(params_, tile);
     const PackedRows at = packed_rows(tile, block, head_of(tile) - (is_k ? params_.heads : 0), place);
-    if (at.first >= at.end) return;
+    if (!at.in_sequence) return;
+    const int first = at.first - 16 * int(place.warp);
     const int64_t codes = at.slice * qkv::scored_slice_bytes(group.packed_tokens);
     if (is_k) {
-      qkv::store_key_tile<Code>(x, at.first, at.end, group.packed.key + codes, key_blocks(tile, at));
+      qkv::store_key_tile<__nv_fp8_e4m3>(x, first, at.end, group.packed.key + codes,
+                                         key_block(tile, at) - at.first / qkv::kTokenBlock);
     } else {
-      qkv::store_query_tile<Code>(x, at.first, at.end, group.packed.query + codes,
-                                  reinterpret_cast<float2*>(group.packed.query_rows) +
-                                      at.slice * qkv::padded_tokens(group.packed_tokens));
+      qkv::store_query_tile<__nv_fp8_e4m3>(x, first, at.end, group.packed.query + codes,
+                                           reinterpret_cast<float2*>(group.packed.query_rows) +
+                                               at.slice * qkv::padded_tokens(group.packed_tokens));
     }
   }
 
-  __device__ __forceinline__ void store_packed_value(const float (&x)[32], const Tile& tile, int block,
-                                                     const WarpPlace& place) {
-    const GroupParams& group = *tile.group;
-    const PackedRows at = packed_rows(tile, block, tile.column_block, place);
-    if (at.first >= at.end) return;  // in both CTAs, which have the same rows
-    const int token = at.first + int(place.warp) * 16 + int(place.lane) / 4;
-    const bool present[2] = {token < at.end, token + 8 < at.end};
-    const int exponent = qkv::value_exponent(exchange_maximum(qkv::value_maximum(x, present), tile, place));
-    const float inverse = qkv::inverse_power(exponent);
-    const int token_block = at.first / qkv::kTokenBlock + int(place.warp);
-    if (place.lane == 0 && rank_of(tile) == 0) {
-      qkv::store_value_exponent(key_blocks(tile, at) + token_block, exponent, inverse);
+  // v's scales are those of 64 tokens × 128 channels: this math group's warps here and in the other CTA. Each warp stores the
+  // largest values of its row blocks into both CTAs' scratch, which counts at their barriers. Two sets of slots and barriers
+  // in turn: a warp can be one exchange ahead of another, not two.
+  __device__ __forceinline__ void send_maxima(const Accumulator<Config>& x, const Tile& tile,
+                                              const WarpPlace& place) const {
+    static_assert(Config::kRowBlocks == 2);
+    const Exchange exchange = current_exchange(place);
+    float maximum[2];
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+      maximum[block] = qkv::value_maximum(values_of(x[block]), packed_rows(tile, block, 0, place).present);
     }
-    if (token_block >= qkv::token_blocks(at.end)) return;
-    qkv::store_value_block(x, present, inverse, 64 * rank_of(tile),
-                           group.packed.value + at.slice * qkv::value_slice_bytes(group.packed_tokens) +
-                               size_t(token_block) * 2048);
-  }
-
-  // The largest of the eight warps' values that share a scale: this math group's here and in the other CTA. Each warp writes
-  // its own into both CTAs' scratch and arrives at both exchange barriers. Two sets of slots in turn: a warp can be one
-  // exchange ahead of another, not two.
-  __device__ __forceinline__ float exchange_maximum(float mine, const Tile& tile, const WarpPlace& place) {
-    const uint32_t scratch = vectors_of<Config>(shared_, place) + Config::kScratchAt + 32 * parity_;
-    const uint32_t barrier = shared_ + Config::kExchangeAt + 8 * place.math_group;
+    if (place.warp == 0 && place.lane == 0) ptx::mbarrier_arrive_expect_tx(exchange.barrier, 64);
     if (place.lane < 2) {
-      const uint32_t slot = scratch + 4 * (4 * uint32_t(rank_of(tile)) + place.warp);
-      ptx::st_shared_cluster_f32(ptx::mapa(slot, place.lane), mine);
-      ptx::mbarrier_arrive_release_cluster(ptx::mapa(barrier, place.lane));
+      const uint32_t slot = exchange.slots + 8 * (4 * uint32_t(rank_of(tile)) + place.warp);
+      ptx::st_async_v2_f32(ptx::mapa(slot, place.lane), maximum[0], maximum[1],
+                           ptx::mapa(exchange.barrier, place.lane));
     }
-    ptx::mbarrier_wait_acquire_cluster(barrier, parity_);
-    parity_ ^= 1;
-    const float4 a = ptx::ld_shared_v4_f32(scratch), b = ptx::ld_shared_v4_f32(scratch + 16);
-    return fmaxf(fmaxf(fmaxf(a.x, a.y), fmaxf(a.z, a.w)), fmaxf(fmaxf(b.x, b.y), fmaxf(b.z, b.w)));
+  }
+
+  __device__ __forceinline__ void store_packed_values(const Accumulator<Config>& x, const Tile& tile,
+                                                      const WarpPlace& place) {
+    const Exchange exchange = current_exchange(place);
+    ptx::mbarrier_wait(exchange.barrier, exchange_ / 2);
+    exchange_ = (exchange_ + 1) % 4;
+    float maximum[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float4 two = ptx::ld_shared_v4_f32(exchange.slots + 16 * i);
+      maximum[0] = fmaxf(maximum[0], fmaxf(two.x, two.z));
+      maximum[1] = fmaxf(maximum[1], fmaxf(two.y, two.w));
+    }
+    const GroupParams& group = *tile.group;
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+      const PackedRows at = packed_rows(tile, block, tile.column_block, place);
+      const int exponent = qkv::value_exponent(maximum[block]);
+      const float inverse = qkv::inverse_power(exponent);
+      if (!at.in_sequence) return;
+      if (place.lane == 0 && rank_of(tile) == 0)
+        qkv::store_value_exponent(key_block(tile, at), exponent, inverse);
+      if (at.first >= at.end) continue;
+      qkv::store_value_block(values_of(x[block]), at.present, inverse, 64 * rank_of(tile),
+                             group.packed.value + at.slice * qkv::value_slice_bytes(group.packed_tokens) +
+                                 size_t(at.first / qkv::kTokenBlock) * 2048);
+    }
+  }
+
+  static __device__ __forceinline__ const float (&values_of(const RowBlockSums<Config>& sums))[32] {
+    return *reinterpret_cast<const float (*)[32]>(sums + 64);
+  }
+
+  struct Exchange {
+    uint32_t slots, barrier;
+  };
+  __device__ __forceinline__ Exchange current_exchange(const WarpPlace& place) const {
+    const uint32_t set = exchange_ % 2;
+    return {vectors_of<Config>(shared_, place) + Config::kScratchAt + 64 * set,
+            shared_ + Config::kExchangeAt + 16 * place.math_group + 8 * set};
   }
 
   const GemmParams& params_;
   uint32_t shared_;
-  uint32_t parity_ = 0;  // of the next exchange
+  uint32_t exchange_ = 0;  // the next one, of four: the barrier's parity and its index
 };
 
 }  // namespace flux::kernels::gemm

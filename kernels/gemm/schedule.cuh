@@ -21,6 +21,7 @@ struct Tile {
   int row;           // first row, within the batch, of this CTA's tile
   int column_block;  // of the cluster
   int column;        // first column of this CTA's tile
+  int row_blocks;    // of a math warpgroup
 };
 
 template <typename Config>
@@ -36,8 +37,9 @@ __device__ __forceinline__ int first_column(int column_block) {
 
 template <typename Config>
 __device__ __forceinline__ Tile tile_at(const GemmParams& params, int index) {
-  int half = 0;
+  int half = 0, row_blocks = Config::kRowBlocks;
   if (Config::kRowBlocks == 2 && index >= params.first_half) {
+    row_blocks = 1;
     half = (index - params.first_half) % 2;
     index -= (index - params.first_half + 1) / 2;
   }
@@ -57,7 +59,8 @@ __device__ __forceinline__ Tile tile_at(const GemmParams& params, int index) {
   const int first_row = Config::kSharesW ? int(cluster_rank<Config>()) * Config::kTileM : 0;
   return {&group,       group_index,
           batch,        row_block * Config::kClusterRows + first_row + 64 * half,
-          column_block, first_column<Config>(column_block)};
+          column_block, first_column<Config>(column_block),
+          row_blocks};
 }
 
 // Row blocks of a math warpgroup in tile `index`.

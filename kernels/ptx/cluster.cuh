@@ -24,9 +24,14 @@ __device__ __forceinline__ uint32_t mapa(uint32_t address, uint32_t rank) {
   return mapped;
 }
 
-// `address` is a shared::cluster address (mapa).
-__device__ __forceinline__ void st_shared_cluster_f32(uint32_t address, float value) {
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+// Both are shared::cluster addresses (mapa) in one CTA. Completes on `barrier` with 8 bytes, and whoever has waited for them
+// sees the values: no fence on either side, where a release to the cluster would wait for all of a thread's stores.
+__device__ __forceinline__ void st_async_v2_f32(uint32_t address, float x, float y, uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+          address),
+      "f"(x), "f"(y), "r"(barrier)
+      : "memory");
 }
 
 }  // namespace flux::ptx

@@ -31,6 +31,13 @@ __device__ __forceinline__ float tanh_approx(float x) {
   return y;
 }
 
+// √x with a relative error under 2^-22; 0 of 0.
+__device__ __forceinline__ float sqrt_approx(float x) {
+  float y;
+  asm("sqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // 1 / √x with a relative error under 2^-22.
 __device__ __forceinline__ float rsqrt_approx(float x) {
   float y;

@@ -1,0 +1,61 @@
+// RMSNorm and RoPE of int8 q and k, in pairs of rows (attention/head_pairs.cuh).
+#pragma once
+
+#include "attention/head_pairs.cuh"
+#include "ptx/convert.cuh"
+
+namespace flux::kernels::gemm {
+
+// A head's columns divided by their root mean square, times `norm`'s weights.
+//   x        [row block]: a lane's 64 values of the head, in wgmma's layout, and perhaps more
+//   squares  of each of a lane's rows, summed over the head
+//   factor   h · factor is meant: the power of two that keeps weights under 2, and what eps does
+template <int kBlocks, int kValues>
+__device__ __forceinline__ void normalise_in_pairs(qkv::HeadPairs (&h)[kBlocks], float (&factor)[kBlocks][2],
+                                                   const float (&x)[kBlocks][kValues],
+                                                   const float (&squares)[kBlocks][2], const float* norm,
+                                                   float eps, uint32_t lane) {
+  const float2* weights = reinterpret_cast<const float2*>(norm);
+  const float2 some = __ldg(weights + lane), others = __ldg(weights + 32 + lane);
+  const float largest =
+      qkv::warp_maximum(fmaxf(fmaxf(fabsf(some.x), fabsf(some.y)), fmaxf(fabsf(others.x), fabsf(others.y))));
+  const uint32_t exponent = __float_as_uint(fminf(fmaxf(largest, 0x1p-60f), 0x1p60f)) & 0x7f800000u;
+  const float unit = __uint_as_float(exponent), shrink = __uint_as_float(0x7f000000u - exponent);
+  float inverse[kBlocks][2];
+#pragma unroll
+  for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float mean = fmaxf(squares[block][half] * (1.0f / qkv::kHeadDim), 0x1p-100f);
+      inverse[block][half] = ptx::rsqrt_approx(mean);
+      factor[block][half] = unit * (mean * inverse[block][half]) * ptx::rsqrt_approx(mean + eps);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 weight = __ldg(weights + 4 * i + lane % 4);
+    const __half2 both = __floats2half2_rn(weight.x * shrink, weight.y * shrink);
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      const float* row = x[block] + 4 * i;
+      const __half2 left = __floats2half2_rn(row[0] * inverse[block][0], row[2] * inverse[block][1]);
+      const __half2 right = __floats2half2_rn(row[1] * inverse[block][0], row[3] * inverse[block][1]);
+      h[block][2 * i] = __hmul2(left, __low2half2(both));
+      h[block][2 * i + 1] = __hmul2(right, __high2half2(both));
+    }
+  }
+}
+
+// RoPE of a lane's two rows, `row` and the one 8 further, of a table of `rows`.
+__device__ __forceinline__ void turn(qkv::HeadPairs& h, const float* rope, int row, int rows, uint32_t lane) {
+  const float2* low = reinterpret_cast<const float2*>(rope) + int64_t(min(row, rows - 1)) * 64 + lane % 4;
+  const float2* high =
+      reinterpret_cast<const float2*>(rope) + int64_t(min(row + 8, rows - 1)) * 64 + lane % 4;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 a = __ldg(low + 4 * i), b = __ldg(high + 4 * i);
+    qkv::turn(h, i, __floats2half2_rn(a.x, b.x), __floats2half2_rn(a.y, b.y));
+  }
+}
+
+}  // namespace flux::kernels::gemm
