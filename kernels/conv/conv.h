@@ -36,11 +36,13 @@ struct Conv2d {
 };
 
 // By wgmma and TMA on sm_90a. kUnsupported: not a Hopper GPU, or a shape that it has no kernel for (`conv2d_hopper_takes`).
-Status conv2d_hopper(const Conv2d& conv, cudaStream_t stream);
+// tile: of conv2d_hopper_tiles() ones, for tests; −1 takes the one that is thought the fastest.
+Status conv2d_hopper(const Conv2d& conv, cudaStream_t stream, int tile = -1);
 // Whether it has: channels and out_channels multiples of 8 (out_channels up to 16: any, without residual and sums), at most 2048
 // of them; kernels up to 3 × 3; stride 1, or 2 with x's sides even and channels a multiple of 64; upsampling by phases, without a residual; affine
 // with stride 1; sums with an even number of out_channels.
-bool conv2d_hopper_takes(const Conv2d& conv);
+bool conv2d_hopper_takes(const Conv2d& conv, int tile = -1);
+int conv2d_hopper_tiles();
 
 // By mma.sync, on every GPU from sm_80 on; neither affine nor sums.
 Status conv2d_portable(const Conv2d& conv, cudaStream_t stream);

@@ -1,5 +1,6 @@
 // Arguments → tile → segments and taps → tensor maps → launch.
 #include <algorithm>
+#include <vector>
 
 #include "conv/check.h"
 #include "conv/instance.h"
@@ -36,27 +37,37 @@ int image_tiles(const Conv2d& conv, const Tiling& tiling) {
   return tiling.across * tiling.down * (conv.phases ? 4 : 1);
 }
 
+bool fits(const Instance& instance, const Conv2d& conv) {
+  if (instance.normalises != (conv.affine != nullptr)) return false;
+  if ((instance.columns == 16) != (conv.out_channels <= 16)) return false;
+  // Results of rows of channels leave in boxes of 64 channels of one phase.
+  return !(instance.channel_rows && conv.phases && conv.out_channels % 64 != 0);
+}
+
+// Of equals the first is chosen.
+std::vector<const Instance*> instances() {
+  std::vector<const Instance*> all;
+  for (const InstanceList& list : {square(), wide(), narrow()}) {
+    for (int i = 0; i < list.count; ++i) all.push_back(list.data + i);
+  }
+  return all;
+}
+
 // Of candidate tiles the one whose waves take the least, by the rates that wgmma and shared memory allow. Relative costs of a
 // tile's k-block: products, and for 128 columns at a time the second reading of A or W from shared memory.
 const Instance* choose_instance(const Conv2d& conv, int clusters) {
   const Instance* best = nullptr;
   double best_time = 0;
-  for (const InstanceList& list : {wide(), square(), narrow()}) {
-    for (const Instance* instance = list.data; instance != list.data + list.count; ++instance) {
-      if (instance->normalises != (conv.affine != nullptr)) continue;
-      const bool narrow_tile = instance->columns == 16;
-      if (narrow_tile != (conv.out_channels <= 16)) continue;
-      // Whose results leave in boxes of 64 channels of one phase.
-      if (instance->channel_rows && conv.phases && conv.out_channels % 64 != 0) continue;
-      const Tiling tiling = tiling_of(conv, *instance);
-      const int64_t tiles = int64_t(image_tiles(conv, tiling)) * conv.batch * tiling.column_blocks;
-      const double sums = instance->tile_width * instance->tile_height * instance->columns;
-      const double tile = sums * (sums < 128 * 256 ? 1.15 : 1.0);
-      const double time = double((tiles + clusters - 1) / clusters) * tile;
-      if (best == nullptr || time < best_time) {
-        best = instance;
-        best_time = time;
-      }
+  for (const Instance* instance : instances()) {
+    if (!fits(*instance, conv)) continue;
+    const Tiling tiling = tiling_of(conv, *instance);
+    const int64_t tiles = int64_t(image_tiles(conv, tiling)) * conv.batch * tiling.column_blocks;
+    const double sums = instance->tile_width * instance->tile_height * instance->columns;
+    const double tile = sums * (sums < 128 * 256 ? 1.15 : 1.0);
+    const double time = double((tiles + clusters - 1) / clusters) * tile;
+    if (best == nullptr || time < best_time) {
+      best = instance;
+      best_time = time;
     }
   }
   return best;
@@ -154,7 +165,11 @@ Status make_maps(const Conv2d& conv, const Instance& instance, ConvParams* param
 }  // namespace
 }  // namespace conv
 
-bool conv2d_hopper_takes(const Conv2d& conv) {
+int conv2d_hopper_tiles() { return int(conv::instances().size()); }
+
+bool conv2d_hopper_takes(const Conv2d& conv, int tile) {
+  if (tile >= conv2d_hopper_tiles() || (tile >= 0 && !conv::fits(*conv::instances()[size_t(tile)], conv)))
+    return false;
   const bool narrow = conv.out_channels <= 16;
   if (conv.channels % 8 != 0 || conv.kernel_height > 3 || conv.kernel_width > 3) return false;
   if (conv.out_channels > 2048) return false;
@@ -165,14 +180,15 @@ bool conv2d_hopper_takes(const Conv2d& conv) {
          conv.affine == nullptr;
 }
 
-Status conv2d_hopper(const Conv2d& conv, cudaStream_t stream) {
+Status conv2d_hopper(const Conv2d& conv, cudaStream_t stream, int tile) {
   if (Status status = conv::check(conv); !status.ok()) return status;
   if (device_architecture() != 90)
     return Status::unsupported("conv2d_hopper runs on compute capability 9.0 alone");
-  if (!conv2d_hopper_takes(conv))
+  if (!conv2d_hopper_takes(conv, tile))
     return Status::unsupported("conv2d_hopper has no kernel for this shape; see conv/conv.h");
   const int most = std::min(device_multiprocessors(), kGroupNormSumParts) / 2;
-  const conv::Instance& instance = *conv::choose_instance(conv, most);
+  const conv::Instance& instance =
+      tile < 0 ? *conv::choose_instance(conv, most) : *conv::instances()[size_t(tile)];
   const conv::Tiling tiling = conv::tiling_of(conv, instance);
   conv::ConvParams params{};
   params.y = static_cast<__nv_bfloat16*>(conv.y);

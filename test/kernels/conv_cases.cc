@@ -1,6 +1,7 @@
 // Convolutions against sums in double precision of what they read.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "conv/conv.h"
 #include "conv/image.h"
@@ -15,18 +16,26 @@ using kernels::Conv2d;
 using reference::ConvShape;
 
 struct Path {
-  const char* name;
-  Status (*run)(const Conv2d& conv, cudaStream_t stream);
-  bool (*takes)(const Conv2d& conv);
+  std::string name;
+  std::function<Status(const Conv2d& conv, cudaStream_t stream)> run;
+  std::function<bool(const Conv2d& conv)> takes;
   int architecture;  // that it needs, 0: any
 };
 
-bool takes_all(const Conv2d&) { return true; }
+// Hopper's kernel chooses a tile; every other must be right too.
+Path hopper(int tile) {
+  return {tile < 0 ? "hopper" : "hopper/tile-" + std::to_string(tile),
+          [=](const Conv2d& conv, cudaStream_t stream) { return kernels::conv2d_hopper(conv, stream, tile); },
+          [=](const Conv2d& conv) { return kernels::conv2d_hopper_takes(conv, tile); }, 90};
+}
 
-constexpr Path kPaths[] = {{"portable", kernels::conv2d_portable, takes_all, 0},
-                           {"image-in", kernels::conv2d_image_in, kernels::conv2d_image_in_takes, 0},
-                           {"image-out", kernels::conv2d_image_out, kernels::conv2d_image_out_takes, 0},
-                           {"hopper", kernels::conv2d_hopper, kernels::conv2d_hopper_takes, 90}};
+std::vector<Path> all_paths() {
+  std::vector<Path> paths = {{"portable", kernels::conv2d_portable, [](const Conv2d&) { return true; }, 0},
+                             {"image-in", kernels::conv2d_image_in, kernels::conv2d_image_in_takes, 0},
+                             {"image-out", kernels::conv2d_image_out, kernels::conv2d_image_out_takes, 0}};
+  for (int tile = -1; tile < kernels::conv2d_hopper_tiles(); ++tile) paths.push_back(hopper(tile));
+  return paths;
+}
 
 std::string text(const ConvShape& s) {
   std::string name = std::to_string(s.batch) + "x" + std::to_string(s.height) + "x" +
@@ -135,7 +144,8 @@ void layout(Context& c, const Path& path, const ConvShape& s) {
 }
 
 // GroupNorm and SiLU on the way in, GroupNorm's sums on the way out, a residual between; with up to 16 channels the first alone.
-void check_norms(Context& c, const ConvShape& s, bool normalises) {
+// tile: of Hopper's kernel; −1: whatever takes it.
+void check_norms(Context& c, const ConvShape& s, bool normalises, int tile) {
   const Operands o = random_operands(s, 51);
   const Matrix affine = normal(s.batch, 2 * s.channels, 54, 0.5f, 0.25f);
   const Matrix extra = rounded_to(normal(s.pixels(), s.out_channels, 55, 2.0f), Element::kBF16);
@@ -154,7 +164,11 @@ void check_norms(Context& c, const ConvShape& s, bool normalises) {
   conv.affine = normalises ? multipliers.data<float>() : nullptr;
   conv.sums = narrow ? nullptr : sums.data<float>();
   const DeviceBytes workspace(std::max<int64_t>(256, kernels::conv2d_workspace_bytes(conv)));
-  const auto launch = [&] { return kernels::conv2d(conv, workspace.data(), c.stream()); };
+  if (tile >= 0 && !kernels::conv2d_hopper_takes(conv, tile)) return;
+  const auto launch = [&] {
+    return tile < 0 ? kernels::conv2d(conv, workspace.data(), c.stream())
+                    : kernels::conv2d_hopper(conv, c.stream(), tile);
+  };
   if (narrow ? !c.run({&y}, launch) : !c.run({&y, &sums}, launch)) return;
 
   Matrix read = o.x;
@@ -240,8 +254,8 @@ const ConvShape kShapes[] = {{1, 1, 1, 64, 64},
                              upsampling(1, 17, 33, 72, 129)};
 
 const Cases kTests = [](Register& add) {
-  for (const Path& path : kPaths) {
-    const std::string family = std::string("conv/") + path.name + "/";
+  for (const Path& path : all_paths()) {
+    const std::string family = "conv/" + path.name + "/";
     const auto test = [&](const std::string& name, auto function) {
       add.test(family + name, [=](Context& c) {
         if (path.architecture == 0 || c.architecture() == path.architecture) function(c);
@@ -273,8 +287,13 @@ const Cases kTests = [](Register& add) {
         ConvShape{1, 35, 50, 64, 16}}) {
     for (const bool normalises : {false, true}) {
       if (normalises && (shape.upsample || shape.channels % 8 != 0)) continue;
-      add.test("conv/norms/" + text(shape) + (normalises ? "/normalised" : ""),
-               [=](Context& c) { check_norms(c, shape, normalises); });
+      const std::string name = text(shape) + (normalises ? "/normalised" : "");
+      add.test("conv/norms/" + name, [=](Context& c) { check_norms(c, shape, normalises, -1); });
+      for (int tile = 0; tile < kernels::conv2d_hopper_tiles(); ++tile) {
+        add.test("conv/norms/tile-" + std::to_string(tile) + "/" + name, [=](Context& c) {
+          if (c.architecture() == 90) check_norms(c, shape, normalises, tile);
+        });
+      }
     }
   }
   add.test("conv/refusals", refusals);
