@@ -50,7 +50,7 @@ export async function bench({ precision = DEV.precision, ...changes } = {}) {
     timeRow(`cache, ${title}, a step without one`, step),
     timeRow(`cache, ${title}, a double block`, block),
     beside(
-      `cache, ${title}, ${steps} steps, each revocable, as generate() runs them`,
+      `cache, ${title}, ${steps} steps, each revocable, as generate() runs them for a call with a signal`,
       revocable,
       "given ahead",
       all,
