@@ -5,6 +5,7 @@
 // just then; the pool orders the two.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <thread>
 
@@ -26,6 +27,7 @@ namespace {
 
 constexpr uint64_t kStagingBytes = 32ull << 20;  // each of two: copies to one overlap with filling the other
 constexpr int kMaxStagingThreads = 16;
+constexpr std::chrono::microseconds kAskAgain{20};
 
 class EventFence final : public Fence {
  public:
@@ -308,6 +310,16 @@ class CudaBackend final : public Backend {
     launch.workspace = workspace_of(cuda::workspace_bytes(ops));
     launch.attention_workspace = attention_workspace_;
     return std::make_unique<CudaExecutable>(std::move(ops), launch, health_);
+  }
+
+  // Asks now and then: a blocking event wakes this thread 0.3 ms late, this is 0.05 ms late and costs a few percent of a core.
+  void finish() override {
+    enter();
+    for (cudaError_t state; (state = cudaStreamQuery(stream_)) != cudaSuccess;) {
+      if (state != cudaErrorNotReady) guard(state, "the GPU");
+      std::this_thread::sleep_for(kAskAgain);
+    }
+    cudaGetLastError();  // "not ready" is kept there, too
   }
 
   std::unique_ptr<Fence> fence() override {

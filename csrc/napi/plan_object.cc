@@ -49,9 +49,7 @@ Napi::Value PlanObject::run_revocably(const Napi::CallbackInfo& info) {
   return async_->enqueue(info.Env(),
                          [backend, state = state_, number = state_->next_revocable()]() -> Finish {
                            // What was given to a GPU cannot be taken back, so it is given late.
-                           if (!state->is_revoked(number)) {
-                             if (const auto earlier = backend->fence(); earlier != nullptr) earlier->wait();
-                           }
+                           if (!state->is_revoked(number)) backend->finish();
                            if (!state->is_revoked(number)) state->run(nullptr);
                            return nullptr;
                          });

@@ -52,6 +52,8 @@ class Backend {
 
   // After work was given to the device: where it will be done. Null when it already is, as it always is on the CPU.
   virtual std::unique_ptr<Fence> fence() { return nullptr; }
+  // Returns when all work that was given to the device is done, as soon as can be. Throws FluxError if it failed.
+  virtual void finish() {}
 
   // Memory of the host that transfer() reads; pinned, for a GPU. May be called on any thread.
   virtual std::byte* allocate_host(uint64_t bytes);  // throws FluxError(ERR_FLUX_OUT_OF_MEMORY)
