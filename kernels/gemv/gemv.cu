@@ -17,6 +17,7 @@
 #include "gemv/gemv.h"
 
 #include "activation.cuh"
+#include "gemv/cluster.h"
 #include "launch.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/mma.cuh"
@@ -289,6 +290,7 @@ Status small_linear(const SmallLinear& linear, cudaStream_t stream) {
   if (!aligned16(linear.x, linear.x_row_stride, 2) || !aligned16(linear.weight, 0, 1)) {
     return refuse("x, its stride and the weight must be multiples of 16 bytes");
   }
+  if (cluster_linear_takes(linear)) return cluster_linear(linear, stream);
   return codes ? by_rows<true>(linear, stream) : by_rows<false>(linear, stream);
 }
 

@@ -24,6 +24,13 @@ __device__ __forceinline__ uint32_t mapa(uint32_t address, uint32_t rank) {
   return mapped;
 }
 
+// `address` is a shared::cluster address (mapa).
+__device__ __forceinline__ float ld_shared_cluster_f32(uint32_t address) {
+  float value;
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+  return value;
+}
+
 // Both are shared::cluster addresses (mapa) in one CTA. Completes on `barrier` with 8 bytes, and whoever has waited for them
 // sees the values: no fence on either side, where a release to the cluster would wait for all of a thread's stores.
 __device__ __forceinline__ void st_async_v2_f32(uint32_t address, float x, float y, uint32_t barrier) {

@@ -161,6 +161,14 @@ const Cases kTests = [](Register& add) {
     add.test("gemv/" + name_of(s),
              [s](Context& c) { test(c, s, normal(s.m, s.k, 41), normal(s.n, s.k, 42)); });
   }
+  // Whatever x is scaled by on its way into f16 must not show.
+  for (const int exponent : {-100, -30, 100}) {
+    add.test("gemv/x_times_2^" + std::to_string(exponent), [exponent](Context& c) {
+      Matrix x = normal(28, 784, 48);
+      for (float& value : x.values) value = std::ldexp(value, exponent);
+      test(c, {28, 528, 784, kE4M3, kF32, kNone, kNone, false}, x, normal(528, 784, 49));
+    });
+  }
   const Shape layout{28, 2128, 528, kBF16, kF32};
   Shape layout_codes = layout;
   layout_codes.weight = kE4M3;
