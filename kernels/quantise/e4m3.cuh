@@ -67,4 +67,37 @@ struct RowQuantiser {
   }
 };
 
+// As RowQuantiser but for an ulp or two of the scale and of the quotients, in a third of the instructions: for rows whose
+// values are themselves rounded results, where now and then a code moves by a step anyway.
+struct QuickQuantiser {
+  float scale;
+  float inverse;  // of scale, or of scale · 2^64 where 1 / scale would overflow
+  bool raised;    // the latter
+
+  __device__ __forceinline__ explicit QuickQuantiser(float largest) {
+    const float quotient = largest * (1.0f / kE4m3Max);
+    scale = quotient > 0.0f ? quotient : 1.0f;
+    raised = scale < 0x1p-100f;
+    inverse = ptx::rcp_approx(raised ? scale * 0x1p64f : scale);
+  }
+
+  // Brings a row's values to where `inverse` is right; nothing to do for nearly every row.
+  template <int kChunks>
+  __device__ __forceinline__ void raise(float (&x)[kChunks][8]) const {
+    if (!raised) return;
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x[c][i] *= 0x1p64f;
+    }
+  }
+
+  // Eight codes of raised values.
+  __device__ __forceinline__ uint2 codes(const float (&x)[8]) const {
+    return make_uint2(
+        e4m3x2(x[0] * inverse, x[1] * inverse) | (e4m3x2(x[2] * inverse, x[3] * inverse) << 16),
+        e4m3x2(x[4] * inverse, x[5] * inverse) | (e4m3x2(x[6] * inverse, x[7] * inverse) << 16));
+  }
+};
+
 }  // namespace flux::kernels

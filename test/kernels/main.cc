@@ -1,7 +1,7 @@
 // flux_kernel_tests: every kernel's tests and benchmarks without Node.
 //
-//   flux_kernel_tests [--filter TEXT]... [--only NAME]... [--tests | --bench] [--quick] [--json FILE] [--sources DIGEST]
-//                     [--golden FOLDER] [--list]
+//   flux_kernel_tests [--filter TEXT]... [--only NAME]... [--tests | --bench] [--quick] [--json FILE]
+//                     [--sources DIGEST] [--golden FOLDER] [--list]
 //
 // FOLDER holds numeric.safetensors; the cases that compare with it run only when it is given.
 // Exit status: 0 all right, 1 a wrong result, 2 a wrong command line, 3 no CUDA device.
@@ -27,9 +27,8 @@ struct Options {
 };
 
 constexpr const char* kUsage =
-    "usage: flux_kernel_tests [--filter TEXT]... [--only NAME]... [--tests | --bench] [--quick] [--json "
-    "FILE] "
-    "[--sources DIGEST] [--golden FOLDER] [--list]\n";
+    "usage: flux_kernel_tests [--filter TEXT]... [--only NAME]... [--tests | --bench] [--quick] "
+    "[--json FILE] [--sources DIGEST] [--golden FOLDER] [--list]\n";
 
 bool parse(int count, char** words, Options& options) {
   for (int i = 1; i < count; ++i) {

@@ -139,6 +139,22 @@ void plain(Context& c) {
   });
 }
 
+// Results so small that 1 / scale would overflow: the modulation leaves nothing but a shift of 1e-30.
+void tiny(Context& c) {
+  const Layout l{1, 33, 3072, 0, 0, -1, Element::kF32, Element::kE4M3};
+  const Source x(l, random);
+  const Matrix shift = normal(1, l.width, 17, 1e-30f);
+  Matrix minus_one(1, l.width);
+  for (float& value : minus_one.values) value = -1.0f;
+  const Input shifts(shift, Element::kF32), scales(minus_one, Element::kF32);
+  const Matrix want = reference::affine(reference::layer_norm(x.view, 1e-6), Matrix(1, l.width), shift,
+                                        std::vector<int>(size_t(l.rows), 0));
+  check_rows(c, l, x, want, [&](const NormRows& rows) {
+    return layer_norm_modulate(rows, {shifts.data(), scales.data(), 0}, {}, l.rows, Element::kF32,
+                               c.stream());
+  });
+}
+
 void in_place(Context& c) {
   const Matrix x = rounded_to(random(130, 3072), Element::kBF16);
   Output y(130, 3072, Element::kBF16);
@@ -245,6 +261,7 @@ const Cases kTests = [](Register& add) {
   add.test("norm/layer_norm_modulate/far_from_zero",
            [ramps](Context& c) { modulated(c, ramps, far_from_zero); });
   add.test("norm/layer_norm_modulate/none", plain);
+  add.test("norm/layer_norm_modulate/tiny", tiny);
   add.test("norm/layer_norm_modulate/in_place", in_place);
   add.test("norm/refusals", refusals);
   add.golden_test("norm/golden", golden);
