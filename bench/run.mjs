@@ -41,6 +41,7 @@ const benches = {
       "matrix products with their epilogues, kernel by kernel beside PyTorch, written to bench/results/gemm.json",
     parts: ["gpu/gemm"],
     writes: true,
+    merges: true,
     gpu: true,
   },
   attention: {
@@ -48,6 +49,7 @@ const benches = {
       "attention in bf16 and 8 bits, kernel by kernel beside PyTorch, written to bench/results/attention.json",
     parts: ["gpu/attention"],
     writes: true,
+    merges: true,
     gpu: true,
   },
   norm: {
@@ -55,6 +57,7 @@ const benches = {
       "norms, quantising and small products, kernel by kernel beside PyTorch, written to bench/results/norm.json",
     parts: ["gpu/norm"],
     writes: true,
+    merges: true,
     gpu: true,
   },
   image: {

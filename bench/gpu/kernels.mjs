@@ -12,7 +12,7 @@ const EXECUTABLE = process.env.FLUX_KERNEL_TESTS ?? "build/kernel-tests/test/ker
 const PEERS = {
   gemm: (row) => ({ name: row.case.includes("fp8") ? "torch._scaled_mm" : "torch.matmul", value: row.value }),
   attention: (row) => ({ name: `SDPA ${row.backend}`, value: row.tflops }),
-  norm: (row) => ({ name: "torch.compile", value: row.compiledGBPerSecond }),
+  norm: (row) => ({ name: row.peer, value: row.gbPerSecond }),
 };
 /** Cases of a benchmark by parts of their names. */
 const FILTERS = {
@@ -22,31 +22,30 @@ const FILTERS = {
 };
 
 /**
+ * Rows of ours as soon as they are measured, then again with the peer's figures: what ends the run in between leaves the first.
  * @param {keyof typeof PEERS} family
- * @param {{ filter?: string[] }} [options] other parts of names: fewer cases
+ * @param {{ filter?: string[], peers?: string[] }} [options] other parts of names: fewer cases. No peers where `peers` is empty
  */
-export function kernelRows(family, { filter } = {}) {
+export function* kernelRows(family, { filter, peers: names } = {}) {
   const executable = join(root, EXECUTABLE);
   if (!existsSync(executable)) {
     throw new Error(`${EXECUTABLE} is not there: npm run test:gpu builds it, on a machine with a GPU`);
   }
   const cases = (parts) => parts.flatMap((part) => ["--filter", part]);
   const ours = runTo("ours.json", executable, ["--bench", ...cases(filter ?? FILTERS[family])]).rows;
+  yield* ours;
+  if (names?.length === 0) return;
   const peers = join(root, `bench/peers/${family}.py`);
   const theirs = runTo("peers.json", "python3", [peers, ...cases(filter ?? [])]);
-  return ours.map((row) =>
-    withPeer(
-      row,
-      (theirs.rows ?? theirs).filter((peer) => peer.case === row.case),
-      PEERS[family],
-    ),
-  );
+  for (const row of ours) {
+    const sameCase = (theirs.rows ?? theirs).filter((peer) => peer.case === row.case);
+    if (sameCase.length > 0) yield withPeer(row, sameCase, PEERS[family]);
+  }
 }
 
 /** The best of the peers; rates, so more is better. */
 function withPeer(row, peers, read) {
   const [best] = peers.map(read).toSorted((a, b) => b.value - a.value);
-  if (best === undefined) return row;
   const rounded = (value) => Number(value.toPrecision(4));
   return { ...row, peer: best.name, peerValue: rounded(best.value), ratio: rounded(row.value / best.value) };
 }
