@@ -18,7 +18,7 @@ export interface Watcher {
 
 /**
  * Runs `prepare` and all steps. On a GPU the next step is given while one runs, so that it does not wait for the host. Where a watcher has
- * a signal, the next step waits on the host, a quarter of a millisecond more a step: when all watchers have left it is taken back,
+ * a signal, the next step waits on the host, some 0.05 ms more a step: when all watchers have left it is taken back,
  * and the device is free at the end of the step that it is at. Whatever ends it, no step is running when the promise settles.
  */
 export async function runSteps(denoiser: Denoiser, watchers: readonly Watcher[]): Promise<void> {
