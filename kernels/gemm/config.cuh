@@ -36,9 +36,10 @@ struct GemmConfig {
 
   static constexpr int kMathWarps = 4 * kMathGroups;
   static constexpr int kThreads = 128 * (1 + kMathGroups);  // warpgroup 0 produces
-  // Registers a thread. The kernel starts with 65536 / kThreads (rounded down to 8) and the warpgroups trade.
-  static constexpr int kProducerRegisters = kMathGroups == 2 ? 24 : 32;
-  static constexpr int kMathRegisters = kMathGroups == 2 ? 240 : 160;
+  // Registers a thread. The kernel starts with 65536 / kThreads (rounded down to 8) and the warpgroups trade. A tile of heads
+  // has its columns in runs, which the producer keeps.
+  static constexpr int kProducerRegisters = kMathGroups == 3 ? 32 : kSharesA ? 40 : 24;
+  static constexpr int kMathRegisters = kMathGroups == 3 ? 160 : kSharesA ? 232 : 240;
   static_assert(128 * (kProducerRegisters + kMathGroups * kMathRegisters) <= 65536,
                 "the register file has 65536 words");
 
