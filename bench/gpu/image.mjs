@@ -61,8 +61,8 @@ export async function* bench(setting = {}) {
       const { FluxPipeline } = await import("../../dist/index.js");
       const options = { weights: "random", device, precision, variant: "kontext" };
       const pipe = await FluxPipeline.fromConfig(config, options);
-      yield* ours(pipe, precision, shapes, parts);
-      if (peers !== undefined) yield* besidePeers(pipe, precision, shapes, parts, peers, recipes);
+      const measured = yield* ours(pipe, precision, shapes, parts);
+      if (peers !== undefined) yield* besidePeers(pipe, precision, measured, parts, peers, recipes);
       pipe.dispose();
     } finally {
       peers?.end();
@@ -70,18 +70,24 @@ export async function* bench(setting = {}) {
   }
 }
 
+/** @returns the shapes that could be measured */
 async function* ours(pipe, precision, shapes, parts) {
   const steps = new Map();
   for (const shape of shapes) {
-    const ms = await stepMs(pipe, shape);
-    steps.set(shape.name, ms);
-    if (parts.includes("steps")) yield stepRow(pipe, shape, precision, ms);
+    try {
+      const ms = await stepMs(pipe, shape);
+      steps.set(shape.name, ms);
+      if (parts.includes("steps")) yield stepRow(pipe, shape, precision, ms);
+    } catch (error) {
+      console.error(`${shape.name} was not measured: ${error.message}`); // the others still are
+    }
   }
-  if (!parts.includes("images")) return;
-  for (const { shape: name, steps: count } of IMAGES) {
-    const shape = shapes.find((candidate) => candidate.name === name);
+  const measured = shapes.filter(({ name }) => steps.has(name));
+  for (const { shape: name, steps: count } of parts.includes("images") ? IMAGES : []) {
+    const shape = measured.find((candidate) => candidate.name === name);
     if (shape !== undefined) yield* wholeImage(pipe, shape, precision, count, steps.get(name));
   }
+  return measured;
 }
 
 async function* besidePeers(pipe, precision, shapes, parts, peers, recipes) {
