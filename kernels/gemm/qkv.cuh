@@ -186,7 +186,7 @@ class QkvEpilogue {
     send_maxima(x, tile, place);
     float squares[Config::kRowBlocks][2];
     sum_squares(squares, x);
-    store_packed_values(x, tile, place);
+    store_packed_values(x, kept_tile<Config>(params_, shared_), place);  // read anew: registers, again
     if constexpr (kHeads == QkvHeads::kInt8) {
       store_int8_heads(x, squares, tile, place);
     } else {
