@@ -4,7 +4,7 @@
 
 Prints one row a case, of the faster of eager and torch.compile: milliseconds sustained over at least half a second, buffers rotated
 beyond L2, replayed as a CUDA graph so that launches cost neither side anything. Linears are cuBLAS either way and run eagerly alone.
-Compiling takes most of the time; --filter norm/, quantise/ and gemv/ are each under a minute.
+Compiling takes most of the time: --filter norm/, quantise/ and gemv/ in calls of their own where a call must be short.
 """
 
 import argparse
