@@ -71,8 +71,9 @@ export async function resultsFile(name, { gpu = false, merges = false } = {}) {
   const rows = new Map(merges ? earlierRows(file, about).map((row) => [row.case, row]) : []);
   return {
     file,
-    /** @param {Row} row takes the place of one of the same case */
+    /** @param {Row} row with `merges` takes the place of one of the same case; without, a case comes once */
     add(row) {
+      if (!merges && rows.has(row.case)) throw new Error(`two rows are called "${row.case}"`);
       rows.set(row.case, merges ? { ...row, call } : row);
       writeFileSync(file, `${JSON.stringify({ ...about, rows: [...rows.values()] }, null, 2)}\n`);
     },

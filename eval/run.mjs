@@ -4,6 +4,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
+import { driverVersion } from "../scripts/driver-version.mjs";
 import { findModel } from "../scripts/find-model.mjs";
 import { main, ready, root, run } from "../scripts/ready.mjs";
 import { sourcesDigest } from "../scripts/sources-digest.mjs";
@@ -40,7 +41,7 @@ async function writeReport(rows, { seed, setting, comparesCaches, comparesAdapte
     bench: name,
     gpu: onGpu ? cuda.devices[0].name : null,
     cpu: `${cpu.cores} cores of ${cpus()[0]?.model.trim() ?? "unknown processor"}, ${cpu.simd}`,
-    driver: onGpu ? String(cuda.driver) : null,
+    driver: onGpu ? driverVersion() : null,
     date: new Date().toISOString().slice(0, 10),
     sources: sourcesDigest(),
     model: setting.model.replace(/^.*\//, ""),

@@ -62,7 +62,12 @@ export async function bench({ precision = DEV.precision, ...changes } = {}) {
       `${computedSteps} steps and ${skippedSteps} blocks`,
       due,
     ),
-    beside(`cache, ${title}, ${steps} steps, ${skippedSteps} skipped`, half, "no cache", all),
+    beside(
+      `cache, ${title}, ${steps} steps, ${skippedSteps} skipped, beside all computed`,
+      half,
+      "no cache",
+      all,
+    ),
     megabytes(`cache, ${title}, memory it keeps`, extra.kept),
     megabytes(`cache, ${title}, memory in the arena`, extra.arena),
   ];

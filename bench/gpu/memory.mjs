@@ -110,6 +110,7 @@ async function withPipeline({ device: name, config }, load) {
     pipe.dispose();
     await device.drain();
     device.dispose();
+    collectGarbage(); // what still holds the device, and with it the memory that its pool keeps
   };
   return { pipe, done };
 }

@@ -3,7 +3,7 @@
     python3 bench/peers/gemm.py [--seconds S] [--filter CASE]… [--json FILE]
 
 Prints one row a case with the name that flux_kernel_tests --bench --filter gemm gives its own: TFLOP/s sustained over S
-seconds (1 unless given), buffers rotated beyond L2, replayed as a CUDA graph. Run it in the same session of the GPU as the
+seconds (1 unless given), buffers rotated beyond L2, replayed as a CUDA graph. Run it in the same run on the GPU as the
 kernels' benchmark, since the power limit decides both.
 """
 

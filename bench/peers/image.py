@@ -1,4 +1,4 @@
-"""The work of `npm run bench -- image` through PyTorch, in the same session of the GPU as ours: the power limit decides both.
+"""The work of `npm run bench -- image` through PyTorch, in the same run on the GPU as ours: the power limit decides both.
 
     python3 bench/peers/image.py [--only eager,compiled,fp8,encoders] [--shapes "dev 1024²,dev 512²"]
     python3 bench/peers/image.py --serve      answers commands, a line of JSON each, so that it measures in turn with us
