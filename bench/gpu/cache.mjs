@@ -188,5 +188,5 @@ function beside(name, ms, peer, peerMs) {
 }
 
 function megabytes(name, bytes) {
-  return { ...timeRow(name, 0), value: Number((bytes / 1e6).toFixed(2)), unit: "MB" };
+  return { ...timeRow(name, 0), ms: null, value: Number((bytes / 1e6).toFixed(2)), unit: "MB" };
 }
