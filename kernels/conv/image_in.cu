@@ -26,19 +26,36 @@ constexpr int kMostChannels = kWarps * kSlice;
 constexpr int kTerms = 27;
 constexpr int kStrip = 16;  // pixels
 
+// For compute capability 8.0 ptxas wants more registers than there are: offsets of terms are found anew there, and sums are of
+// fewer 8-column blocks at one time.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
+constexpr bool kKeepsOffsets = false;
+constexpr int kAtOnce = 4;
+#else
+constexpr bool kKeepsOffsets = true;
+constexpr int kAtOnce = 8;
+#endif
+
 __device__ __forceinline__ uint32_t pack(uint16_t low, uint16_t high) { return low | uint32_t(high) << 16; }
 
 // A lane's terms, 16·step + 8·half + 2·(lane % 4) + {0, 1}: their offsets from the first tap of a pixel.
 struct Terms {
-  int offset[8];
+  int kept[8];
   int term[8];
+  int row;  // values of the image
 
-  __device__ __forceinline__ Terms(int width, int quarter) {
+  __device__ __forceinline__ Terms(int width, int quarter) : row(width * 3) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       term[i] = 8 * (i / 2) + 2 * quarter + i % 2;
-      offset[i] = term[i] < kTerms ? term[i] / 9 * width * 3 + term[i] % 9 : 0;
+      kept[i] = found(i);
     }
+  }
+  __device__ __forceinline__ int offset(int i) const { return kKeepsOffsets ? kept[i] : found(i); }
+
+ private:
+  __device__ __forceinline__ int found(int i) const {
+    return term[i] < kTerms ? term[i] / 9 * row + term[i] % 9 : 0;
   }
 };
 
@@ -58,7 +75,7 @@ __device__ __forceinline__ void gather(uint32_t (&words)[4], const Conv2d& conv,
         const int row = y + term / 9, column = x + term % 9 / 3;
         exists = exists && row >= 0 && row < conv.height && column >= 0 && column < conv.width;
       }
-      values[k] = exists ? __ldg(first + terms.offset[2 * i + k]) : uint16_t(0);
+      values[k] = exists ? __ldg(first + terms.offset(2 * i + k)) : uint16_t(0);
     }
     words[i] = pack(values[0], values[1]);
   }
@@ -136,33 +153,37 @@ __global__ void __launch_bounds__(kThreads, 1) image_in_kernel(const __grid_cons
       gather<false>(a[0], conv, terms, image, top, left + row);
       gather<false>(a[1], conv, terms, image, top, left + row + 8);
     }
-    float d[8][4];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float2 pair = own_bias[16 * (j / 4) + j % 4];
-      d[j][0] = d[j][2] = pair.x;
-      d[j][1] = d[j][3] = pair.y;
+    for (int first = 0; first < 8; first += kAtOnce) {
+      float d[kAtOnce][4];
 #pragma unroll
-      for (int step = 0; step < 2; ++step) {
-        const uint32_t operand[4] = {a[0][2 * step], a[1][2 * step], a[0][2 * step + 1], a[1][2 * step + 1]};
-        ptx::mma_m16n8k16_bf16(d[j], operand, w[step][j][0], w[step][j][1]);
+      for (int j = 0; j < kAtOnce; ++j) {
+        const float2 pair = own_bias[16 * ((first + j) / 4) + (first + j) % 4];
+        d[j][0] = d[j][2] = pair.x;
+        d[j][1] = d[j][3] = pair.y;
+#pragma unroll
+        for (int step = 0; step < 2; ++step) {
+          const uint32_t operand[4] = {a[0][2 * step], a[1][2 * step], a[0][2 * step + 1],
+                                       a[1][2 * step + 1]};
+          ptx::mma_m16n8k16_bf16(d[j], operand, w[step][first + j][0], w[step][first + j][1]);
+        }
       }
-    }
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (x + row + 8 * half >= conv.out_width) continue;
-      bf16* to = y_image + (int64_t(y) * conv.out_width + x + row + 8 * half) * conv.out_channels;
+      for (int half = 0; half < 2; ++half) {
+        if (x + row + 8 * half >= conv.out_width) continue;
+        bf16* to = y_image + (int64_t(y) * conv.out_width + x + row + 8 * half) * conv.out_channels;
 #pragma unroll
-      for (int j = 0; j < 8; j += 4) {
-        float values[8];
+        for (int j = 0; j < kAtOnce; j += 4) {
+          float values[8];
 #pragma unroll
-        for (int i = 0; i < 8; ++i) values[i] = d[j + i / 2][2 * half + i % 2];
-        store8(to + 8 * j, values);
+          for (int i = 0; i < 8; ++i) values[i] = d[j + i / 2][2 * half + i % 2];
+          store8(to + 8 * (first + j), values);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float low = values[2 * i], high = values[2 * i + 1];
-          sums[j + i] += low + high;
-          squares[j + i] = fmaf(low, low, fmaf(high, high, squares[j + i]));
+          for (int i = 0; i < 4; ++i) {
+            const float low = values[2 * i], high = values[2 * i + 1];
+            sums[first + j + i] += low + high;
+            squares[first + j + i] = fmaf(low, low, fmaf(high, high, squares[first + j + i]));
+          }
         }
       }
     }
