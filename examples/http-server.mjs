@@ -10,12 +10,15 @@ const pipe = await FluxPipeline.fromPretrained(model);
 
 async function answer(request, response) {
   const { pathname, searchParams } = new URL(request.url, "http://localhost");
+  const prompt = searchParams.get("prompt");
+  if (pathname !== "/" && pathname !== "/raw") return void response.writeHead(404).end();
+  if (!prompt) return void response.writeHead(400).end("say what to draw: /?prompt=a+cat");
   const client = new AbortController();
   response.on("close", () => client.abort());
   const seed = searchParams.get("seed");
   const { images } = await pipe.generate({
-    prompt: searchParams.get("prompt") ?? "",
-    ...(seed !== null && { seed: Number(seed) }),
+    prompt,
+    ...(seed && { seed: Number(seed) }),
     signal: client.signal,
   });
   const [{ width, height, data }] = images;
@@ -34,6 +37,10 @@ const server = createServer((request, response) => {
     const isTheirs = FluxError.is(error, "ERR_FLUX_BAD_ARGUMENT");
     response.writeHead(isTheirs ? 400 : 500, { "content-type": "text/plain" }).end(error.message);
   });
+});
+server.on("error", (error) => {
+  console.error(error.message); // the port is taken, for example
+  process.exit(1);
 });
 server.listen(Number(port), () => console.log(`http://localhost:${server.address().port}/?prompt=a+cat`));
 process.once("SIGTERM", () => {

@@ -166,6 +166,10 @@ it("http-server.mjs serves pictures and raw pixels, refuses a bad request, and g
   const bad = await fetch(at("/?prompt=a+cat&seed=-1"));
   expect(bad.status).toBe(400);
   expect(await bad.text()).toMatch(/seed is a whole number/);
+  const empty = await fetch(at("/"));
+  expect(empty.status).toBe(400);
+  expect(await empty.text()).toMatch(/say what to draw/);
+  expect((await fetch(at("/favicon.ico"))).status).toBe(404);
   child.kill("SIGTERM");
   expect(await once(child, "exit")).toEqual([0, null]);
 });
