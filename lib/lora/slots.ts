@@ -187,9 +187,9 @@ export class Slots {
     });
     const before = this.#written;
     this.#written = before.slice(0, kept); // until the rest has arrived
+    const settling = this.#settlingPlan(next); // before anything is written: it may find no memory
     const jobs = [this.#scales.write(scales)];
     if (transfers.length > 0) jobs.push(transfer(this.device, transfers));
-    const settling = this.#settlingPlan(next);
     if (settling !== undefined) jobs.push(settling.run());
     await Promise.all(jobs);
     this.#written = kept === adapters.length ? before : adapters;
@@ -207,12 +207,12 @@ export class Slots {
     if (coded === undefined) return undefined;
     const of = bounded.flatMap(({ scale, bounds }) => [scale, bounds]);
     if (this.#settling?.of.every((buffer, i) => buffer === of[i])) return this.#settling.plan;
-    this.#settling?.plan.dispose();
     const plan = this.device.record("settle adapters", (g) => {
       g.copy(g.multiply(this.#scales, coded.scales), coded.products);
       for (const { linear, slot, scale, bounds, into } of bounded)
         g.branchBounds({ weight: linear.weight, scale, bounds }, this.#branchOf(slot), into);
     });
+    this.#settling?.plan.dispose();
     this.#settling = { plan, of };
     return plan;
   }
