@@ -264,7 +264,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps) split_k(const SmallLinear line
     multiply<kTiles>(sums, own + block % kStages * kStageBytes, x + block * kBlockK * 2, shape.pitch);
     fetch(block % kStages);
   }
-  __syncthreads();  // nobody reads the weight or x any more
+  ptx::cp_async_wait_group<0>();  // the last fetches fill slots with zeros, where the sums go
+  __syncthreads();                // nobody reads the weight or x any more
   put_sums<kTiles>(linear, shape, sums, row_scale, reinterpret_cast<float*>(shared));
   ptx::cluster_arrive();
   ptx::cluster_wait();
