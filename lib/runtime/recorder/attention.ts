@@ -1,0 +1,160 @@
+import { elementsOf } from "../dtype.js";
+import { type AttentionType, HEAD_TOKENS, Heads, type PackedHeads } from "../heads.js";
+import { show, Value } from "../value.js";
+import { ACTIVATIONS, type Activation } from "./activation.js";
+import { boundsOf, LinearOps, type LinearWeights, matrix } from "./linear.js";
+import { check, sameShape, type Tensor, valueOf } from "./tensor.js";
+
+/** Attention, and the projections into it. */
+export class AttentionOps extends LinearOps {
+  /**
+   * Unwritten q, k and v of [B, T, H] for `qkvLinear` to write and `attend` to read. On a GPU `qkvLinear` packs 8-bit types on its way
+   * out, when every part that it writes begins at a multiple of 64 tokens; otherwise, and on the CPU, an op of its own does.
+   *
+   * @param starts the first tokens of the parts, where several layers write one each
+   */
+  heads(
+    shape: readonly [batch: number, tokens: number, heads: number],
+    type: AttentionType,
+    starts: readonly number[] = [],
+  ): Heads {
+    const [batch, tokens, heads] = shape;
+    const packed =
+      type !== "bf16" && this.dtype === "bf16" && starts.every((start) => start % HEAD_TOKENS === 0);
+    const form = packed ? this.#emptyHeads(shape, type) : this.empty([batch, tokens, 3, heads, 128]);
+    return new Heads(type, form, shape);
+  }
+
+  /**
+   * The projections of attention in one op: rows q, k, v of `weights` (each heads·128), then, where `mlp` is given, the
+   * rows of the MLP's first layer. q and k are RMS-normalised per head and rotated. `qkv` is [B, T, 3, heads, 128], or what `heads` gave.
+   */
+  qkvLinear(
+    x: Tensor,
+    weights: LinearWeights,
+    options: {
+      qkv: Value | Heads;
+      normQ: Tensor;
+      normK: Tensor;
+      rope: Tensor;
+      eps: number;
+      mlp?: Value;
+      /** Of a quantised `mlp`, as `joined` gives it. */
+      mlpScale?: Value | undefined;
+      activation?: Activation;
+    },
+  ): void {
+    const { weight, scale, bias } = weights;
+    const { qkv, mlp, mlpScale, normQ, normK, rope } = options;
+    const input = valueOf(x);
+    const [n, k] = matrix(weight);
+    const form = qkv instanceof Heads ? qkv.form : qkv;
+    const heads = qkv instanceof Heads ? qkv.shape[2] : qkv.shape[3]!;
+    const width = 3 * heads * 128 + (mlp?.shape.at(-1) ?? 0);
+    check(
+      input.shape.at(-1) === k && n === width,
+      () => `qkvLinear: ${show(input)}, weight [${n}, ${k}], ${width} columns`,
+    );
+    check(
+      valueOf(rope).shape[0] === input.shape[1],
+      () => `qkvLinear: rope ${show(valueOf(rope))} for ${show(input)}`,
+    );
+    const factor = this.factor(input, weight);
+    const low = weights.lowRank && this.lowRank(factor.x, weights.lowRank);
+    const activation = ACTIVATIONS[options.activation ?? "none"];
+    this.emit("qkvLinear", {
+      inputs: {
+        ...factor,
+        weight,
+        weightScale: scale,
+        bias,
+        ...low?.inputs,
+        normQ,
+        normK,
+        rope,
+        bounds: mlpScale && boundsOf(weights),
+      },
+      outputs: { ...(form instanceof Value ? { qkv: form } : form), mlp, mlpScale },
+      attributes: {
+        eps: options.eps,
+        activation,
+        ...low?.attributes,
+        ...(qkv instanceof Heads && { firstToken: qkv.firstToken }),
+      },
+      flops: 2 * (input.elements / k) * n * (k + (low?.rank ?? 0)),
+    });
+  }
+
+  /**
+   * Unwritten rows [B, T, D] whose columns `attend` of `heads` and `qkvLinear` of `from`, as `mlp`, write for the linear `next`: quantised
+   * already, if `next` wants it so, `from` has bounds and `heads` are packed. The row scale then is the bound of `from`'s results, of which v is
+   * a part; a result of attention lies between v's.
+   */
+  joined(
+    shape: readonly number[],
+    heads: Heads,
+    { from, next }: { from: LinearWeights; next: LinearWeights },
+  ): Value {
+    if (heads.form instanceof Value || !this.bounded(from, next)) return this.empty(shape);
+    return this.quantised(shape, this.empty([elementsOf(shape) / shape.at(-1)!], "f32"));
+  }
+
+  /** softmax(scale·q·kᵀ)·v of what `qkvLinear` wrote → [B, T, H, 128]. `intoScale` is of a quantised `into`, as `joined` gives it. */
+  attend(heads: Heads, options: { scale: number; into?: Value; intoScale?: Value | undefined }): Value {
+    const { form, type, shape } = heads;
+    if (type === "bf16") {
+      const [q, k, v] = [0, 1, 2].map((part) => (form as Value).pick(2, part)) as [Value, Value, Value];
+      return this.attention(q, k, v, options);
+    }
+    const [batch, tokens, count] = shape;
+    const packed = form instanceof Value ? this.#packHeads(form, heads) : form;
+    return this.emit("attentionPacked", {
+      inputs: { ...packed, yScale: options.intoScale },
+      outputs: { y: options.into ?? this.empty([batch, tokens, count, 128]) },
+      attributes: { scale: options.scale },
+      flops: 4 * batch * count * tokens * tokens * 128,
+    });
+  }
+
+  /** softmax(scale·q·kᵀ + bias)·v. q [B, T, H, D], k and v [B, S, H, D], bias [H, T, S] → [B, T, H, D]. */
+  attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options: { scale: number; causal?: boolean; bias?: Tensor; into?: Value },
+  ): Value {
+    const query = valueOf(q);
+    const key = valueOf(k);
+    check(
+      query.shape.length === 4 && key.shape.length === 4,
+      () => `attention: ${show(query)} with ${show(key)}`,
+    );
+    check(sameShape(key.shape, valueOf(v).shape), () => `attention: k ${show(key)}, v ${show(valueOf(v))}`);
+    const y = options.into ?? this.empty(query.shape);
+    const [batch, tokens, heads, depth] = query.shape as [number, number, number, number];
+    return this.emit("attention", {
+      inputs: { q, k, v, bias: options.bias },
+      outputs: { y },
+      attributes: { scale: options.scale, causal: options.causal === true ? 1 : 0 },
+      flops: 4 * batch * heads * tokens * key.shape[1]! * depth,
+    });
+  }
+
+  #emptyHeads([batch, tokens, heads]: Heads["shape"], type: AttentionType): PackedHeads {
+    const codes = type === "int8" ? "i8" : "f8e4m3";
+    return {
+      q: this.empty([batch, heads, tokens, 128], codes),
+      k: this.empty([batch, heads, tokens, 128], codes),
+      v: this.empty([batch, heads, Math.ceil(tokens / 16), 128, 16], "f8e4m3"),
+      queryRows: this.empty([batch, heads, HEAD_TOKENS * Math.ceil(tokens / HEAD_TOKENS), 2], "f32"),
+      keyBlocks: this.empty([batch, heads, 4 * Math.ceil(tokens / HEAD_TOKENS), 4], "f32"),
+    };
+  }
+
+  /** q, k and v in rows → 8 bits. */
+  #packHeads(qkv: Value, { shape, type }: Heads): PackedHeads {
+    const packed = this.#emptyHeads(shape, type);
+    this.emit("packHeads", { inputs: { qkv }, outputs: { ...packed } });
+    return packed;
+  }
+}
