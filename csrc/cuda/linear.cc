@@ -169,8 +169,8 @@ bool run_together(const std::vector<const OpCall*>& calls, const Launch& launch)
 
 bool small(const OpCall& call) {
   const TensorView& x = call.tensor("x");
-  return x.dtype == DType::kBF16 && x.rows() <= kSmallRows && call.optional("residual") == nullptr &&
-         call.optional("low") == nullptr && x.rank <= 3 &&
+  return x.dtype == DType::kBF16 && call.tensor("weight").dtype == DType::kBF16 && x.rows() <= kSmallRows &&
+         call.optional("residual") == nullptr && call.optional("low") == nullptr && x.rank <= 3 &&
          (x.rank < 3 || x.shape[0] == 1 || x.contiguous()) && call.tensor("y").contiguous();
 }
 
@@ -182,8 +182,6 @@ void small_linear(const OpCall& call, const Launch& launch) {
   linear.x = x.data;
   linear.x_row_stride = x.rank > 1 && x.rows() > 1 && !x.contiguous() ? x.stride[x.rank - 2] : x.inner();
   linear.weight = weight.data;
-  linear.weight_type = element_of(weight.dtype);
-  linear.weight_scale = f32_or_null(call.optional("weightScale"));
   linear.bias = f32_or_null(call.optional("bias"));
   linear.y = y.data;
   linear.y_row_stride = y.inner();
@@ -191,7 +189,7 @@ void small_linear(const OpCall& call, const Launch& launch) {
   linear.m = static_cast<int>(x.rows());
   linear.n = static_cast<int>(weight.shape[0]);
   linear.k = static_cast<int>(weight.shape[1]);
-  linear.output_activation = activation_of(call.integer("activation"));
+  linear.activation = activation_of(call.integer("activation"));
   check(kernels::small_linear(linear, launch.stream), "linear");
 }
 

@@ -2,8 +2,8 @@
 //
 // The weight goes from memory straight into registers, 16 bytes a lane, and from there into mma.sync as its 16-row operand;
 // x, shared by all, is staged through shared memory a chunk of k at a time and is the 8-column operand. A dot product does
-// not care for the order of k, so a lane's 16 bytes are k-neighbours and feed two (bf16) or four (e4m3) mma, with x read in
-// the same order. One path serves M = 1 and M = 64: at M = 1 seven eighths of the multiplications are idle and free.
+// not care for the order of k, so a lane's 16 bytes are k-neighbours and feed two mma, with x read in the same order. One
+// path serves M = 1 and M = 64: at M = 1 seven eighths of the multiplications are idle and free.
 //
 //   grid     n in tiles of 16 channels, `tiles` tiles a block so that one block a multiprocessor covers n
 //   block    warp w: tile w % tiles, slice w / tiles of every chunk; up to 18 warps
@@ -17,12 +17,10 @@
 #include "gemv/gemv.h"
 
 #include "activation.cuh"
-#include "gemv/cluster.h"
 #include "launch.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/mma.cuh"
 #include "ptx/shared.cuh"
-#include "quantise/expand.cuh"
 #include "vector.cuh"
 
 namespace flux::kernels {
@@ -30,19 +28,18 @@ namespace {
 
 constexpr int kMaxWarps = 18;
 constexpr int kMaxSlices = 4;
+constexpr int kLaneK = 8;            // of one 16-byte load
+constexpr int kBlockK = 4 * kLaneK;  // of four lanes' loads
 
-// kRows: rows of x in tiles of eight. A block of k is what one 16-byte load of four lanes covers.
-template <bool kE4m3, int kRowTiles>
+// kRows: rows of x in tiles of eight.
+template <int kRowTiles>
 struct Config {
-  static constexpr bool kCodes = kE4m3;
   static constexpr int kTiles = kRowTiles;
   static constexpr int kRows = 8 * kRowTiles;
-  static constexpr int kLaneK = kE4m3 ? 16 : 8;
-  static constexpr int kBlockK = 4 * kLaneK;
-  static constexpr int kBlocks = kRowTiles <= 2 ? 4 : kE4m3 && kRowTiles > 4 ? 2 : 3;  // what registers allow
+  static constexpr int kBlocks = kRowTiles <= 2 ? 4 : 3;  // what registers allow
   static constexpr int kSliceK = kBlocks * kBlockK;
   // Staged x is [slice][row][kPitch]; a quarter-warp's 16-byte reads fall into different banks.
-  static constexpr int kPitch = kE4m3 ? kSliceK + 8 : kSliceK + (kSliceK % 64 == 0 ? 32 : 0);
+  static constexpr int kPitch = kSliceK + (kSliceK % 64 == 0 ? 32 : 0);
   static constexpr int kSliceElements = kRows * kPitch;
 };
 
@@ -51,7 +48,7 @@ struct Shape {
   int slices;  // of a chunk
 };
 
-__device__ __forceinline__ uint4 load_streaming(const uint8_t* from) {
+__device__ __forceinline__ uint4 load_streaming(const bf16* from) {
   uint4 value;
   asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
@@ -59,41 +56,20 @@ __device__ __forceinline__ uint4 load_streaming(const uint8_t* from) {
   return value;
 }
 
-// Calls visit(element of the staged buffer, row, k) for each vector of eight that this thread stages.
-template <typename C, typename Visit>
-__device__ __forceinline__ void for_staged(int rows, int slices, int begin, Visit visit) {
-  constexpr int kVectors = C::kSliceK / 8;
-  for (int i = threadIdx.x; i < slices * rows * kVectors; i += blockDim.x) {
-    const int run = i / kVectors, column = i % kVectors * 8;
-    const int slice = run / rows, row = run % rows;
-    visit(slice * C::kSliceElements + row * C::kPitch + column, row, begin + slice * C::kSliceK + column);
-  }
-}
-
 // Starts the copy of `slices` runs of kSliceK from `begin` on, of all rows of x; zeros beyond k.
 template <typename C>
 __device__ __forceinline__ void stage(const SmallLinear& linear, bf16* to, int begin, int slices) {
+  constexpr int kVectors = C::kSliceK / 8;
   const bf16* x = static_cast<const bf16*>(linear.x);
-  for_staged<C>(linear.m, slices, begin, [&](int at, int row, int k) {
+  for (int i = threadIdx.x; i < slices * linear.m * kVectors; i += blockDim.x) {
+    const int run = i / kVectors, column = i % kVectors * 8;
+    const int slice = run / linear.m, row = run % linear.m;
+    const int k = begin + slice * C::kSliceK + column;
     const bool inside = k < linear.k;
-    ptx::cp_async_16(ptx::shared_address(to + at), inside ? x + row * linear.x_row_stride + k : x,
-                     inside ? 16 : 0);
-  });
+    ptx::cp_async_16(ptx::shared_address(to + slice * C::kSliceElements + row * C::kPitch + column),
+                     inside ? x + row * linear.x_row_stride + k : x, inside ? 16 : 0);
+  }
   ptx::cp_async_commit_group();
-}
-
-// Waits for this thread's copies; with an input activation it also applies that to what it has copied.
-template <typename C>
-__device__ __forceinline__ void finish_staging(const SmallLinear& linear, bf16* staged, int slices) {
-  ptx::cp_async_wait_group<0>();
-  if (linear.input_activation == Activation::kNone) return;
-  for_staged<C>(linear.m, slices, 0, [&](int at, int, int) {
-    float values[8];
-    load8(staged + at, values);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) values[i] = silu(values[i]);
-    store8(staged + at, values);
-  });
 }
 
 // Volatile, so that the compiler does not read all of a chunk's x ahead into registers that it does not have.
@@ -108,28 +84,13 @@ __device__ __forceinline__ uint4 load_in_order(uint32_t shared) {
 // One block of k for one tile of channels: `weight` are a lane's 16 bytes of rows g and g + 8, `x` its column's k.
 template <typename C>
 __device__ __forceinline__ void multiply(float (&sums)[C::kTiles][4], const uint4 (&weight)[2], uint32_t x) {
-  constexpr int kHalves = C::kCodes ? 2 : 1;
-  const uint32_t words[2][4] = {{weight[0].x, weight[0].y, weight[0].z, weight[0].w},
-                                {weight[1].x, weight[1].y, weight[1].z, weight[1].w}};
+  const uint32_t a[2][4] = {{weight[0].x, weight[1].x, weight[0].y, weight[1].y},
+                            {weight[0].z, weight[1].z, weight[0].w, weight[1].w}};
 #pragma unroll
-  for (int half = 0; half < kHalves; ++half) {
-    uint32_t a[2][4];
-#pragma unroll
-    for (int pair = 0; pair < 2; ++pair) {
-      if constexpr (C::kCodes) {
-        expand_e4m3(words[0][2 * half + pair], a[pair][0], a[pair][2]);
-        expand_e4m3(words[1][2 * half + pair], a[pair][1], a[pair][3]);
-      } else {
-        a[pair][0] = words[0][2 * pair], a[pair][2] = words[0][2 * pair + 1];
-        a[pair][1] = words[1][2 * pair], a[pair][3] = words[1][2 * pair + 1];
-      }
-    }
-#pragma unroll
-    for (int tile = 0; tile < C::kTiles; ++tile) {
-      const uint4 b = load_in_order(x + (tile * 8 * C::kPitch + half * 8) * 2);
-      ptx::mma_m16n8k16_bf16(sums[tile], a[0], b.x, b.y);
-      ptx::mma_m16n8k16_bf16(sums[tile], a[1], b.z, b.w);
-    }
+  for (int tile = 0; tile < C::kTiles; ++tile) {
+    const uint4 b = load_in_order(x + tile * 8 * C::kPitch * 2);
+    ptx::mma_m16n8k16_bf16(sums[tile], a[0], b.x, b.y);
+    ptx::mma_m16n8k16_bf16(sums[tile], a[1], b.z, b.w);
   }
 }
 
@@ -155,9 +116,8 @@ __device__ __forceinline__ void finish(const SmallLinear& linear, const Shape& s
     float value = 0.0f;
     for (int slice = 0; slice < shape.slices; ++slice)
       value += shared[(slice * C::kRows + row) * pitch + i % channels];
-    if (linear.weight_scale) value *= linear.weight_scale[channel];
     if (linear.bias) value += linear.bias[channel];
-    value = activate(linear.output_activation, value);
+    value = activate(linear.activation, value);
     const int64_t at = row * linear.y_row_stride + channel;
     if (linear.y_type == Element::kF32) {
       static_cast<float*>(linear.y)[at] = value;
@@ -176,23 +136,22 @@ __global__ void __launch_bounds__(32 * kMaxWarps) weight_bound(const SmallLinear
   const int slice = warp / shape.tiles;
   // A block's last tiles may lie beyond n: they repeat the last tile and are not stored.
   const int tile = min(int(blockIdx.x) * shape.tiles + warp % shape.tiles, linear.n / 16 - 1);
-  constexpr int kElement = C::kCodes ? 1 : 2;
   // Where this lane's weights of the next chunk to be fetched begin, and how much of k is left from there.
-  const uint8_t* from = static_cast<const uint8_t*>(linear.weight) +
-                        ((int64_t(tile) * 16 + g) * linear.k + slice * C::kSliceK + t * C::kLaneK) * kElement;
-  const int eight_rows = 8 * linear.k * kElement;
-  int left = linear.k - slice * C::kSliceK - t * C::kLaneK;
+  const bf16* from = static_cast<const bf16*>(linear.weight) + (int64_t(tile) * 16 + g) * linear.k +
+                     slice * C::kSliceK + t * kLaneK;
+  const int eight_rows = 8 * linear.k;
+  int left = linear.k - slice * C::kSliceK - t * kLaneK;
   const auto fetch = [&](uint4(&weight)[2], int block) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       weight[half] = make_uint4(0, 0, 0, 0);
-      if (block * C::kBlockK < left) {
-        weight[half] = load_streaming(from + half * eight_rows + block * C::kBlockK * kElement);
+      if (block * kBlockK < left) {
+        weight[half] = load_streaming(from + half * eight_rows + block * kBlockK);
       }
     }
   };
   const auto advance = [&] {
-    from += chunk * kElement;
+    from += chunk;
     left -= chunk;
   };
 
@@ -201,9 +160,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps) weight_bound(const SmallLinear
   for (int block = 0; block < C::kBlocks; ++block) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      if (t % 2 == 0 && block * C::kBlockK < left) {
-        asm volatile(
-            "prefetch.global.L2 [%0];" ::"l"(from + half * eight_rows + block * C::kBlockK * kElement));
+      if (t % 2 == 0 && block * kBlockK < left) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(from + half * eight_rows + block * kBlockK));
       }
     }
   }
@@ -219,9 +177,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps) weight_bound(const SmallLinear
   advance();
   __syncthreads();
   stage<C>(linear, staged, 0, shape.slices);
-  finish_staging<C>(linear, staged, shape.slices);
+  ptx::cp_async_wait_group<0>();
   float sums[C::kTiles][4] = {};
-  const uint32_t x = ptx::shared_address(staged + slice * C::kSliceElements + g * C::kPitch + t * C::kLaneK);
+  const uint32_t x = ptx::shared_address(staged + slice * C::kSliceElements + g * C::kPitch + t * kLaneK);
   for (int index = 0; index < chunks; ++index) {
     __syncthreads();  // this chunk is staged, and nobody reads the one before any more
     const int next = (index + 1) % 2 * buffer;
@@ -229,11 +187,11 @@ __global__ void __launch_bounds__(32 * kMaxWarps) weight_bound(const SmallLinear
     const uint32_t own = x + (buffer - next) * 2;
 #pragma unroll
     for (int block = 0; block < C::kBlocks; ++block) {
-      multiply<C>(sums, weight[block], own + block * C::kBlockK * 2);
+      multiply<C>(sums, weight[block], own + block * kBlockK * 2);
       fetch(weight[block], block);
     }
     advance();
-    if (index + 1 < chunks) finish_staging<C>(linear, staged + next, shape.slices);
+    ptx::cp_async_wait_group<0>();
   }
   __syncthreads();
   finish<C>(linear, shape, sums, reinterpret_cast<float*>(shared));
@@ -258,12 +216,11 @@ Status launch_small(const SmallLinear& linear, cudaStream_t stream) {
                 stream, linear, shape);
 }
 
-template <bool kE4m3>
 Status by_rows(const SmallLinear& linear, cudaStream_t stream) {
-  if (linear.m <= 8) return launch_small<Config<kE4m3, 1>>(linear, stream);
-  if (linear.m <= 16) return launch_small<Config<kE4m3, 2>>(linear, stream);
-  if (linear.m <= 32) return launch_small<Config<kE4m3, 4>>(linear, stream);
-  return launch_small<Config<kE4m3, 8>>(linear, stream);
+  if (linear.m <= 8) return launch_small<Config<1>>(linear, stream);
+  if (linear.m <= 16) return launch_small<Config<2>>(linear, stream);
+  if (linear.m <= 32) return launch_small<Config<4>>(linear, stream);
+  return launch_small<Config<8>>(linear, stream);
 }
 
 }  // namespace
@@ -272,26 +229,18 @@ Status small_linear(const SmallLinear& linear, cudaStream_t stream) {
   const auto refuse = [](const std::string& reason) {
     return Status::bad_argument("small_linear: " + reason);
   };
-  const bool codes = linear.weight_type == Element::kE4M3;
   if (linear.m < 1 || linear.m > 64)
     return refuse("m is " + std::to_string(linear.m) + "; use a GEMM beyond 64 rows");
   if (linear.n < 16 || linear.n % 16 || linear.k < 16 || linear.k % 16) {
     return refuse("n " + std::to_string(linear.n) + " and k " + std::to_string(linear.k) +
                   " must be multiples of 16");
   }
-  if (!codes && linear.weight_type != Element::kBF16) return refuse("the weight is bf16 or e4m3");
-  if (codes && linear.weight_scale == nullptr) return refuse("an e4m3 weight needs weight_scale");
-  if (!codes && linear.weight_scale != nullptr) return refuse("a bf16 weight takes no weight_scale");
   if (linear.y_type != Element::kBF16 && linear.y_type != Element::kF32)
     return refuse("the output is bf16 or f32");
-  if (linear.input_activation != Activation::kNone && linear.input_activation != Activation::kSilu) {
-    return refuse("the input activation is none or SiLU");
-  }
   if (!aligned16(linear.x, linear.x_row_stride, 2) || !aligned16(linear.weight, 0, 1)) {
     return refuse("x, its stride and the weight must be multiples of 16 bytes");
   }
-  if (cluster_linear_takes(linear)) return cluster_linear(linear, stream);
-  return codes ? by_rows<true>(linear, stream) : by_rows<false>(linear, stream);
+  return by_rows(linear, stream);
 }
 
 }  // namespace flux::kernels

@@ -42,15 +42,6 @@ struct DownConfig {
   static constexpr int kSharedBytes = kEmptyAt + 8 * kStages;
 };
 
-__device__ __forceinline__ float4 ld_shared_cluster_v4_f32(uint32_t address) {
-  float4 value;
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
-               : "r"(address)
-               : "memory");
-  return value;
-}
-
 template <typename Config>
 __device__ __forceinline__ void produce(const Params& params, const Tile& tile, uint32_t shared, int begin,
                                         int end) {
@@ -118,9 +109,9 @@ __device__ __forceinline__ void reduce(const Params& params, const Tile& tile, u
     const int row = tile.row + in_tile, column = tile.column + i % kVectors * 4;
     if (row >= group.rows || column >= params.ranks) continue;
     const uint32_t at = shared + (in_tile * Config::kPitch + i % kVectors * 4) * 4;
-    float4 sum = ld_shared_cluster_v4_f32(ptx::mapa(at, 0));
+    float4 sum = ptx::ld_shared_cluster_v4_f32(ptx::mapa(at, 0));
     for (int part = 1; part < parts; ++part) {
-      const float4 more = ld_shared_cluster_v4_f32(ptx::mapa(at, part));
+      const float4 more = ptx::ld_shared_cluster_v4_f32(ptx::mapa(at, part));
       sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
     }
     const float4 scale = *reinterpret_cast<const float4*>(group.scale + column);

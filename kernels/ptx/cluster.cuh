@@ -25,9 +25,12 @@ __device__ __forceinline__ uint32_t mapa(uint32_t address, uint32_t rank) {
 }
 
 // `address` is a shared::cluster address (mapa).
-__device__ __forceinline__ float ld_shared_cluster_f32(uint32_t address) {
-  float value;
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+__device__ __forceinline__ float4 ld_shared_cluster_v4_f32(uint32_t address) {
+  float4 value;
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(address)
+               : "memory");
   return value;
 }
 

@@ -24,20 +24,6 @@ __device__ __forceinline__ uint16_t cvt_rn_satfinite_e4m3x2(float low, float hig
   return packed;
 }
 
-// Two e4m3 codes to f16x2, exactly (from sm_89 on); the low byte's value lands in the low half.
-__device__ __forceinline__ uint32_t cvt_rn_f16x2_e4m3x2(uint16_t codes) {
-  uint32_t packed;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(packed) : "h"(codes));
-  return packed;
-}
-
-// Two f32 to f16x2 by round to nearest even; `low` lands in the low half.
-__device__ __forceinline__ uint32_t cvt_rn_f16x2(float low, float high) {
-  uint32_t packed;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-}
-
 // tanh with a relative error under 2^-11.
 __device__ __forceinline__ float tanh_approx(float x) {
   float y;
