@@ -56,7 +56,7 @@ const std::byte* Mapping::bytes(uint64_t begin, uint64_t length) const {
 }
 
 void Mapping::copy(uint64_t begin, uint64_t length, std::byte* out) const {
-  if (read_range(descriptor_, begin, out, length) < length) throw truncated();
+  if (read_range(descriptor_, path_, begin, out, length) < length) throw truncated();
 }
 
 FluxError Mapping::truncated() const {

@@ -57,7 +57,12 @@ export class SafetensorsWriter {
     }
     const file = await writing(path, () => open(path, "w"));
     const writer = new SafetensorsWriter(path, file, offsets);
-    await writing(path, () => writeAll(file, bytes, 0));
+    try {
+      await writing(path, () => writeAll(file, bytes, 0));
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
     return writer;
   }
 
@@ -77,6 +82,7 @@ export class SafetensorsWriter {
 async function writeAll(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
   for (let done = 0; done < bytes.length; ) {
     const { bytesWritten } = await file.write(bytes, done, bytes.length - done, position + done);
+    if (bytesWritten === 0) throw new Error("the file system takes no more");
     done += bytesWritten;
   }
 }
