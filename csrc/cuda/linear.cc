@@ -27,6 +27,10 @@ kernels::GemmGroup group_of(const OpCall& call) {
   FLUX_CHECK(x.dtype == weight.dtype, call.kind + ": x is " + std::string(name_of(x.dtype)) +
                                           " and the weight " + std::string(name_of(weight.dtype)) +
                                           "; the GPU multiplies like with like");
+  const bool codes = weight.dtype == DType::kF8E4M3;
+  FLUX_CHECK(
+      (call.optional("xScale") != nullptr) == codes && (call.optional("weightScale") != nullptr) == codes,
+      call.kind + ": on the GPU e4m3 operands both have scales, and others none");
   const Matrix a = matrix_of(x, call.kind.c_str());
   kernels::GemmGroup group;
   group.batches = a.batches;
@@ -201,6 +205,11 @@ bool projects_down(const OpCall& call) {
 kernels::DownGroup down_group(const OpCall& call) {
   FLUX_CHECK(call.tensor("x").dtype == call.tensor("weight").dtype,
              "linear: x and down are of different types");
+  for (const char* other : {"bias", "residual", "gate", "low", "yScale"})
+    FLUX_CHECK(call.optional(other) == nullptr,
+               "linear: a weight with scales, and an x without, takes no " + std::string(other));
+  FLUX_CHECK(call.integer("activation") == 0 && call.tensor("y").dtype == DType::kBF16,
+             "linear: a weight with scales, and an x without, gives bf16 without an activation");
   const Matrix x = matrix_of(call.tensor("x"), "linear"), low = matrix_of(call.tensor("y"), "linear");
   kernels::DownGroup group;
   group.batches = x.batches;

@@ -37,6 +37,33 @@ for (const [rows, n, k] of [
   }
 }
 
+test("scales beside operands that have none, and what a projection onto an adapter does not do, are refused", async () => {
+  const [rows, k] = [96, 128];
+  using x = gpu.buffer("bf16", [1, rows, k]);
+  using w = gpu.buffer("bf16", [128, k]);
+  using qkv = gpu.buffer("bf16", [3 * 128, k]);
+  using scale = gpu.buffer("f32", [128]);
+  using scales = gpu.buffer("f32", [3 * 128]);
+  using rope = gpu.buffer("f32", [rows, 64, 2]);
+  const refused = async (build: (g: Recorder) => void, message: RegExp) => {
+    using plan = gpu.record("refused", build);
+    await assert.rejects(plan.run(), { code: "ERR_FLUX_BAD_ARGUMENT", message });
+  };
+  const down: LinearWeights = { weight: w, scale };
+  await refused((g) => g.linear(x, { ...down, bias: scale }), /takes no bias/);
+  await refused((g) => g.linear(x, down, { residual: x }), /takes no residual/);
+  await refused((g) => g.linear(x, down, { activation: "gelu" }), /without an activation/);
+  await refused((g) => g.linear(x, down, { dtype: "f32" }), /gives bf16/);
+  await refused((g) => {
+    const heads = g.heads([1, rows, 1], "bf16");
+    g.qkvLinear(
+      x,
+      { weight: qkv, scale: scales },
+      { qkv: heads, normQ: scale, normK: scale, rope, eps: 1e-6 },
+    );
+  }, /e4m3 operands both have scales/);
+});
+
 test("linear adds gate × y to a residual of two batches, in place", () =>
   agree(
     {
