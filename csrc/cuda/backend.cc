@@ -102,7 +102,7 @@ class CudaBackend final : public Backend {
     properties.location = {cudaMemLocationTypeDevice, index_};
     check(cudaMemPoolCreate(&pool_, &properties), "cudaMemPoolCreate");
     uint64_t keep =
-        UINT64_MAX;  // freed memory stays in the pool until the Device goes: Buffers come and go with requests
+        UINT64_MAX;  // freed memory stays in the pool until trim(): Buffers come and go with requests
     check(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute");
     for (Staging& staging : staging_) {
       check(cudaHostAlloc(reinterpret_cast<void**>(&staging.data), kStagingBytes, cudaHostAllocDefault),
@@ -155,6 +155,13 @@ class CudaBackend final : public Backend {
     cudaSetDevice(index_);
     cudaFreeAsync(data, stream_);
     count(-static_cast<int64_t>(bytes));
+    if (allocated() == 0) trim();
+  }
+
+  void trim() noexcept override {
+    cudaSetDevice(index_);
+    cudaStreamSynchronize(stream_);
+    cudaMemPoolTrimTo(pool_, 0);
   }
 
   void upload(void* device, const void* host, uint64_t bytes) override {

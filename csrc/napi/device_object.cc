@@ -78,7 +78,7 @@ Napi::Function DeviceObject::define(Napi::Env env) {
        InstanceMethod<&DeviceObject::transfer>("transfer"), InstanceMethod<&DeviceObject::drain>("drain"),
        InstanceMethod<&DeviceObject::memory_usage>("memoryUsage"),
        InstanceMethod<&DeviceObject::available_memory>("availableMemory"),
-       InstanceMethod<&DeviceObject::dispose>("dispose")});
+       InstanceMethod<&DeviceObject::trim>("trim"), InstanceMethod<&DeviceObject::dispose>("dispose")});
 }
 
 DeviceObject::DeviceObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DeviceObject>(info) {
@@ -161,6 +161,11 @@ Napi::Value DeviceObject::available_memory(const Napi::CallbackInfo& info) {
   const uint64_t available = async_->device()->backend().available();
   const uint64_t arena = async_->device()->arena_bytes();
   return Napi::Number::New(info.Env(), available == 0 ? 0.0 : static_cast<double>(available + arena));
+}
+
+Napi::Value DeviceObject::trim(const Napi::CallbackInfo& info) {
+  async_->post([backend = async_->device()->shared_backend()] { backend->trim(); });
+  return info.Env().Undefined();
 }
 
 Napi::Value DeviceObject::dispose(const Napi::CallbackInfo& info) {

@@ -59,6 +59,9 @@ class Backend {
   virtual std::byte* allocate_host(uint64_t bytes);  // throws FluxError(ERR_FLUX_OUT_OF_MEMORY)
   virtual void free_host(std::byte* data) noexcept;
 
+  // Gives memory that was freed, and that the backend keeps for the next allocation, back to the machine. Waits for work that uses it.
+  virtual void trim() noexcept {}
+
   // Bytes that allocate() could still give; 0 where only the operating system knows. May be called on any thread.
   virtual uint64_t available() { return 0; }
   uint64_t allocated() const { return allocated_.load(); }

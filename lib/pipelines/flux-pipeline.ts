@@ -195,7 +195,7 @@ export class FluxPipeline extends LoraLoader {
   }
 
   /**
-   * Gives back all device memory. A `generate` that is running rejects with `ERR_FLUX_DISPOSED` at its next step.
+   * Gives all device memory back to the GPU. A `generate` that is running rejects with `ERR_FLUX_DISPOSED` at its next step.
    */
   dispose(): void {
     if (this.#disposed) return;
@@ -204,6 +204,7 @@ export class FluxPipeline extends LoraLoader {
       part.dispose();
     const { clip, t5, transformer, vae } = this.#checkpoint;
     for (const model of [clip.model, t5.model, transformer, vae]) model.dispose();
+    this.device.trim();
     if (this.#ownsDevice) this.device.dispose();
   }
 

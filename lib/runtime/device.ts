@@ -164,6 +164,14 @@ export class Device {
     return place(recorder.ops).arenaBytes;
   }
 
+  /**
+   * Gives memory that no Buffer and no Plan takes any more back to the GPU, behind everything that is queued; until then the Device keeps it
+   * for the next ones. Happens by itself when the last one goes.
+   */
+  trim(): void {
+    this.#native.trim();
+  }
+
   /** Takes no new work; what is queued still finishes and its promises settle. Buffers and Plans become unusable. */
   dispose(): void {
     if (this.#disposed) return;

@@ -47,6 +47,8 @@ export interface NativeDevice {
   memoryUsage(): { allocated: number; peak: number; host: number };
   /** Bytes that the arena could have; 0 where only the operating system knows. */
   availableMemory(): number;
+  /** Memory that was freed goes back to the machine, behind what is queued. */
+  trim(): void;
   dispose(): void;
 }
 

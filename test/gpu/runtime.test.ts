@@ -123,6 +123,28 @@ test("everything is given back", async () => {
   assert.throws(() => device.buffer("u8", [1]), { code: "ERR_FLUX_DISPOSED" });
 });
 
+test("freed memory goes back to the GPU with the last Buffer, and before it at trim()", async () => {
+  const [gigabyte, slack] = [2 ** 30, 2 ** 28];
+  const device = Device.open("cuda:0");
+  await device.drain();
+  const before = gpu.availableMemory(); // of another Device: what the GPU has, and what that one keeps
+  const kept = device.buffer("u8", [2 ** 20]);
+  const freed = device.buffer("u8", [gigabyte]);
+  assert.ok(gpu.availableMemory() < before - gigabyte + slack);
+  freed.dispose();
+  await device.drain();
+  assert.ok(gpu.availableMemory() < before - gigabyte + slack, "kept for the next Buffer");
+  device.trim();
+  await device.drain();
+  assert.ok(gpu.availableMemory() > before - slack);
+  const last = device.buffer("u8", [gigabyte]);
+  kept.dispose();
+  last.dispose();
+  await device.drain();
+  assert.ok(gpu.availableMemory() > before - slack);
+  device.dispose();
+});
+
 test("two Devices of one GPU work at once", async () => {
   const other = Device.open("cuda:0");
   using a = gpu.buffer("i32", [1]);
