@@ -11,14 +11,27 @@ import { fileURLToPath } from "node:url";
 
 const SIZE = { rows: 64, columns: 64, text: 512, draws: 3, doubles: 2, singles: 4 };
 const TINY = { rows: 8, columns: 8, text: 16, draws: 1, doubles: 1, singles: 1 };
-/** Ours, and PyTorch's of the same linears. */
+/** Ours, and PyTorch's: of the same linears, and first with attention of as many bits. */
 const COMPARED = [
-  { name: "bf16", load: { precision: "bf16" }, peer: "bf16" },
-  { name: "fp8, attention in bf16", load: { precision: "fp8", attention: "bf16" }, peer: "fp8" },
-  { name: "fp8, attention in int8", load: { precision: "fp8", attention: "int8" }, peer: "fp8" },
-  { name: "fp8, attention in fp8", load: { precision: "fp8", attention: "fp8" }, peer: "fp8" },
+  { name: "bf16", load: { precision: "bf16" }, peers: ["bf16"] },
+  { name: "fp8, attention in bf16", load: { precision: "fp8", attention: "bf16" }, peers: ["fp8"] },
+  {
+    name: "fp8, attention in int8 (the default)",
+    load: { precision: "fp8", attention: "int8" },
+    peers: ["fp8_e4m3", "fp8"],
+  },
+  {
+    name: "fp8, attention in fp8",
+    load: { precision: "fp8", attention: "fp8" },
+    peers: ["fp8_e4m3", "fp8"],
+  },
 ];
-const LABELS = { bf16: "PyTorch, bf16", fp8: "PyTorch, fp8 per row (torch._scaled_mm), attention in bf16" };
+const PER_ROW = "PyTorch, fp8 per row (torch._scaled_mm)";
+const LABELS = {
+  bf16: "PyTorch, bf16",
+  fp8: `${PER_ROW}, attention in bf16`,
+  fp8_e4m3: `${PER_ROW}, attention of unscaled e4m3 casts as FlashAttention-3's, emulated`,
+};
 
 /** @param {{ device?: string, tiny?: boolean }} [setting] */
 export async function* bench({ tiny = false, device = tiny ? "cpu" : "cuda:0" } = {}) {
@@ -31,20 +44,27 @@ export async function* bench({ tiny = false, device = tiny ? "cpu" : "cuda:0" } 
     await synthesise(configOf(size), folder, { precision: "bf16" });
     const peers = runPeers(folder, join(scratch, "peers"), size, device);
     const compared = tiny
-      ? [{ name: "f32", load: { precision: "f32" }, peer: "bf16" }, ...COMPARED.slice(1)]
+      ? [{ name: "f32", load: { precision: "f32" }, peers: ["bf16"] }, ...COMPARED.slice(1)]
       : COMPARED;
-    for (const { name, load, peer } of compared) {
+    const theirs = (name) => Array.from({ length: size.draws }, (_, draw) => peers(name, draw));
+    const exact = theirs("f32");
+    const errorOf = (predictions) => error(predictions, exact);
+    const errors = new Map();
+    for (const { name, load, peers: names } of compared) {
       const pipe = await FluxPipeline.fromPretrained(folder, { device, ...load });
       const ours = [];
       for (let draw = 0; draw < size.draws; draw++) ours.push(await predict(pipe, peers, draw, size));
       pipe.dispose();
-      yield row(
-        name,
-        size,
-        error(ours, (draw) => peers("f32", draw)),
-        peer,
-        theirs(peers, peer, size),
-      );
+      errors.set(load.attention, errorOf(ours));
+      const measured = names.map((peer) => [LABELS[peer], errorOf(theirs(peer))]);
+      yield row(`${name}, against f32`, size, errorOf(ours), measured);
+    }
+    const share = (whole, part) => Math.sqrt(Math.max(0, whole ** 2 - part ** 2));
+    const added = share(errorOf(theirs("fp8_e4m3")), errorOf(theirs("fp8")));
+    for (const attention of ["int8", "fp8"]) {
+      const own = share(errors.get(attention), errors.get("bf16"));
+      const name = `what attention in ${attention} adds to fp8's error with attention in bf16, in quadrature`;
+      yield row(name, size, own, [["PyTorch, unscaled e4m3 casts, emulated", added]]);
     }
   } finally {
     rmSync(scratch, { recursive: true, force: true });
@@ -95,34 +115,27 @@ async function predict(pipe, peers, draw, { rows, columns, text }) {
   return given.map((value, i) => value - latents.data[i]);
 }
 
-function theirs(peers, peer, { draws }) {
-  const predictions = Array.from({ length: draws }, (_, draw) => peers(peer, draw));
-  return error(predictions, (draw) => peers("f32", draw));
-}
-
 /** Relative L2 over all draws. */
-function error(predictions, exactOf) {
+function error(predictions, exact) {
   let [difference, norm] = [0, 0];
   predictions.forEach((prediction, draw) => {
-    const exact = exactOf(draw);
-    for (let i = 0; i < exact.length; i++) {
-      difference += (prediction[i] - exact[i]) ** 2;
-      norm += exact[i] ** 2;
+    for (let i = 0; i < prediction.length; i++) {
+      difference += (prediction[i] - exact[draw][i]) ** 2;
+      norm += exact[draw][i] ** 2;
     }
   });
   return Math.sqrt(difference / norm);
 }
 
-function row(name, { doubles, singles, draws }, value, peer, peerValue) {
+/** The first peer is the one to compare with; where there are others, `peers` has all. */
+function row(name, { doubles, singles, draws }, value, measured) {
   const rounded = (number) => Number(number.toPrecision(4));
+  const [[peer, peerValue]] = measured;
+  const all = Object.fromEntries(measured.map(([label, error]) => [label, rounded(error)]));
   return {
-    case: `noise prediction, ${doubles} + ${singles} blocks, ${draws} draws, ${name}, against f32`,
+    case: `noise prediction, ${doubles} + ${singles} blocks, ${draws} draws, ${name}`,
     ...{ ms: null, value: rounded(value), unit: "relative L2" },
-    ...{
-      peer: LABELS[peer],
-      peerValue: rounded(peerValue),
-      ratio: rounded(peerValue / value),
-      floorPercent: null,
-    },
+    ...{ peer, peerValue: rounded(peerValue), ratio: rounded(peerValue / value), floorPercent: null },
+    ...(measured.length > 1 && { peers: all }),
   };
 }

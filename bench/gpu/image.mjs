@@ -1,13 +1,15 @@
 // FLUX.1 on the GPU at full size with made-up weights: a step of every size that people run, sustained, and whole images from
 // prompt (and picture) to RGB in host memory, beside the same steps through PyTorch (bench/peers/image.py).
 //
-//   npm run bench -- image                                    all of it
-//   npm run bench -- image --precision fp8 --no-peers         a part; rows of one build and GPU come together in one file
-//   npm run bench -- image --precision bf16 --peers eager,compiled --parts steps --shapes "dev 1024²"
-//   npm run bench -- image --tiny                             the small model on the CPU: does this program work?
+//   npm run bench -- image                                      all of it
+//   npm run bench -- image --precision fp8 --parts images       a part; rows of one build and GPU come together in one file
+//   npm run bench -- image --precision fp8 --parts steps --shapes "dev 1024²,dev 512²"
+//   npm run bench -- image --precision bf16 --peers eager,compiled
+//   npm run bench -- image --tiny                               the small model on the CPU: does this program work?
 //
-// Ours comes first, so that its rows are there whatever becomes of the peers. They are then made ready, and each step is measured
-// again right before its peer: both under the same power limit, on an equally warm GPU.
+// Peers compile while our weights are made. Each step is measured right before its peers': all under the same power limit, on an
+// equally warm GPU. A peer that fails leaves its row without it.
+import { randomFillSync } from "node:crypto";
 import { findModel } from "../../scripts/find-model.mjs";
 import { startPeers } from "../peers/image.mjs";
 import { timeRow } from "../results.mjs";
@@ -31,8 +33,8 @@ const IMAGES = [
 const REPEATS = 3;
 /** Which shapes and peers a precision has unless others are asked for. */
 const DEFAULTS = {
-  fp8: { shapes: SHAPES.map(({ name }) => name), images: true, peers: ["fp8", "encoders"] },
-  bf16: { shapes: ["dev 1024²"], images: false, peers: ["eager", "compiled"] },
+  fp8: { shapes: SHAPES.map(({ name }) => name), parts: ["steps", "images"], peers: ["fp8"] },
+  bf16: { shapes: ["dev 1024²"], parts: ["steps"], peers: ["eager", "compiled"] },
 };
 const TINY = {
   device: "cpu",
@@ -54,15 +56,20 @@ export async function* bench(setting = {}) {
   for (const precision of precisions) {
     const asked = { ...DEFAULTS[precision], ...(setting.shapes && { shapes: setting.shapes }) };
     const shapes = (tiny ? TINY.shapes : SHAPES).filter(({ name }) => asked.shapes.includes(name));
-    const parts = setting.parts ?? (asked.images ? ["steps", "images"] : ["steps"]);
-    const recipes = tiny ? [] : (setting.peers ?? asked.peers);
-    const peers = recipes.length > 0 ? startPeers() : undefined; // starts up while the weights are made
+    const parts = setting.parts ?? asked.parts;
+    const recipes = tiny || !parts.includes("steps") ? [] : (setting.peers ?? asked.peers);
+    const peers = recipes.length > 0 ? startPeers() : undefined;
+    const ready = recipes
+      .filter((recipe) => recipe !== "encoders")
+      .flatMap((recipe) => shapes.map(({ name }) => capture(peers, recipe, name)));
     try {
       const { FluxPipeline } = await import("../../dist/index.js");
       const options = { weights: "random", device, precision, variant: "kontext" };
       const pipe = await FluxPipeline.fromConfig(config, options);
-      const measured = yield* ours(pipe, precision, shapes, parts);
-      if (peers !== undefined) yield* besidePeers(pipe, precision, measured, parts, peers, recipes);
+      const captured = (await Promise.all(ready)).filter(Boolean); // what compiles must not run beside what is measured
+      const measured = yield* steps(pipe, precision, shapes, parts, captured, peers);
+      if (parts.includes("images")) yield* images(pipe, precision, shapes, measured);
+      if (recipes.includes("encoders")) yield* encoders(peers);
       pipe.dispose();
     } finally {
       peers?.end();
@@ -70,46 +77,42 @@ export async function* bench(setting = {}) {
   }
 }
 
-/** @returns the shapes that could be measured */
-async function* ours(pipe, precision, shapes, parts) {
-  const steps = new Map();
-  for (const shape of shapes) {
+/** @returns undefined when the peer cannot run that shape; stderr says why. */
+async function capture(peers, recipe, shape) {
+  return (await peers.ask("capture", recipe, shape)) && { recipe, shape };
+}
+
+/** @returns milliseconds of a step by shape. */
+async function* steps(pipe, precision, shapes, parts, captured, peers) {
+  const measured = new Map();
+  const isWanted = ({ name }) => parts.includes("steps") || IMAGES.some((image) => image.shape === name);
+  for (const shape of shapes.filter(isWanted)) {
     try {
-      const ms = await stepMs(pipe, shape);
-      steps.set(shape.name, ms);
-      if (parts.includes("steps")) yield stepRow(pipe, shape, precision, ms);
+      measured.set(shape.name, await stepMs(pipe, shape));
     } catch (error) {
       console.error(`${shape.name} was not measured: ${error.message}`); // the others still are
+      continue;
     }
-  }
-  const measured = shapes.filter(({ name }) => steps.has(name));
-  for (const { shape: name, steps: count } of parts.includes("images") ? IMAGES : []) {
-    const shape = measured.find((candidate) => candidate.name === name);
-    if (shape !== undefined) yield* wholeImage(pipe, shape, precision, count, steps.get(name));
+    if (!parts.includes("steps")) continue;
+    const ms = measured.get(shape.name);
+    const theirs = {};
+    for (const { recipe } of captured.filter((peer) => peer.shape === shape.name)) {
+      const answer = await peers.ask("time", recipe, shape.name);
+      if (answer) theirs[answer.peer] = answer.ms;
+    }
+    yield { ...stepRow(pipe, shape, precision, ms), ...peersOf(ms, theirs) };
   }
   return measured;
 }
 
-async function* besidePeers(pipe, precision, shapes, parts, peers, recipes) {
-  const ready = [];
-  for (const recipe of recipes.filter((name) => name !== "encoders")) {
-    for (const { name } of parts.includes("steps") ? shapes : []) {
-      // Without a graph for each shape there is no time of it; what fails is said on stderr.
-      if (await peers.ask("capture", recipe, name)) ready.push({ recipe, name });
-    }
+async function* images(pipe, precision, shapes, measured) {
+  for (const { shape: name, steps: count } of IMAGES) {
+    const shape = shapes.find((candidate) => candidate.name === name);
+    if (measured.has(name)) yield* wholeImage(pipe, shape, precision, count, measured.get(name));
   }
-  for (const shape of shapes) {
-    const own = ready.filter(({ name }) => name === shape.name);
-    if (own.length === 0) continue;
-    const ms = await stepMs(pipe, shape);
-    const measured = {};
-    for (const { recipe, name } of own) {
-      const answer = await peers.ask("time", recipe, name);
-      if (answer) measured[answer.peer] = answer.ms;
-    }
-    yield { ...stepRow(pipe, shape, precision, ms), ...peersOf(ms, measured) };
-  }
-  if (!recipes.includes("encoders")) return;
+}
+
+async function* encoders(peers) {
   for (const encoder of ["T5, 512 tokens", "CLIP"]) {
     for (const row of (await peers.ask("encoder", encoder)) || [])
       yield timeRow(`${row.case}, ${row.peer}`, row.ms);
@@ -137,16 +140,19 @@ function requestOf({ side, text, reference }) {
   };
 }
 
-/** Stripes: what is in it does not matter. */
+const pictures = new Map();
+/** Noise: what is in it does not matter. Made once: three million values are a tenth of a second, which is not the image's. */
 function picture(side) {
-  return { width: side, height: side, data: Uint8Array.from({ length: 3 * side * side }, (_, i) => i & 255) };
+  if (!pictures.has(side)) pictures.set(side, randomFillSync(new Uint8Array(3 * side * side)));
+  return { width: side, height: side, data: pictures.get(side) };
 }
 
 /** From the prompt, which is new, to RGB bytes in host memory; the first of its size by itself. */
 async function* wholeImage(pipe, shape, precision, steps, step) {
+  const request = { ...requestOf(shape), numInferenceSteps: steps };
   const once = async (prompt) => {
     const begin = performance.now();
-    const { timings } = await pipe.generate({ ...requestOf(shape), prompt, numInferenceSteps: steps });
+    const { timings } = await pipe.generate({ ...request, prompt });
     return { ms: performance.now() - begin, timings };
   };
   const name = `${shape.name}, ${precision}, ${steps} steps`;
@@ -154,7 +160,7 @@ async function* wholeImage(pipe, shape, precision, steps, step) {
   const runs = [];
   for (let i = 0; i < REPEATS; i++) runs.push(await once(`${PROMPT}, ${steps} again ${i}`));
   const { ms, timings } = runs.toSorted((a, b) => a.ms - b.ms)[REPEATS >> 1];
-  const { encode, decode } = timings;
+  const { encode, denoise, decode } = timings;
   const from = shape.reference ? "prompt and picture" : "prompt";
   yield {
     ...timeRow(`${name}, ${from} to RGB`, ms),
@@ -163,6 +169,7 @@ async function* wholeImage(pipe, shape, precision, steps, step) {
   yield timeRow(`${name}, the first one of its size takes longer by`, first.ms - ms);
   yield timeRow(`${name}, encoders${shape.reference ? ", the VAE's among them" : ""}`, encode);
   yield timeRow(`${name}, VAE decode to host memory`, decode);
+  if (shape.reference) yield timeRow(`${name}, reading the picture`, ms - encode - denoise - decode);
 }
 
 /** With every linear's and attention's arithmetic at the data sheet's rate. */

@@ -1,7 +1,7 @@
 // From nothing but the process to a pipeline that is ready, out of the page cache: a checkpoint's bytes through pinned memory to the GPU,
 // quantised there where they are not in fp8 yet. Then the first image, and the same again: the difference is what a new size costs.
 //
-//   npm run bench -- load                        FLUX.1-dev's size, written to /dev/shm first (34 GB, then 20 GB), and removed after
+//   npm run bench -- load                        FLUX.1-dev's size, written to /dev/shm first (34 and 20 GB), and removed after
 //   npm run bench -- load --parts fp8            one of the two
 //   npm run bench -- load --model FOLDER --precision fp8
 //   npm run bench -- load --tiny                 a small one on the CPU: does this program work?
@@ -31,21 +31,26 @@ export async function* bench(setting = {}) {
   }
   const { synthesise } = await import("../../dist/pipelines/synthesise.js");
   const memory = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
-  for (const part of parts) {
-    const folder = join(mkdtempSync(join(memory, "fluxwarp-load-")), "flux1-dev");
-    try {
-      const begin = performance.now();
-      const config = tiny ? { base: "flux1-dev", ...TINY } : "flux1-dev";
-      const bytes = await synthesise(config, folder, { precision: part });
-      const ms = performance.now() - begin;
-      yield rateRow(`write flux1-dev in ${part}, ${(bytes / 1e9).toFixed(1)} GB`, bytes, ms);
+  const scratch = mkdtempSync(join(memory, "fluxwarp-load-"));
+  try {
+    const config = tiny ? { base: "flux1-dev", ...TINY } : "flux1-dev";
+    const begin = performance.now();
+    const written = await Promise.all(
+      parts.map((precision) => synthesise(config, join(scratch, precision), { precision })),
+    );
+    const bytes = written.reduce((sum, own) => sum + own, 0);
+    const title = `write flux1-dev in ${parts.join(" and in ")}${parts.length > 1 ? " at one time" : ""}`;
+    yield rateRow(`${title}, ${(bytes / 1e9).toFixed(1)} GB`, bytes, performance.now() - begin);
+    for (const part of parts) {
       for (const load of CHECKPOINTS[part]) {
         const loaded = tiny && load.precision === "bf16" ? { ...load, precision: "f32" } : load;
-        yield* loads(folder, `flux1-dev in ${part}`, device, loaded, tiny && { height: 64, width: 64 });
+        const small = tiny && { height: 64, width: 64 };
+        yield* loads(join(scratch, part), `flux1-dev in ${part}`, device, loaded, small);
       }
-    } finally {
-      rmSync(join(folder, ".."), { recursive: true, force: true });
+      rmSync(join(scratch, part), { recursive: true });
     }
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
   }
 }
 

@@ -1,18 +1,23 @@
-"""The transformer of a checkpoint folder through PyTorch, in f32, in bf16 and with per-row fp8 linears: what `npm run bench -- accuracy` compares with.
+"""The transformer of a checkpoint folder through PyTorch, in f32, in bf16 and with per-row fp8 linears, these with attention in bf16 and of e4m3 casts:
+what `npm run bench -- accuracy` compares with.
 
     python3 bench/peers/accuracy.py FOLDER OUT [--rows 64] [--columns 64] [--text 512] [--draws 3] [--device cuda]
 
 FOLDER holds transformer/diffusion_pytorch_model.safetensors in diffusers' names; the file is read here, without diffusers. For each draw OUT gets the
-inputs (latents, text, pooled; f32 numbers that bf16 holds) and the noise predictions f32, bf16 and fp8 at timestep 1 and guidance 3.5, as raw f32.
+inputs (latents, text, pooled; f32 numbers that bf16 holds) and the noise predictions f32, bf16, fp8 and fp8_e4m3 at timestep 1 and guidance 3.5, as raw f32.
 """
 
 import argparse
 import json
 import math
 import os
+from contextlib import nullcontext
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flux import HEAD_DIM, Transformer
 
@@ -113,6 +118,28 @@ def rotary(rows, columns, text, device):
     return angles.cos().float(), angles.sin().float()
 
 
+def e4m3_attention(q, k, v):
+    """FlashAttention-3's fp8 recipe in f32: q, k, v and 256·exp(s − max) cast to e4m3 without scales, sums of the exponentials before the cast."""
+
+    def cast(x):
+        return x.float().clamp(-448, 448).to(torch.float8_e4m3fn).float()
+
+    def of_head(q, k, v):
+        scores = cast(q) @ cast(k).mT / math.sqrt(q.shape[-1])
+        weights = 256 * torch.exp(scores - scores.amax(dim=-1, keepdim=True))
+        return cast(weights) @ cast(v) / weights.sum(dim=-1, keepdim=True)
+
+    heads = [of_head(*(x[:, head] for x in (q, k, v))) for head in range(q.shape[1])]
+    return torch.stack(heads, dim=1).to(q.dtype)
+
+
+def attention_of(name, device):
+    """f32 as PyTorch chooses; bf16 by cuDNN, as in the step that we compare our speed with."""
+    if name == "fp8_e4m3":
+        return patch.object(F, "scaled_dot_product_attention", e4m3_attention)
+    return sdpa_kernel(SDPBackend.CUDNN_ATTENTION) if name != "f32" and device != "cpu" else nullcontext()
+
+
 @torch.no_grad()
 def main():
     parser = argparse.ArgumentParser()
@@ -133,18 +160,20 @@ def main():
         generator = torch.Generator().manual_seed(100 * draw + len(shape) * 7 + shape[-1])
         return torch.randn(shape, generator=generator).bfloat16().float()
 
-    for precision in ("f32", "bf16", "fp8"):
+    for name in ("f32", "bf16", "fp8", "fp8_e4m3"):
+        precision = name.split("_")[0]
         model = load(tensors, device, precision)
         dtype = torch.float32 if precision == "f32" else torch.bfloat16
         for draw in range(given.draws):
             latents = random(draw, 1, given.rows * given.columns, 64)
             text, pooled = random(draw, 1, given.text, 4096), random(draw, 1, 768)
             if precision == "f32":
-                for name, tensor in [("latents", latents), ("text", text), ("pooled", pooled)]:
-                    save(f"{name}.{draw}", tensor)
+                for part, tensor in [("latents", latents), ("text", text), ("pooled", pooled)]:
+                    save(f"{part}.{draw}", tensor)
             temb = conditioning(tensors, pooled.to(device), device, dtype)
-            save(f"{precision}.{draw}", model(latents.to(device, dtype), text.to(device, dtype), temb, *rope))
-        print(f"PyTorch {precision}: done", flush=True)
+            with attention_of(name, device):
+                save(f"{name}.{draw}", model(latents.to(device, dtype), text.to(device, dtype), temb, *rope))
+        print(f"PyTorch {name}: done", flush=True)
         del model
 
 

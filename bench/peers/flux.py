@@ -130,21 +130,22 @@ class Transformer(nn.Module):
                         setattr(module, name, Float8Linear(getattr(module, name)))
         return self
 
-    def compile_blocks(self):
-        for block in [*self.doubles, *self.singles]:
-            block.compile(fullgraph=True, dynamic=False)  # a kernel for each size: what serves best
-        return self
-
-    def forward(self, latents, text, temb, cos, sin):
+    def forward(self, latents, text, temb, cos, sin, double=DoubleBlock.forward, single=SingleBlock.forward):
         x, text = self.x_embedder(latents), self.context_embedder(text)
         for block in self.doubles:
-            text, x = block(text, x, temb, cos, sin)
+            text, x = double(block, text, x, temb, cos, sin)
         tokens = text.shape[1]
         x = torch.cat([text, x], dim=1)
         for block in self.singles:
-            x = block(x, temb, cos, sin)
+            x = single(block, x, temb, cos, sin)
         scale, shift = self.norm_out(F.silu(temb)).unsqueeze(1).chunk(2, dim=-1)
         return self.proj_out(modulated(x[:, tokens:], shift, scale))
+
+
+def compiled_blocks():
+    """What `forward` takes for its blocks: compiled once for all of a kind, and for each size by itself, which serves best."""
+    kinds = {"double": DoubleBlock, "single": SingleBlock}
+    return {name: torch.compile(kind.forward, fullgraph=True, dynamic=False) for name, kind in kinds.items()}
 
 
 def random_transformer(precision):

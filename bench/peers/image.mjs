@@ -25,21 +25,27 @@ export function startPeers() {
     if (line.startsWith("{") || line.startsWith("[")) give(JSON.parse(line));
     else console.error(line);
   });
+  let before = Promise.resolve();
+  const askNow = async (words) => {
+    if (ended) return undefined;
+    const answer = new Promise((resolve) => waiting.push(resolve));
+    const timer = setTimeout(() => {
+      end(`has not answered to ${words.join(" ")}`);
+      child.kill();
+    }, PATIENCE_MS);
+    child.stdin.write(`${JSON.stringify(words)}\n`);
+    const said = await answer;
+    clearTimeout(timer);
+    if (said?.error === undefined) return said;
+    console.error(`bench/peers/image.py, ${words.join(" ")}: ${said.error}`);
+    return undefined;
+  };
   return {
     /** @returns what it answers; undefined when it failed at that, has ended, or takes too long. */
-    async ask(...words) {
-      if (ended) return undefined;
-      const answer = new Promise((resolve) => waiting.push(resolve));
-      const timer = setTimeout(() => {
-        end(`has not answered to ${words.join(" ")}`);
-        child.kill();
-      }, PATIENCE_MS);
-      child.stdin.write(`${JSON.stringify(words)}\n`);
-      const said = await answer;
-      clearTimeout(timer);
-      if (said?.error === undefined) return said;
-      console.error(`bench/peers/image.py, ${words.join(" ")}: ${said.error}`);
-      return undefined;
+    ask(...words) {
+      const answer = before.then(() => askNow(words));
+      before = answer;
+      return answer;
     },
     end() {
       end();
