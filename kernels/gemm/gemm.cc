@@ -339,12 +339,15 @@ Status gemm_hopper(const Gemm& call, cudaStream_t stream) {
 }
 
 std::string gemm_hopper_tile(const Gemm& call) {
-  const gemm::Instance* instance = gemm::choose_instance(call, gemm::current_gpu().multiprocessors);
+  const int multiprocessors = gemm::current_gpu().multiprocessors;
+  const gemm::Instance* instance = gemm::choose_instance(call, multiprocessors);
   if (instance == nullptr) return "none";
   const gemm::TileShape& tile = instance->tile;
   std::string text = std::to_string(tile.rows) + "x" + std::to_string(gemm::kTileColumns);
   if (tile.multicast == gemm::Multicast::kW) text += ", sharing W";
   if (tile.multicast == gemm::Multicast::kA) text += ", sharing A";
+  const int clusters = std::max(multiprocessors / tile.cluster(), 1);
+  if (gemm::cuts_last_wave(tile, gemm::cluster_tiles(call, tile), clusters)) text += ", last wave in halves";
   return text;
 }
 

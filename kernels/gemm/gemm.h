@@ -108,7 +108,7 @@ struct Gemm {
 // operand, output and epilogue that has no kernel.
 Status gemm_hopper(const Gemm& call, cudaStream_t stream);
 
-// The tile that `gemm_hopper` would choose, as text ("128x256, cluster 2"), for plans and benchmarks.
+// What `gemm_hopper` would choose, as text: "128x192, sharing W, last wave in halves".
 std::string gemm_hopper_tile(const Gemm& call);
 
 }  // namespace flux::kernels

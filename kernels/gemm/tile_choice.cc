@@ -31,11 +31,7 @@ constexpr TileRate kRates[] = {
 constexpr double kSavedByHalves = 0.3;
 
 double estimated_time(const Gemm& call, const TileRate& candidate, int multiprocessors) {
-  int64_t tiles = 0;
-  for (int i = 0; i < call.group_count; ++i) {
-    tiles += call.groups[i].batches * row_blocks(call.groups[i], candidate.tile);
-  }
-  tiles *= column_blocks(call, candidate.tile);
+  const int64_t tiles = cluster_tiles(call, candidate.tile);
   const int64_t clusters = std::max(multiprocessors / candidate.tile.cluster(), 1);
   const double waves = double(divide_up(tiles, clusters)) -
                        (cuts_last_wave(candidate.tile, tiles, clusters) ? kSavedByHalves : 0.0);
@@ -54,6 +50,13 @@ int64_t row_blocks(const GemmGroup& group, const TileShape& tile) {
 int64_t column_blocks(const Gemm& call, const TileShape& tile) {
   if (call.epilogue != GemmEpilogue::kQkv) return divide_up(call.n, tile.cluster_columns());
   return call.heads + divide_up(call.n - 3 * call.heads * 128, tile.cluster_columns());  // see qkv.cuh
+}
+
+int64_t cluster_tiles(const Gemm& call, const TileShape& tile) {
+  int64_t blocks = 0;
+  for (int i = 0; i < call.group_count; ++i)
+    blocks += call.groups[i].batches * row_blocks(call.groups[i], tile);
+  return blocks * column_blocks(call, tile);
 }
 
 bool cuts_last_wave(const TileShape& tile, int64_t tiles, int64_t clusters) {

@@ -163,8 +163,12 @@ void check_norms(Context& c, const ConvShape& s, bool normalises, int tile) {
   conv.y = y.data();
   conv.affine = normalises ? multipliers.data<float>() : nullptr;
   conv.sums = narrow ? nullptr : sums.data<float>();
+  if (tile >= 0 && !kernels::conv2d_hopper_takes(conv, tile)) {
+    c.expect_refused("a shape without a kernel", kernels::conv2d_hopper(conv, c.stream(), tile),
+                     Status::Code::kUnsupported);
+    return;
+  }
   const DeviceBytes workspace(std::max<int64_t>(256, kernels::conv2d_workspace_bytes(conv)));
-  if (tile >= 0 && !kernels::conv2d_hopper_takes(conv, tile)) return;
   const auto launch = [&] {
     return tile < 0 ? kernels::conv2d(conv, workspace.data(), c.stream())
                     : kernels::conv2d_hopper(conv, c.stream(), tile);
@@ -198,6 +202,35 @@ void check_norms(Context& c, const ConvShape& s, bool normalises, int tile) {
     }
   }
   c.expect_within("sums", got, total, {1e-3, -1, -1});
+}
+
+const ConvShape kNormShapes[] = {{1, 8, 16, 64, 64},
+                                 {2, 17, 35, 128, 128},
+                                 {1, 33, 65, 72, 264},
+                                 {1, 20, 70, 256, 512},
+                                 {3, 9, 18, 16, 48},
+                                 {1, 100, 150, 64, 136},
+                                 pointwise(1, 12, 40, 64, 128),
+                                 downsampling(1, 34, 66, 64, 128),
+                                 upsampling(2, 9, 19, 64, 256),
+                                 {1, 24, 40, 3, 64},
+                                 {2, 101, 150, 3, 128},
+                                 {2, 43, 61, 128, 3},
+                                 {1, 35, 50, 64, 16}};
+
+// No tile gets by on refusals: each takes some of the shapes above, one with a norm some that are normalised.
+void every_tile(Context& c) {
+  const float there = 0.0f;
+  for (int tile = 0; tile < kernels::conv2d_hopper_tiles(); ++tile) {
+    int taken = 0;
+    for (const ConvShape& s : kNormShapes) {
+      Conv2d conv = call_of(s, s.upsample);
+      taken += kernels::conv2d_hopper_takes(conv, tile);
+      conv.affine = &there;
+      taken += kernels::conv2d_hopper_takes(conv, tile);
+    }
+    c.expect(taken > 0, "tile " + std::to_string(tile) + " takes none of the shapes with norms");
+  }
 }
 
 void refusals(Context& c) {
@@ -279,12 +312,7 @@ const Cases kTests = [](Register& add) {
       layout(c, path, downsampling(1, 18, 20, 64, 64));
     });
   }
-  for (const ConvShape& shape :
-       {ConvShape{1, 8, 16, 64, 64}, ConvShape{2, 17, 35, 128, 128}, ConvShape{1, 33, 65, 72, 264},
-        ConvShape{1, 20, 70, 256, 512}, ConvShape{3, 9, 18, 16, 48}, ConvShape{1, 100, 150, 64, 136},
-        pointwise(1, 12, 40, 64, 128), downsampling(1, 34, 66, 64, 128), upsampling(2, 9, 19, 64, 256),
-        ConvShape{1, 24, 40, 3, 64}, ConvShape{2, 101, 150, 3, 128}, ConvShape{2, 43, 61, 128, 3},
-        ConvShape{1, 35, 50, 64, 16}}) {
+  for (const ConvShape& shape : kNormShapes) {
     for (const bool normalises : {false, true}) {
       if (normalises && (shape.upsample || shape.channels % 8 != 0)) continue;
       const std::string name = text(shape) + (normalises ? "/normalised" : "");
@@ -296,6 +324,7 @@ const Cases kTests = [](Register& add) {
       }
     }
   }
+  add.test("conv/norms/every_tile", every_tile);
   add.test("conv/refusals", refusals);
 };
 
