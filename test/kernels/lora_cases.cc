@@ -1,9 +1,9 @@
 // Low-rank adapters: down_project, and gemm_hopper's branch, against products in double precision of what they read.
 #include <cmath>
 
-#include "gemm_operands.h"
 #include "head_operands.h"
 #include "lora/lora.h"
+#include "lora_operands.h"
 #include "portable/portable.h"
 
 namespace flux::testing {
@@ -97,40 +97,6 @@ void test_down_layout(Context& c, const Path& path, Element type, const GemmShap
     c.expect_within("low", low.values(), one.want, {0, 0, 0});
 }
 
-// A product with a branch: low and up as the kernel reads them, and x with the branch in it. Values are such that the branch
-// is about as large as the product.
-struct LowCase {
-  LowCase(const GemmShape& shape, Element type, int64_t rank, const std::vector<int64_t>& begins,
-          uint64_t seed)
-      : product(random_product(shape, type, seed)),
-        low(rounded_to(normal(shape.m, rank * int64_t(begins.size()), seed + 3), Element::kBF16)),
-        up(rounded_to(normal(shape.n, rank, seed + 4, type == Element::kE4M3 ? 5000.0f : 1.0f),
-                      Element::kBF16)),
-        device_low(low, Element::kBF16, low.cols + 16),
-        device_up(up, Element::kBF16) {
-    for (int64_t n = 0; n < shape.n; ++n) {
-      int64_t part = 0;
-      while (part + 1 < int64_t(begins.size()) && n >= begins[size_t(part + 1)]) ++part;
-      const double column = product.w.scale.empty() ? 1.0 : product.w.scale[size_t(n)];
-      for (int64_t m = 0; m < shape.m; ++m) {
-        double sum = 0;
-        for (int64_t r = 0; r < rank; ++r) sum += double(low.at(m, part * rank + r)) * up.at(n, r);
-        product.x.at(m, n) +=
-            float(sum * column * (product.a.scale.empty() ? 1.0 : product.a.scale[size_t(m)]));
-      }
-    }
-  }
-  GemmGroup group(int64_t batches = 1) const {
-    GemmGroup group = product.group(batches);
-    group.low = {device_low.data(), low.cols + 16, group.rows * (low.cols + 16)};
-    group.up = device_up.data();
-    return group;
-  }
-  ProductCase product;
-  Matrix low, up;
-  Input device_low, device_up;
-};
-
 Gemm call_of(Element operand, const GemmShape& shape, const std::vector<GemmGroup>& groups, int64_t rank,
              const std::vector<int64_t>& begins) {
   Gemm call;
@@ -188,6 +154,29 @@ void test_layout(Context& c, const Path& path, Element operand, const GemmShape&
   const Gemm call = call_of(operand, shape, groups, rank, begins);
   if (c.run({&y}, [&] { return path.gemm(call, c.stream()); }))
     c.expect_within("y", y.values(), rounded_to(want, Element::kBF16), {0, 0, 0});
+}
+
+// Codes with a scale from the bound, which holds the branch too: their error stays that of rounding to three bits.
+void test_codes(Context& c, const Path& path, const GemmShape& shape, int64_t rank) {
+  const LowCase one(shape, Element::kE4M3, rank, {0}, 1);
+  const Matrix bounds = one.bounds();
+  const Input device_bounds(bounds, Element::kF32);
+  Output codes(shape.m, shape.n, Element::kE4M3), scale(shape.m, 1, Element::kF32);
+  std::vector<GemmGroup> groups{one.group()};
+  groups[0].c = {codes.data(), shape.n, 0};
+  groups[0].c_scale = scale.data<float>();
+  groups[0].bounds = device_bounds.data<float>();
+  Gemm call = call_of(Element::kE4M3, shape, groups, rank, {0});
+  call.output = Element::kE4M3;
+  call.activation = Activation::kGelu;
+  if (!c.run({&codes, &scale}, [&] { return path.gemm(call, c.stream()); })) return;
+  Matrix got = codes.values(), want_scale(shape.m, 1);
+  for (int64_t m = 0; m < shape.m; ++m) {
+    want_scale.at(m, 0) = (one.product.a.scale[size_t(m)] * bounds.at(0, 0) + bounds.at(0, 1)) / 448.0f;
+    for (int64_t n = 0; n < shape.n; ++n) got.at(m, n) *= want_scale.at(m, 0);
+  }
+  c.expect_within("scale", scale.values(), want_scale, {1e-6, -1, -1});
+  c.expect_within("codes", got, reference::activated(one.product.x, Activation::kGelu), {0.03, -1, 0.033});
 }
 
 // Image and text with weights and branches of their own, two batches, in place.
@@ -406,6 +395,11 @@ const Cases kCases([](Register& add) {
       add.test(name + "/linear/parts", [=](Context& c) {
         test_linear(c, path, type, {200, 1152, 400}, 32, {0, 384, 768}, Activation::kNone);
       });
+      for (const int64_t rank : {16, 80}) {
+        if (type != Element::kE4M3) continue;
+        add.test(name + "/codes/rank" + std::to_string(rank),
+                 [=](Context& c) { test_codes(c, path, {333, 1040, 528}, rank); });
+      }
       add.test(name + "/layout", [=](Context& c) { test_layout(c, path, type, {131, 400, 528}, 80, {0}); });
       add.test(name + "/layout/parts",
                [=](Context& c) { test_layout(c, path, type, {300, 1152, 272}, 48, {0, 384, 768}); });

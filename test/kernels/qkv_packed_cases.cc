@@ -2,8 +2,8 @@
 #include <cmath>
 
 #include "attention_problem.h"
-#include "gemm_operands.h"
 #include "head_operands.h"
+#include "lora_operands.h"
 #include "packed_reading.h"
 
 namespace flux::testing {
@@ -15,10 +15,21 @@ ScoreType score_type(QkvHeads heads) {
   return heads == QkvHeads::kInt8 ? ScoreType::kInt8 : ScoreType::kE4M3;
 }
 
+// `rank` 0: without a branch.
 struct Stream {
-  Stream(const GemmShape& shape, Element operand, int64_t tokens, uint64_t seed)
-      : product(random_product(shape, operand, seed)), heads(tokens, seed + 5) {}
-  ProductCase product;
+  Stream(const GemmShape& shape, Element operand, int64_t tokens, uint64_t seed, int64_t rank,
+         const std::vector<int64_t>& begins)
+      : heads(tokens, seed + 5) {
+    if (rank > 0) {
+      branch = std::make_unique<LowCase>(shape, operand, rank, begins, seed);
+    } else {
+      plain = std::make_unique<ProductCase>(random_product(shape, operand, seed));
+    }
+  }
+  const ProductCase& product() const { return branch ? branch->product : *plain; }
+  GemmGroup group(int64_t batches) const { return branch ? branch->group(batches) : plain->group(batches); }
+  std::unique_ptr<LowCase> branch;
+  std::unique_ptr<ProductCase> plain;
   HeadOperands heads;
 };
 
@@ -40,7 +51,7 @@ Matrix bounds_of(const DeviceOperand& w) {
 // Two streams of `text` and `image` tokens as two groups of one launch, into one sequence; a launch of its own when text is 0.
 // `up_type` is the MLP's.
 void hold(Context& c, Element operand, QkvHeads heads_as, int64_t text, int64_t image, int64_t mlp,
-          Element up_type) {
+          Element up_type, int64_t rank = 0) {
   constexpr int kHeads = 3, kBatches = 2;
   constexpr int64_t kHidden = kHeads * 128;
   const int tokens = int(text + image);
@@ -60,33 +71,41 @@ void hold(Context& c, Element operand, QkvHeads heads_as, int64_t text, int64_t 
   call.k = 400;
   call.heads = kHeads;
   call.heads_as = heads_as;
+  std::vector<int64_t> begins{0, kHidden, 2 * kHidden};
+  if (mlp > 0) begins.push_back(3 * kHidden);
+  call.low_rank = rank;
+  if (rank > 0) {
+    call.low_parts = int(begins.size());
+    std::copy(begins.begin(), begins.end(), call.low_begin);
+  }
   Matrix want_up;
   for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, text}, {text, image}}) {
     if (count == 0) continue;
-    streams.push_back(
-        std::make_unique<Stream>(GemmShape{kBatches * count, call.n, call.k}, operand, count, 31 + first));
+    streams.push_back(std::make_unique<Stream>(GemmShape{kBatches * count, call.n, call.k}, operand, count,
+                                               31 + first, rank, begins));
     const Stream& stream = *streams.back();
-    GemmGroup group = stream.product.group(kBatches);
+    GemmGroup group = stream.group(kBatches);
     stream.heads.bind(group);
     group.packed = memory.operands();
     group.packed_tokens = tokens;
     group.first_token = first;
     group.mlp = {up.data(), mlp, image * mlp};
     if (up_type == Element::kE4M3) {
-      bounds = std::make_unique<Input>(bounds_of(stream.product.w), Element::kF32);
+      bounds = std::make_unique<Input>(rank > 0 ? stream.branch->bounds() : bounds_of(stream.product().w),
+                                       Element::kF32);
       group.bounds = bounds->data<float>();
       group.c_scale = up_scale.data<float>();
       group.c_scale_batch_stride = image;
     }
     groups.push_back(group);
-    Matrix rows = columns_of(stream.product.x, 0, 3 * kHidden);
+    Matrix rows = columns_of(stream.product().x, 0, 3 * kHidden);
     reference::normalise_and_rotate(rows, kHeads, stream.heads.norm_q.values, stream.heads.norm_k.values,
                                     stream.heads.rope.values, call.eps);
     for (int64_t r = 0; r < rows.rows; ++r) {
       std::copy_n(rows.row(r), rows.cols, &want.at(r / count * tokens + first + r % count, 0));
     }
     if (mlp > 0)
-      want_up = reference::activated(columns_of(stream.product.x, 3 * kHidden, mlp), Activation::kGelu);
+      want_up = reference::activated(columns_of(stream.product().x, 3 * kHidden, mlp), Activation::kGelu);
   }
   call.groups = groups.data();
   call.group_count = int(groups.size());
@@ -139,6 +158,17 @@ const Cases kTests = [](Register& add) {
                                              {0, 1, 0}}) {
         add.test(path + std::to_string(text) + "+" + std::to_string(image) + (mlp > 0 ? "+mlp" : ""),
                  [=](Context& c) { hold(c, operand, heads, text, image, mlp, Element::kBF16); });
+      }
+      for (const int64_t rank : {16, 80}) {
+        const std::string low = "+rank" + std::to_string(rank);
+        add.test(path + "128+300" + low,
+                 [=](Context& c) { hold(c, operand, heads, 128, 300, 0, Element::kBF16, rank); });
+        add.test(path + "0+333+mlp" + low,
+                 [=](Context& c) { hold(c, operand, heads, 0, 333, 256, Element::kBF16, rank); });
+        if (operand == Element::kE4M3) {
+          add.test(path + "0+333+mlp-codes" + low,
+                   [=](Context& c) { hold(c, operand, heads, 0, 333, 256, Element::kE4M3, rank); });
+        }
       }
       if (operand == Element::kE4M3) {
         add.test(path + "0+333+mlp-codes",
