@@ -129,7 +129,29 @@ test("decodes and encodes the small model's pictures in tiles to 35 dB and more 
   const encoded = psnr(means(tiledMoments!), means(moments!), range);
   console.log(`tiles: decoded ${decoded.toFixed(1)} dB, encoded ${encoded.toFixed(1)} dB`);
   assert.ok(decoded > 35 && encoded > 35);
+  // No seam: no value is off by what neighbouring tiles' own brightness differs by, and no line is a step in the difference.
+  const difference = tiled!.map((value, i) => value - whole![i]!);
+  const worst = difference.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  const step = largestStep(difference, height, width);
+  console.log(`tiles: worst difference ${worst.toFixed(3)}, largest step along a line ${step.toFixed(4)}`);
+  assert.ok(worst < 0.1 && step < 0.02);
 });
+
+/** Of [height, width, 3]: by how much two neighbouring rows or columns differ in their means, at the most. */
+function largestStep(values: Float32Array, height: number, width: number): number {
+  const rows = new Float64Array(height);
+  const columns = new Float64Array(width);
+  for (const [i, value] of values.entries()) {
+    const pixel = Math.floor(i / 3);
+    rows[Math.floor(pixel / width)]! += value / (3 * width);
+    columns[pixel % width]! += value / (3 * height);
+  }
+  return Math.max(
+    ...[rows, columns].flatMap((means) =>
+      [...means.subarray(1)].map((mean, i) => Math.abs(mean - means[i]!)),
+    ),
+  );
+}
 
 function psnr(a: Float32Array, b: Float32Array, range: number): number {
   const error = a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0) / a.length;
