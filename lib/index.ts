@@ -20,7 +20,7 @@ export type {
   FromPretrainedOptions,
   FromSingleFileOptions,
 } from "./pipelines/load-onto.js";
-export type { LoadedLora, LoadLoraOptions } from "./pipelines/lora-loader.js";
+export type { FuseLoraOptions, LoadedLora, LoadLoraOptions } from "./pipelines/lora-loader.js";
 export type { GenerateOptions, StepEvent } from "./pipelines/options.js";
 export type { GenerateResult, Timings } from "./pipelines/result.js";
 export {

@@ -1,4 +1,4 @@
-import { badArgument } from "../errors.js";
+import { checkSeed } from "../runtime/generator.js";
 import type { RandomTensor, TensorSource } from "./tensor-source.js";
 
 /** Of norms' weights around 1, and of biases around 0: small, but enough that a mix-up of two of them shows. */
@@ -24,7 +24,7 @@ export class RandomWeights implements TensorSource {
     seed: number | bigint,
   ) {
     this.#shapes = new Map(Array.from(tensors, ({ name, shape }) => [name, shape]));
-    this.#seed = checkSeed(seed);
+    this.#seed = BigInt(checkSeed(seed));
   }
 
   find(name: string): RandomTensor | undefined {
@@ -49,12 +49,4 @@ function keyOf(name: string, seed: bigint): bigint {
     hash = BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n);
   }
   return hash;
-}
-
-function checkSeed(seed: number | bigint): bigint {
-  const isValid =
-    typeof seed === "bigint" ? seed >= 0n && seed < 2n ** 64n : Number.isSafeInteger(seed) && seed >= 0;
-  if (!isValid)
-    throw badArgument(`seed is a whole number from 0 to 2^53 − 1 (or a bigint below 2^64), not ${seed}`);
-  return BigInt(seed);
 }

@@ -1,3 +1,4 @@
+import { shown } from "../arguments.js";
 import { badArgument } from "../errors.js";
 
 /** An adapter and how strongly it acts: at 1 as it was trained, at 0 not at all. */
@@ -17,7 +18,7 @@ export function checkChoices(choices: readonly LoraChoice[]): readonly Required<
     const { name, weight = 1, ...others } = choice as LoraChoice;
     checkNames([name]);
     if (!Number.isFinite(weight))
-      throw badArgument(`the weight of ${JSON.stringify(name)} is a number, not ${weight}`);
+      throw badArgument(`the weight of ${JSON.stringify(name)} is a number, not ${shown(weight)}`);
     const [other] = Object.keys(others);
     if (other !== undefined)
       throw badArgument(`an adapter has a name and a weight, not ${JSON.stringify(other)}`);
@@ -25,9 +26,10 @@ export function checkChoices(choices: readonly LoraChoice[]): readonly Required<
   return choices.map(({ name, weight = 1 }) => ({ name, weight }));
 }
 
-/** @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a name that is none. */
+/** @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for what is no array of names. */
 export function checkNames(names: readonly string[]): readonly string[] {
-  if (!Array.isArray(names) || !names.every((name) => typeof name === "string" && name !== "")) {
+  if (!Array.isArray(names)) throw badArgument('adapters are named by an array such as ["style"]');
+  if (!names.every((name) => typeof name === "string" && name !== "")) {
     throw badArgument("an adapter's name is a string that is not empty");
   }
   return [...names];

@@ -1,5 +1,6 @@
 // Which linears get slots, and of what rank.
 
+import { checkOptions, type OptionNames, shown } from "../arguments.js";
 import { badArgument } from "../errors.js";
 import type { Linear } from "../nn/linear.js";
 import { type Adapter, ranksOf } from "./adapter.js";
@@ -17,17 +18,28 @@ export interface HotswapOptions {
   targets?: readonly string[];
 }
 
+const NAMES: OptionNames<HotswapOptions> = { targetRank: true, targets: true };
+
+/** @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for an option or a rank that is none, or targets that are no list. */
+export function checkHotswap(options: HotswapOptions): void {
+  checkOptions("enableLoraHotswap()", options, NAMES);
+  const { targetRank = 128, targets } = options;
+  if (!Number.isInteger(targetRank) || targetRank < 1 || targetRank > 4096) {
+    throw badArgument(`targetRank is a whole number from 1 to 4096, not ${shown(targetRank)}`);
+  }
+  const isList = Array.isArray(targets) && targets.length > 0;
+  if (targets !== undefined && !isList)
+    throw badArgument('targets is a list of layers\' names, such as ["to_q", "to_v"]');
+}
+
 /**
- * The ranks of all slots that these options ask for.
- * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a rank that is none, or a target that no layer is called by.
+ * The ranks of all slots that these options ask for, after `checkHotswap`.
+ * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a target that no layer is called by.
  */
 export function hotswapRanks(
   { targetRank = 128, targets }: HotswapOptions,
   sites: Sites,
 ): Map<Linear, number> {
-  if (!Number.isInteger(targetRank) || targetRank < 1 || targetRank > 4096) {
-    throw badArgument(`targetRank is a whole number from 1 to 4096, not ${targetRank}`);
-  }
   const all = [...sites.transformer, ...sites.text_encoder];
   const ranks = new Map<Linear, number>();
   const rank = paddedRank(targetRank);
@@ -35,8 +47,6 @@ export function hotswapRanks(
     for (const [, { linear }] of all) ranks.set(linear, rank);
     return ranks;
   }
-  if (!Array.isArray(targets) || targets.length === 0)
-    throw badArgument("targets is a list of layers' names");
   for (const target of targets) {
     const found = all.filter(([name]) => name === target || name.endsWith(`.${target}`));
     if (found.length === 0) {

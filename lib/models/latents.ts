@@ -1,6 +1,7 @@
 // Latents as the transformer sees them: an image of height × width has latents [16, height/8, width/8], packed in 2×2 patches
 // into (height/16)·(width/16) tokens of 64 channels; each token has an id (index, row, column) for RoPE.
 
+import { shown } from "../arguments.js";
 import { badArgument } from "../errors.js";
 
 /** Pixels per latent, along each side. */
@@ -75,5 +76,7 @@ function checkSide(name: "height" | "width", side: number): void {
   if (Number.isSafeInteger(side) && side >= SIZE_MULTIPLE && side % SIZE_MULTIPLE === 0) return;
   const nearest = Math.max(1, Math.round(side / SIZE_MULTIPLE)) * SIZE_MULTIPLE;
   const advice = Number.isSafeInteger(nearest) ? ` Use ${nearest}.` : "";
-  throw badArgument(`${name} must be a multiple of ${SIZE_MULTIPLE} pixels, but it is ${side}.${advice}`);
+  throw badArgument(
+    `${name} must be a multiple of ${SIZE_MULTIPLE} pixels, but it is ${shown(side)}.${advice}`,
+  );
 }

@@ -1,3 +1,4 @@
+import { shown } from "../arguments.js";
 import { badArgument, FluxError } from "../errors.js";
 import type { Precision } from "../nn/scope.js";
 import { type Device, deviceInfo } from "../runtime/device.js";
@@ -13,7 +14,7 @@ export function attentionType(
   device: Device,
 ): AttentionType {
   if (asked !== undefined && asked !== "bf16" && asked !== "fp8" && asked !== "int8") {
-    throw badArgument(`attention is "int8", "fp8" or "bf16", not ${JSON.stringify(asked)}`);
+    throw badArgument(`attention is "int8", "fp8" or "bf16", not ${shown(asked)}`);
   }
   const lacking = device.kind === "cuda" && !isHopper(device);
   if (asked === undefined) return precision === "fp8" && device.kind === "cuda" && !lacking ? "int8" : "bf16";

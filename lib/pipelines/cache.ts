@@ -1,3 +1,4 @@
+import { checkOptions, type OptionNames, shown } from "../arguments.js";
 import { badArgument } from "../errors.js";
 import type { CacheHistory, CacheLimits, CacheShape } from "../models/flux/first-block-cache.js";
 
@@ -54,7 +55,7 @@ export interface CacheStep {
 }
 
 /** Every option; the compiler keeps it complete. */
-const NAMES: Readonly<Record<keyof CacheOptions, true>> = {
+const NAMES: OptionNames<CacheOptions> = {
   type: true,
   threshold: true,
   warmupSteps: true,
@@ -69,15 +70,7 @@ const NAMES: Readonly<Record<keyof CacheOptions, true>> = {
  * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` with a sentence about the first thing that is wrong.
  */
 export function checkCache(options: CacheOptions, blocks: number): CacheSettings {
-  if (options === null || typeof options !== "object") {
-    throw badArgument('the cache takes an object, such as { type: "firstBlock", threshold: 0.08 }');
-  }
-  const unknown = Object.keys(options).find((name) => !Object.hasOwn(NAMES, name));
-  if (unknown !== undefined) {
-    throw badArgument(
-      `the cache has no option "${unknown}"; the options are ${Object.keys(NAMES).join(", ")}`,
-    );
-  }
+  checkOptions("the cache", options, NAMES);
   const {
     type = "firstBlock",
     threshold = 0.08,
@@ -87,12 +80,12 @@ export function checkCache(options: CacheOptions, blocks: number): CacheSettings
     finalBlocks = 0,
     taylorOrder = 0,
   } = options;
-  if (type !== "firstBlock") throw badArgument(`the cache's type is "firstBlock", not "${type}"`);
+  if (type !== "firstBlock") throw badArgument(`the cache's type is "firstBlock", not ${shown(type)}`);
   if (!(typeof threshold === "number" && threshold >= 0)) {
-    throw badArgument(`the cache's threshold is a number of at least 0, not ${threshold}`);
+    throw badArgument(`the cache's threshold is a number of at least 0, not ${shown(threshold)}`);
   }
   if (taylorOrder !== 0 && taylorOrder !== 1) {
-    throw badArgument(`the cache's taylorOrder is 0 or 1, not ${taylorOrder}`);
+    throw badArgument(`the cache's taylorOrder is 0 or 1, not ${shown(taylorOrder)}`);
   }
   atLeast("warmupSteps", warmupSteps, 0);
   atLeast("maxConsecutiveHits", maxConsecutiveHits, 0);
@@ -129,6 +122,6 @@ export function countOf(
 }
 
 function atLeast(name: string, value: number, least: number): void {
-  if (value >= least && (Number.isInteger(value) || value === Infinity)) return;
-  throw badArgument(`the cache's ${name} is a whole number of at least ${least}, not ${value}`);
+  if (typeof value === "number" && value >= least && (Number.isInteger(value) || value === Infinity)) return;
+  throw badArgument(`the cache's ${name} is a whole number of at least ${least}, not ${shown(value)}`);
 }

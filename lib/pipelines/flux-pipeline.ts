@@ -21,13 +21,14 @@ import {
   type LoadedCheckpoint,
   loadOnto,
 } from "./load-onto.js";
+import { checkLoadOptions, type LoadCall } from "./load-options.js";
 import { LoraLoader } from "./lora-loader.js";
 import type { GenerateOptions } from "./options.js";
 import { Output } from "./output.js";
 import { PromptEncoder } from "./prompt-encoder.js";
 import { openRandom } from "./random-checkpoint.js";
 import { capabilitiesOf, readRequest, withTexts } from "./read-request.js";
-import { type Capabilities, checkNames, checkRequest, type Request } from "./request.js";
+import { type Capabilities, checkCall, checkRequest, type Request } from "./request.js";
 import type { GenerateResult } from "./result.js";
 import { openSingleFile } from "./single-file.js";
 
@@ -83,7 +84,7 @@ export class FluxPipeline extends LoraLoader {
    * @throws FluxError `ERR_FLUX_BAD_WEIGHTS`, `ERR_FLUX_UNSUPPORTED`, `ERR_FLUX_NO_DEVICE`, `ERR_FLUX_OUT_OF_MEMORY`.
    */
   static fromPretrained(folder: string, options: FromPretrainedOptions = {}): Promise<FluxPipeline> {
-    return FluxPipeline.#load(() => openFolder(folder), options);
+    return FluxPipeline.#load("fromPretrained", () => openFolder(folder), options);
   }
 
   /**
@@ -94,10 +95,11 @@ export class FluxPipeline extends LoraLoader {
    * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a config or a seed that is none, and as `fromPretrained` does.
    */
   static fromConfig(config: FluxConfig, options: FromConfigOptions): Promise<FluxPipeline> {
-    return FluxPipeline.#load(async () => {
+    const open = async () => {
       if (options?.weights !== "random") throw badArgument('fromConfig() takes { weights: "random" }');
       return openRandom(config, options);
-    }, options ?? {});
+    };
+    return FluxPipeline.#load("fromConfig", open, options ?? {});
   }
 
   /**
@@ -109,13 +111,15 @@ export class FluxPipeline extends LoraLoader {
    * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` when parts are missing, naming all of them, and as `fromPretrained` does.
    */
   static fromSingleFile(path: string, options: FromSingleFileOptions = {}): Promise<FluxPipeline> {
-    return FluxPipeline.#load(() => openSingleFile(path, options), options);
+    return FluxPipeline.#load("fromSingleFile", () => openSingleFile(path, options), options);
   }
 
   static async #load(
+    call: LoadCall,
     open: () => Promise<CheckpointParts>,
     options: FromPretrainedOptions,
   ): Promise<FluxPipeline> {
+    checkLoadOptions(call, options);
     return new FluxPipeline(await loadOnto(open, options), options);
   }
 
@@ -131,8 +135,7 @@ export class FluxPipeline extends LoraLoader {
    */
   async generate(options: GenerateOptions): Promise<GenerateResult> {
     this.#alive();
-    checkNames(options);
-    options.signal?.throwIfAborted();
+    checkCall(options);
     const call = new Call(options, this.#read(options));
     this.#queue.add(call);
     await call.ready; // what is wrong with the call is said now, not at its turn
@@ -163,6 +166,7 @@ export class FluxPipeline extends LoraLoader {
    */
   plan(options: GenerateOptions = {}): Plan {
     this.#alive();
+    checkCall(options);
     if (hasPictures(options)) {
       throw badArgument(
         "plan() reads no pictures: give height and width, or use profile(), which takes them",
@@ -179,6 +183,7 @@ export class FluxPipeline extends LoraLoader {
    */
   async profile(options: GenerateOptions = {}): Promise<Plan> {
     this.#alive();
+    checkCall(options);
     const call = new Call(options, this.#read(standIns(withTexts(options), this.#can)));
     const turn = this.#queue.alone(options.signal, async () => {
       await call.ready;

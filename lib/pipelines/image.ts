@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, extname, join } from "node:path";
+import { checkOptions, type OptionNames, shown } from "../arguments.js";
 import { badArgument, FluxError } from "../errors.js";
 
 /** File formats that an image can be encoded in. */
@@ -10,6 +11,8 @@ export interface EncodeOptions {
   /** 1 to 100, for the lossy formats (jpeg, webp, avif). Default: 90. */
   readonly quality?: number;
 }
+
+const ENCODE_NAMES: OptionNames<EncodeOptions> = { quality: true };
 
 const FORMAT_OF_EXTENSION: Readonly<Record<string, ImageFormat>> = {
   ".png": "png",
@@ -70,9 +73,10 @@ export class FluxImage {
     if (!FORMATS.includes(format)) {
       throw badArgument(`${JSON.stringify(format)} is no image format. Use one of ${FORMATS.join(", ")}.`);
     }
+    checkOptions("an image's encoding", options, ENCODE_NAMES);
     const { quality = 90 } = options;
     if (!Number.isInteger(quality) || quality < 1 || quality > 100) {
-      throw badArgument(`quality must be a whole number from 1 to 100, but it is ${quality}.`);
+      throw badArgument(`quality must be a whole number from 1 to 100, but it is ${shown(quality)}.`);
     }
     try {
       // Loaded on first use: a process that wants raw pixels only does without it.

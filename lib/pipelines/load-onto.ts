@@ -1,4 +1,4 @@
-import { badArgument, FluxError } from "../errors.js";
+import { FluxError } from "../errors.js";
 import type { WeightComponent } from "../loaders/single-file.js";
 import type { Precision } from "../nn/scope.js";
 import { Device, type DeviceName } from "../runtime/device.js";
@@ -58,15 +58,13 @@ export interface LoadedCheckpoint {
 
 /**
  * Opens the device and loads what `open` gives. On a failure nothing stays open.
- * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a wrong option, and as `open`, `Device.open` and `loadCheckpoint` do.
+ * @throws FluxError as `open`, `Device.open` and `loadCheckpoint` do.
  */
 export async function loadOnto(
   open: () => Promise<CheckpointParts>,
   options: FromPretrainedOptions,
 ): Promise<LoadedCheckpoint> {
-  const { signal, threads, precision, textEncoderPrecision } = options;
-  checkBatch(options.batchConcurrent);
-  signal?.throwIfAborted();
+  const { threads, precision, textEncoderPrecision } = options;
   const ownsDevice = !(options.device instanceof Device);
   const device = options.device instanceof Device ? options.device : Device.open(options.device, { threads });
   try {
@@ -82,12 +80,6 @@ export async function loadOnto(
     if (ownsDevice) device.dispose();
     throw error;
   }
-}
-
-function checkBatch(batchConcurrent: boolean | number = false): void {
-  const isCount = Number.isInteger(batchConcurrent) && Number(batchConcurrent) >= 1;
-  if (typeof batchConcurrent === "boolean" || isCount) return;
-  throw badArgument(`batchConcurrent is true, false or a whole number of images, not ${batchConcurrent}`);
 }
 
 /** What the linears compute in on this device, by default what a checkpoint's bf16 weights need. */

@@ -1,8 +1,9 @@
+import { checkBoolean, checkOptions, type OptionNames, shown } from "../arguments.js";
 import { badArgument } from "../errors.js";
 import type { AdapterInfo, Adapters } from "../lora/adapters.js";
 import { checkChoices, checkNames } from "../lora/choices.js";
 import type { UnusedKey } from "../lora/pairs.js";
-import type { HotswapOptions } from "../lora/targets.js";
+import { checkHotswap, type HotswapOptions } from "../lora/targets.js";
 
 export interface LoadLoraOptions {
   /** What the other methods call it; `default_0`, `default_1` and so on by default. */
@@ -10,6 +11,16 @@ export interface LoadLoraOptions {
   /** Takes the place of the loaded adapter of that name, with its weight. */
   hotswap?: boolean;
 }
+
+export interface FuseLoraOptions {
+  /** Those that are active by default. */
+  adapterNames?: readonly string[];
+  /** What their weights are multiplied by; 1 by default. */
+  loraScale?: number;
+}
+
+const LOAD_NAMES: OptionNames<LoadLoraOptions> = { adapterName: true, hotswap: true };
+const FUSE_NAMES: OptionNames<FuseLoraOptions> = { adapterNames: true, loraScale: true };
 
 /** What `loadLoraWeights` found. */
 export interface LoadedLora {
@@ -39,7 +50,8 @@ export abstract class LoraLoader {
    * does.
    * @throws FluxError `ERR_FLUX_BAD_ARGUMENT`, `ERR_FLUX_OUT_OF_MEMORY`.
    */
-  enableLoraHotswap(options: HotswapOptions = {}): Promise<void> {
+  async enableLoraHotswap(options: HotswapOptions = {}): Promise<void> {
+    checkHotswap(options);
     return this.inOrder(() => this.adapters.enableHotswap(options));
   }
 
@@ -51,7 +63,9 @@ export abstract class LoraLoader {
    *   `ERR_FLUX_BAD_ARGUMENT` for a name that is taken, or a rank that has no room.
    */
   async loadLoraWeights(source: string | Uint8Array, options: LoadLoraOptions = {}): Promise<LoadedLora> {
+    checkOptions("loadLoraWeights()", options, LOAD_NAMES);
     const { adapterName, hotswap = false } = options;
+    checkBoolean("hotswap", hotswap);
     if (adapterName !== undefined) checkNames([adapterName]);
     if (hotswap && adapterName === undefined) {
       throw badArgument("hotswap: true replaces a loaded adapter; say which one with adapterName");
@@ -113,13 +127,12 @@ export abstract class LoraLoader {
 
   /**
    * Makes adapters a part of the weights, which are read anew from the checkpoint: a step then takes as long as without any.
-   * @param options.adapterNames those that are active by default
-   * @param options.loraScale what their weights are multiplied by; 1 by default
    * @throws FluxError also when the checkpoint is no longer there, or there is no memory for a second copy of the weights that change.
    */
-  async fuseLora(options: { adapterNames?: readonly string[]; loraScale?: number } = {}): Promise<void> {
+  async fuseLora(options: FuseLoraOptions = {}): Promise<void> {
+    checkOptions("fuseLora()", options, FUSE_NAMES);
     const { adapterNames, loraScale = 1 } = options;
-    if (!Number.isFinite(loraScale)) throw badArgument(`loraScale is a number, not ${loraScale}`);
+    if (!Number.isFinite(loraScale)) throw badArgument(`loraScale is a number, not ${shown(loraScale)}`);
     const names = adapterNames && checkNames(adapterNames);
     return this.inOrder(() => this.adapters.fuse(names, loraScale));
   }

@@ -1,8 +1,17 @@
+import {
+  checkBoolean,
+  checkCallback,
+  checkOptions,
+  checkSignal,
+  type OptionNames,
+  shown,
+} from "../arguments.js";
 import { badArgument } from "../errors.js";
 import { MAX_PROMPT_LENGTH, MAX_T5_LENGTH } from "../loaders/tokenizers.js";
 import { checkChoices, type LoraChoice } from "../lora/choices.js";
 import { type LatentSize, latentSize } from "../models/latents.js";
 import { checkTileSize } from "../models/vae/tiles.js";
+import { checkSeed } from "../runtime/generator.js";
 import { type CacheSettings, checkCache } from "./cache.js";
 import type { ImageTask } from "./conditioning/task.js";
 import type { Variant } from "./conditioning/variant.js";
@@ -69,7 +78,7 @@ const DEFAULT_STEPS: Readonly<Record<Variant, number>> = {
 };
 
 /** Every option of `generate`; the compiler keeps it complete. */
-const NAMES: Readonly<Record<keyof GenerateOptions, true>> = {
+const NAMES: OptionNames<GenerateOptions> = {
   prompt: true,
   prompt2: true,
   negativePrompt: true,
@@ -105,26 +114,25 @@ const NAMES: Readonly<Record<keyof GenerateOptions, true>> = {
 };
 
 /**
- * A name that is none of ours is a slip (`steps`, `num_inference_steps`), not something to pass over.
- * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` naming the option that was probably meant.
+ * What can be said of a call before anything is read.
+ * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a name that is none, and for what is no signal, function or switch; the signal's reason.
  */
-export function checkNames(options: GenerateOptions): void {
-  if (options === null || typeof options !== "object") {
-    throw badArgument('generate() takes one object, such as { prompt: "a cat" }');
+export function checkCall(options: GenerateOptions): void {
+  checkOptions("generate()", options, NAMES);
+  for (const side of ["height", "width"] as const) {
+    const pixels = options[side];
+    if (pixels !== undefined && typeof pixels !== "number")
+      throw badArgument(`${side} is a number of pixels, not ${shown(pixels)}`);
   }
-  const letters = (name: string) => name.replace(/_/g, "").toLowerCase();
-  for (const name of Object.keys(options)) {
-    if (Object.hasOwn(NAMES, name)) continue;
-    const meant = Object.keys(NAMES).find((known) => letters(known).includes(letters(name)));
-    const advice =
-      meant === undefined ? `the options are ${Object.keys(NAMES).join(", ")}` : `did you mean ${meant}?`;
-    throw badArgument(`generate() has no option "${name}"; ${advice}`);
-  }
+  checkCallback("onStep", options.onStep);
+  checkBoolean("preview", options.preview);
+  checkBoolean("autoResize", options.autoResize);
+  checkSignal(options.signal);
 }
 
 /** @throws FluxError `ERR_FLUX_BAD_ARGUMENT` with a sentence about the first thing that is wrong. */
 export function checkRequest(options: GenerateOptions, can: Capabilities): Request {
-  checkNames(options);
+  checkCall(options);
   const { height = can.sampleSize, width = can.sampleSize } = options;
   const size = latentSize(height, width);
   if (height * width > MAX_PIXELS) {
@@ -148,7 +156,7 @@ export function checkRequest(options: GenerateOptions, can: Capabilities): Reque
   }
   const outputType = options.outputType ?? "image";
   if (!["image", "raw", "latents"].includes(outputType)) {
-    throw badArgument(`outputType is "image", "raw" or "latents", not "${outputType}"`);
+    throw badArgument(`outputType is "image", "raw" or "latents", not ${shown(outputType)}`);
   }
   return {
     positive,
@@ -161,11 +169,11 @@ export function checkRequest(options: GenerateOptions, can: Capabilities): Reque
       1,
       1000,
     ),
-    sigmas: options.sigmas,
+    sigmas: options.sigmas && numbers("sigmas", options.sigmas),
     guidanceScale: finite("guidanceScale", options.guidanceScale ?? (can.variant === "fill" ? 30 : 3.5)),
     batch,
     numImagesPerPrompt,
-    seed: options.seed ?? Math.floor(Math.random() * 2 ** 32),
+    seed: checkSeed(options.seed ?? Math.floor(Math.random() * 2 ** 32)),
     latents: options.latents,
     maxSequenceLength,
     cache:
@@ -256,10 +264,15 @@ export function countOf(conditions: Conditions): number {
 
 function wholeNumber(name: string, value: number, least: number, most: number): number {
   if (Number.isInteger(value) && value >= least && value <= most) return value;
-  throw badArgument(`${name} is a whole number from ${least} to ${most}, not ${value}`);
+  throw badArgument(`${name} is a whole number from ${least} to ${most}, not ${shown(value)}`);
+}
+
+function numbers(name: string, values: readonly number[]): readonly number[] {
+  if (Array.isArray(values) && values.length > 0 && values.every(Number.isFinite)) return values;
+  throw badArgument(`${name} is a non-empty array of numbers`);
 }
 
 function finite(name: string, value: number): number {
   if (Number.isFinite(value)) return value;
-  throw badArgument(`${name} is a number, not ${value}`);
+  throw badArgument(`${name} is a number, not ${shown(value)}`);
 }

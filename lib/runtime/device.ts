@@ -1,5 +1,6 @@
 import { availableParallelism, freemem } from "node:os";
-import { FluxError } from "../errors.js";
+import { checkOptions, type OptionNames, shown } from "../arguments.js";
+import { badArgument, FluxError } from "../errors.js";
 import { Buffer } from "./buffer.js";
 import { type DType, elementsOf, sizeOf } from "./dtype.js";
 import {
@@ -21,6 +22,8 @@ export interface DeviceOptions {
   /** CPU only: how many threads compute; the number of cores by default. Results do not depend on it. */
   threads?: number;
 }
+
+const NAMES: OptionNames<DeviceOptions> = { threads: true };
 
 /** What this machine and this build can do. */
 export interface DeviceInfo {
@@ -68,18 +71,13 @@ export class Device {
    *   for a name that is none.
    */
   static open(name: DeviceName = "auto", options: DeviceOptions = {}): Device {
+    checkOptions("Device.open()", options, NAMES);
     const threads = options.threads ?? availableParallelism();
     if (!Number.isInteger(threads) || threads < 1 || threads > 1024) {
-      throw new FluxError(
-        "ERR_FLUX_BAD_ARGUMENT",
-        `threads is a whole number from 1 to 1024, not ${threads}`,
-      );
+      throw badArgument(`threads is a whole number from 1 to 1024, not ${shown(threads)}`);
     }
     if (name !== "cpu" && name !== "auto" && !/^cuda(:\d+)?$/.test(name)) {
-      throw new FluxError(
-        "ERR_FLUX_BAD_ARGUMENT",
-        `device is "auto", "cpu" or "cuda:0" (a number), not "${name}"`,
-      );
+      throw badArgument(`device is "auto", "cpu" or "cuda:0" (a number), not ${shown(name)}`);
     }
     const { Device: Native } = native();
     const cpu = () => new Device("cpu", "cpu", new Native({ backend: "cpu", threads, index: 0 }));

@@ -1,4 +1,5 @@
-import { FluxError } from "../errors.js";
+import { shown } from "../arguments.js";
+import { badArgument } from "../errors.js";
 import type { Device } from "./device.js";
 import { type NativeGenerator, native } from "./native.js";
 
@@ -11,14 +12,7 @@ export class Generator {
 
   /** @param seed a whole number from 0 to 2^53 − 1, or a bigint below 2^64. */
   constructor(readonly seed: number | bigint) {
-    const valid =
-      typeof seed === "bigint" ? seed >= 0n && seed < 2n ** 64n : Number.isSafeInteger(seed) && seed >= 0;
-    if (!valid) {
-      throw new FluxError(
-        "ERR_FLUX_BAD_ARGUMENT",
-        `seed is a whole number from 0 to 2^53 − 1 (or a bigint below 2^64), not ${seed}`,
-      );
-    }
+    checkSeed(seed);
     this.#native = new (native().Generator)(BigInt(seed));
   }
 
@@ -26,4 +20,12 @@ export class Generator {
   normal(device: Device, count: number): Promise<Float32Array> {
     return device.native.normal(this.#native, count);
   }
+}
+
+/** @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a seed that is none. */
+export function checkSeed(seed: number | bigint): number | bigint {
+  const isValid =
+    typeof seed === "bigint" ? seed >= 0n && seed < 2n ** 64n : Number.isSafeInteger(seed) && seed >= 0;
+  if (isValid) return seed;
+  throw badArgument(`seed is a whole number from 0 to 2^53 − 1 (or a bigint below 2^64), not ${shown(seed)}`);
 }

@@ -181,7 +181,7 @@ describe("calls", () => {
       [() => latents(pipe, { loras: [{ name: "x" }] }), badArgument(loaded)],
       [
         () => latents(pipe, { loras: [{ name: "default_0", weight: "1" as never }] }),
-        badArgument(/is a number, not 1/),
+        badArgument(/is a number, not "1"/),
       ],
       [
         () => latents(pipe, { loras: [{ name: "default_0", scale: 1 } as never] }),

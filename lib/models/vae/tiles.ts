@@ -1,5 +1,6 @@
 // Cutting an image into tiles that overlap, and putting their results together again.
 
+import { shown } from "../../arguments.js";
 import { badArgument } from "../../errors.js";
 import type { Recorder } from "../../runtime/recorder.js";
 import type { Value } from "../../runtime/value.js";
@@ -27,7 +28,7 @@ const EDGE_SHARE = 3 / 8;
 export function checkTileSize(side: number): number {
   if (Number.isInteger(side) && side >= LEAST_TILE && side % (2 * VAE_SCALE) === 0) return side;
   throw badArgument(
-    `a tile's side is a multiple of ${2 * VAE_SCALE} pixels, at least ${LEAST_TILE}, not ${side}`,
+    `a tile's side is a multiple of ${2 * VAE_SCALE} pixels, at least ${LEAST_TILE}, not ${shown(side)}`,
   );
 }
 

@@ -1,6 +1,7 @@
 // What the pictures of a generate call are for: which of them a checkpoint takes, the size that follows from them, and their pixels
 // at that size.
 
+import { shown } from "../../arguments.js";
 import { badArgument } from "../../errors.js";
 import { type LatentSize, latentSize, SIZE_MULTIPLE } from "../../models/latents.js";
 import type { GenerateOptions } from "../options.js";
@@ -103,7 +104,9 @@ export function checkTask(options: GenerateOptions, variant: Variant): void {
     if (variant === "control")
       throw badArgument("paddingMaskCrop does not go with controlImage; leave it out");
     if (!Number.isSafeInteger(paddingMaskCrop) || paddingMaskCrop! < 0) {
-      throw badArgument(`paddingMaskCrop is a whole number of pixels, 0 or more, not ${paddingMaskCrop}`);
+      throw badArgument(
+        `paddingMaskCrop is a whole number of pixels, 0 or more, not ${shown(paddingMaskCrop)}`,
+      );
     }
     if ((options.outputType ?? "image") !== "image") {
       throw badArgument(
@@ -113,14 +116,16 @@ export function checkTask(options: GenerateOptions, variant: Variant): void {
   }
   const { maxArea } = options;
   if (has(maxArea) && (!Number.isFinite(maxArea) || maxArea! < SIZE_MULTIPLE ** 2)) {
-    throw badArgument(`maxArea is a number of pixels of at least ${SIZE_MULTIPLE ** 2}, not ${maxArea}`);
+    throw badArgument(
+      `maxArea is a number of pixels of at least ${SIZE_MULTIPLE ** 2}, not ${shown(maxArea)}`,
+    );
   }
 }
 
 function checkStrength(strength: number): void {
-  if (strength > 0 && strength <= 1) return;
+  if (typeof strength === "number" && strength > 0 && strength <= 1) return;
   const advice = strength === 0 ? " 0 would run no step and give the picture back." : "";
-  throw badArgument(`strength is a number above 0 and at most 1, not ${strength}.${advice}`);
+  throw badArgument(`strength is a number above 0 and at most 1, not ${shown(strength)}.${advice}`);
 }
 
 /** Decodes what a call brings. */
