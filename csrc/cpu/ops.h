@@ -28,7 +28,8 @@
 //                 queryRows [B, H, 64⌈T/64⌉, 2], keyBlocks [B, H, 4⌈T/64⌉, 4] f32: q and k quantised to the type
 //                 of q, v to e4m3; every byte as kernels/attention/qkv_layout.cuh says. The GPU's qkvLinear can
 //                 have these outputs instead of qkv, for the tokens from attr firstToken on.
-//   attentionPacked  what packHeads gives  →  y [B, T, H, 128];  attr scale
+//   attentionPacked  what packHeads gives, of q and queryRows perhaps only the tokens Q in a row  →  y [B, Q, H, 128];
+//                 attr scale
 //                 softmax(scale·q·kᵀ)·v of the quantised q, k, v. The GPU rounds the softmax's numerators to
 //                 e4m3, this backend does not.
 //   layerNorm     x [.., D], weight?, bias? [D] f32, shift?, scale? [B, D] f32 (B = x.shape[0])

@@ -25,7 +25,7 @@ int64_t channel_position(int64_t c) { return c / 64 * 64 + c / 2 % 4 * 16 + c / 
 
 struct Packed {
   const TensorView &q, &k, &v, &rows, &blocks;
-  int64_t batches, heads, tokens;
+  int64_t batches, heads, tokens, queries;
 
   explicit Packed(const OpCall& call)
       : q(operand(call, "q", {DType::kI8, DType::kF8E4M3})),
@@ -33,29 +33,35 @@ struct Packed {
         v(operand(call, "v", {DType::kF8E4M3})),
         rows(operand(call, "queryRows")),
         blocks(operand(call, "keyBlocks")) {
-    expect_shape(call, "q", q, {-1, -1, -1, kHeadSize});
-    batches = q.shape[0], heads = q.shape[1], tokens = q.shape[2];
+    expect_shape(call, "k", k, {-1, -1, -1, kHeadSize});
+    batches = k.shape[0], heads = k.shape[1], tokens = k.shape[2];
     const int64_t tiles = divide_up(tokens, kTile);
-    expect_same_shape(call, "k", k, "q", q);
+    expect_shape(call, "q", q, {batches, heads, -1, kHeadSize});
+    queries = q.shape[2];
     expect_shape(call, "v", v, {batches, heads, divide_up(tokens, kBlock), kHeadSize, kBlock});
-    expect_shape(call, "queryRows", rows, {batches, heads, tiles * kTile, 2});
+    expect_shape(call, "queryRows", rows, {batches, heads, -1, 2});
     expect_shape(call, "keyBlocks", blocks, {batches, heads, tiles * kTile / kBlock, 4});
-    for (const auto& [name, view] : {std::pair<const char*, const TensorView&>{"q", q},
-                                     {"k", k},
-                                     {"v", v},
-                                     {"queryRows", rows},
-                                     {"keyBlocks", blocks}}) {
+    if (rows.shape[2] < queries)
+      fail(call, describe("queryRows", rows) + " are fewer than " + describe("q", q));
+    for (const auto& [name, view] :
+         {std::pair<const char*, const TensorView&>{"k", k}, {"v", v}, {"keyBlocks", blocks}}) {
       if (!view.contiguous()) fail(call, describe(name, view) + " must be contiguous");
+    }
+    for (const auto& [name, view] :
+         {std::pair<const char*, const TensorView&>{"q", q}, {"queryRows", rows}}) {
+      const bool dense =
+          view.stride[2] == view.inner() && (batches == 1 || view.stride[0] == heads * view.stride[1]);
+      if (!dense) fail(call, describe(name, view) + " must be tokens in a row of contiguous heads");
     }
   }
 
   bool integer() const { return q.dtype == DType::kI8; }
   int64_t slices() const { return batches * heads; }
   uint8_t* scored(const TensorView& view, int64_t slice, int64_t token) const {
-    return view.as<uint8_t>() + (slice * tokens + token) * kHeadSize;
+    return view.as<uint8_t>() + slice * view.stride[1] + token * kHeadSize;
   }
   float* row(int64_t slice, int64_t token) const {
-    return rows.as<float>() + (slice * rows.shape[2] + token) * 2;
+    return rows.as<float>() + slice * rows.stride[1] + token * 2;
   }
   float* block(int64_t slice, int64_t token) const {
     return blocks.as<float>() + (slice * blocks.shape[2] + token / kBlock) * 4;
@@ -182,8 +188,10 @@ void pack_tile(const Packed& to, int64_t slice, int64_t first, const RowOf& x) {
 void pack_heads(const OpCall& call, ThreadPool& pool) {
   const Packed to(call);
   const TensorView& qkv = operand(call, "qkv");
-  expect_shape(call, "qkv", qkv, {to.batches, to.tokens, 3, to.heads, kHeadSize});
   const int64_t tiles = divide_up(to.tokens, kTile);
+  expect_same_shape(call, "q", to.q, "k", to.k);
+  expect_shape(call, "queryRows", to.rows, {to.batches, to.heads, tiles * kTile, 2});
+  expect_shape(call, "qkv", qkv, {to.batches, to.tokens, 3, to.heads, kHeadSize});
   pool.parallel_for(to.slices() * tiles, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t slice = task / tiles;
@@ -199,11 +207,18 @@ void pack_heads(const OpCall& call, ThreadPool& pool) {
 // Unpacks into rows of f32 and attends to those.
 void attention_packed(const OpCall& call, ThreadPool& pool) {
   const Packed from(call);
-  const int64_t elements = from.slices() * from.tokens * kHeadSize;
+  const int64_t asked = from.slices() * from.queries, held = from.slices() * from.tokens;
   thread_local Scratch scratch;
-  float* rows[3];
-  for (int64_t part = 0; part < 3; ++part)
-    rows[part] = scratch.reserve<float>(3 * elements) + part * elements;
+  float* queries = scratch.reserve<float>((asked + 2 * held) * kHeadSize);
+  float* keys = queries + asked * kHeadSize;
+  float* values = keys + held * kHeadSize;
+  pool.parallel_for(asked, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t slice = at / from.queries, query = at % from.queries;
+      load_row(from.scored(from.q, slice, query), from.row(slice, query)[0], from.integer(),
+               queries + at * kHeadSize);
+    }
+  });
   const int64_t tiles = divide_up(from.tokens, kBlock);
   pool.parallel_for(from.slices() * tiles, 4, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
@@ -214,23 +229,25 @@ void attention_packed(const OpCall& call, ThreadPool& pool) {
         const int64_t token = start + kTokenOrder[slot];
         if (token >= from.tokens) continue;
         const int64_t at = (slice * from.tokens + token) * kHeadSize;
-        load_row(from.scored(from.q, slice, token), from.row(slice, token)[0], from.integer(), rows[0] + at);
-        load_row(from.scored(from.k, slice, token), block[0], from.integer(), rows[1] + at);
+        load_row(from.scored(from.k, slice, token), block[0], from.integer(), keys + at);
         for (int64_t c = 0; c < kHeadSize; ++c) {
-          rows[2][at + c] = factor * e4m3_to_f32(from.value(slice, start, c)[slot]);
+          values[at + c] = factor * e4m3_to_f32(from.value(slice, start, c)[slot]);
         }
       }
     }
   });
   OpCall unpacked{call.kind, {}, {{"scale", call.number("scale")}, {"causal", 0}}};
-  for (int64_t part = 0; part < 3; ++part) {
+  const auto add = [&](const char* name, float* rows, int64_t tokens) {
     TensorView view;
-    view.data = rows[part];
+    view.data = rows;
     view.rank = 4;
-    view.shape = {from.batches, from.tokens, from.heads, kHeadSize};
-    view.stride = {from.heads * from.tokens * kHeadSize, kHeadSize, from.tokens * kHeadSize, 1};
-    unpacked.operands.emplace_back(std::string(1, "qkv"[part]), view);
-  }
+    view.shape = {from.batches, tokens, from.heads, kHeadSize};
+    view.stride = {from.heads * tokens * kHeadSize, kHeadSize, tokens * kHeadSize, 1};
+    unpacked.operands.emplace_back(name, view);
+  };
+  add("q", queries, from.queries);
+  add("k", keys, from.tokens);
+  add("v", values, from.tokens);
   unpacked.operands.emplace_back("y", call.tensor("y"));
   attention(unpacked, pool);
 }

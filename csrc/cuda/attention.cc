@@ -62,9 +62,12 @@ void attention_packed(const OpCall& call, const Launch& launch) {
   attention.type = score_type(call);
   attention.output = tensor_of(y);
   if (const TensorView* scale = call.optional("yScale")) attention.output_scale = scale->as<const float>();
-  attention.batch = static_cast<int>(y.shape[0]);
-  attention.queries = attention.keys = static_cast<int>(y.shape[1]);
-  attention.heads = static_cast<int>(y.shape[2]);
+  const TensorView& q = call.tensor("q");  // [B, H, T, 128]
+  attention.batch = static_cast<int>(q.shape[0]);
+  attention.heads = static_cast<int>(q.shape[1]);
+  attention.queries = static_cast<int>(q.shape[2]);
+  attention.query_tokens = static_cast<int>(q.stride[1] / q.stride[2]);
+  attention.keys = static_cast<int>(call.tensor("k").shape[2]);
   attention.scale = static_cast<float>(call.number("scale"));
   attention.workspace = launch.attention_workspace;
   check(kernels::attention_packed(attention, launch.stream), "attentionPacked");

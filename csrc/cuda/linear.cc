@@ -158,16 +158,19 @@ void run_gemm(kernels::Gemm gemm, const kernels::GemmGroup* groups, size_t count
   check(kernels::gemm(gemm, launch.stream), op);
 }
 
+// A launch for each run of calls that are alike.
 template <kernels::GemmGroup (*kGroup)(const OpCall&)>
 bool run_together(const std::vector<const OpCall*>& calls, const Launch& launch) {
-  if (calls.size() > kernels::kGemmMaxGroups) return false;
-  const kernels::Gemm gemm = gemm_of(*calls.front());
   std::vector<kernels::GemmGroup> groups;
-  for (const OpCall* call : calls) {
-    if (!alike(gemm_of(*call), gemm)) return false;
-    groups.push_back(kGroup(*call));
+  for (size_t at = 0; at < calls.size(); at += groups.size()) {
+    const kernels::Gemm gemm = gemm_of(*calls[at]);
+    groups.clear();
+    for (size_t i = at; i < calls.size() && groups.size() < kernels::kGemmMaxGroups; ++i) {
+      if (!alike(gemm_of(*calls[i]), gemm)) break;
+      groups.push_back(kGroup(*calls[i]));
+    }
+    run_gemm(gemm, groups.data(), groups.size(), launch, calls[at]->kind);
   }
-  run_gemm(gemm, groups.data(), groups.size(), launch, calls.front()->kind);
   return true;
 }
 

@@ -62,6 +62,8 @@ struct AttentionPacked {
   // [batch][queries], optional: the output is code · scale, saturating at 448. No result exceeds the largest |v| of its head.
   const float* output_scale = nullptr;
   int batch = 1, heads = 1, queries = 0, keys = 0;  // head_dim is 128
+  // Where only some of a sequence's tokens ask: query and query_rows point at the first of `queries` in a row, of so many. 0: queries.
+  int query_tokens = 0;
   float scale = 1.0f;
   float* log_sum_exp = nullptr;
   void* workspace = nullptr;

@@ -22,24 +22,26 @@ Status map_values(CUtensorMap* map, const uint8_t* values, int keys, int slices)
 
 template <typename C>
 Status run_packed(const AttentionPacked& call, cudaStream_t stream) {
+  const int query_tokens = call.query_tokens == 0 ? call.queries : call.query_tokens;
   Parameters p{};
   p.heads = call.heads;
   p.queries = call.queries;
   p.keys = call.keys;
-  p.padded_queries = qkv::padded_tokens(call.queries);
+  p.padded_queries = qkv::padded_tokens(query_tokens);
   p.padded_keys = qkv::padded_tokens(call.keys);
   p.scale_log2 = call.scale * 1.4426950408889634f;
   p.query_rows = reinterpret_cast<const float2*>(call.operands.query_rows);
   p.key_blocks = reinterpret_cast<const float4*>(call.operands.key_blocks);
   p.log_sum_exp = call.log_sum_exp;
   const int blocks = plan_blocks<C>(p, call.batch * call.heads, call.workspace);
-  const auto map = [&](CUtensorMap* to, uint8_t* data, int tokens, int rows, const char* what) {
-    const int64_t slice = int64_t(tokens) * C::kHeadDim;
+  const auto map = [&](CUtensorMap* to, uint8_t* data, int tokens, int of, int rows, const char* what) {
+    const int64_t slice = int64_t(of) * C::kHeadDim;
     return map_tokens(to, {data, slice * call.heads, C::kHeadDim, slice}, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1,
                       C::kHeadDim, tokens, call.heads, call.batch, rows, what);
   };
-  if (Status s = map(&p.query, call.operands.query, call.queries, 64, "query"); !s.ok()) return s;
-  if (Status s = map(&p.key, call.operands.key, call.keys, C::kKeyTile, "key"); !s.ok()) return s;
+  if (Status s = map(&p.query, call.operands.query, call.queries, query_tokens, 64, "query"); !s.ok())
+    return s;
+  if (Status s = map(&p.key, call.operands.key, call.keys, call.keys, C::kKeyTile, "key"); !s.ok()) return s;
   if (Status s = map_values<C>(&p.value, call.operands.value, call.keys, call.batch * call.heads); !s.ok())
     return s;
   if (call.output_scale != nullptr) {
@@ -70,6 +72,10 @@ Status attention_packed(const AttentionPacked& call, cudaStream_t stream) {
   if (!rows_aligned(call.output)) {
     return Status::bad_argument(
         "attention_packed: align the output to 16 bytes and make its strides multiples of 8 elements");
+  }
+  if (call.query_tokens != 0 && call.query_tokens < call.queries) {
+    return Status::bad_argument("attention_packed: " + std::to_string(call.queries) + " queries of " +
+                                std::to_string(call.query_tokens) + " tokens");
   }
   const AttentionTensor& y = call.output;
   if (call.output_scale != nullptr &&

@@ -9,6 +9,12 @@ export type AttentionType = "bf16" | "fp8" | "int8";
 /** Tokens that an 8-bit layout quantises together: where one layer's tokens end and the next one's begin, it can cut only here. */
 export const HEAD_TOKENS = 64;
 
+/** Tokens in a row. */
+export interface TokenRange {
+  readonly start: number;
+  readonly length: number;
+}
+
 /**
  * 8-bit operands of attention over T tokens of B batches and H heads. kernels/attention/qkv_layout.cuh describes every byte.
  *
@@ -33,6 +39,14 @@ export class Heads {
     /** Where the part begins in its sequence. */
     readonly firstToken = 0,
   ) {}
+
+  /** The fewest tokens around a range that `slice` can take. */
+  around({ start, length }: TokenRange): TokenRange {
+    if (this.form instanceof Value) return { start, length };
+    const first = HEAD_TOKENS * Math.floor(start / HEAD_TOKENS);
+    const end = Math.min(HEAD_TOKENS * Math.ceil((start + length) / HEAD_TOKENS), this.shape[1]);
+    return { start: first, length: end - first };
+  }
 
   /** `length` tokens from `start`, for a layer that makes these alone. */
   slice(start: number, length: number): Heads {

@@ -181,6 +181,41 @@ void codes(Context& c, const AttentionShape& shape) {
   c.expect_within("codes", got, want, {0.028, -1, 0.032});
 }
 
+// Some of the tokens ask, all are keys.
+void range(Context& c, const AttentionShape& shape, ScoreType type, int first, int count) {
+  AttentionProblem problem(shape);
+  const PackedMemory memory(shape.batch, shape.heads, shape.tokens, shape.tokens);
+  const AttentionWorkspace workspace;
+  const AttentionPack pack = pack_call(problem, memory, type);
+  Output output(int64_t(shape.batch) * count, shape.width(), Element::kBF16);
+  AttentionPacked call = attention_call(problem, pack, workspace.data());
+  call.operands.query += int64_t(first) * 128;
+  call.operands.query_rows += int64_t(first) * 2;
+  call.queries = count;
+  call.query_tokens = shape.tokens;
+  call.output = {output.data(), int64_t(count) * shape.width(), shape.width(), 128};
+  call.log_sum_exp = nullptr;
+  const auto launch = [&] {
+    if (Status s = attention_pack(pack, c.stream()); !s.ok()) return s;
+    return attention_packed(call, c.stream());
+  };
+  if (!c.run({&output}, launch)) return;
+  std::vector<reference::AttentionRow> rows;
+  for (const auto& row : problem.sample()) {
+    if (row.query >= first && row.query < first + count) rows.push_back(row);
+  }
+  const Matrix all = output.values();
+  Matrix got(int64_t(rows.size()), 128);
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const auto [batch, head, query] = rows[r];
+    for (int x = 0; x < 128; ++x)
+      got.at(int64_t(r), x) = all.at(int64_t(batch) * count + query - first, head * 128 + x);
+  }
+  const double error = type == ScoreType::kInt8 ? 0.041 : 0.058;
+  c.expect_within("output", got, reference::attention(problem.reference(), rows).output,
+                  {error, -1, 2 * error});
+}
+
 // Scores of thousands: no NaN, and each row is what its largest score's v is, or a mean of few.
 void extreme(Context& c, ScoreType type, float factor) {
   const AttentionShape shape{1, 2, 700, 128};
@@ -211,6 +246,10 @@ void refusals(Context& c) {
   AttentionPacked call = attention_call(problem, pack, nullptr);
   call.keys = 0;
   c.expect_refused("no keys", attention_packed(call, c.stream()), Status::Code::kBadArgument);
+  call.keys = 16;
+  call.query_tokens = 15;
+  c.expect_refused("more queries than tokens", attention_packed(call, c.stream()),
+                   Status::Code::kBadArgument);
   pack.key.token_stride = 127;
   c.expect_refused("an odd stride", attention_pack(pack, c.stream()), Status::Code::kBadArgument);
 }
@@ -235,6 +274,11 @@ const Cases kTests = [](Register& add) {
                                     {1, 24, 4609, 128}}) {
       add.test(path + s.name(), [=](Context& c) { hold(c, {s, {}, type, int8 ? 0.041 : 0.058}); });
     }
+    add.test(path + "range", [type](Context& c) {
+      range(c, {2, 3, 700, 128}, type, 77, 301);
+      range(c, {1, 24, 4608, 128}, type, 512, 2048);
+      range(c, {1, 24, 4608, 128}, type, 4544, 64);
+    });
     // The error table: 1.1 × the best 8-bit figure known of each row for int8 (1.1 × the unscaled casts' for e4m3).
     const AttentionShape s{1, 4, 4608, 128};
     for (const Expected& e : {Expected{s, {"peaky", 3, 3}, type, int8 ? 0.056 : 0.147},

@@ -118,13 +118,19 @@ export class FluxTransformer extends Model {
 
     const { attention } = this;
     const context = { modulation: this.#modulation, row, rope: valueOf(rope), textTokens, attention };
-    const blocks = [...this.doubleBlocks, ...this.singleBlocks].map((block) => () => {
-      block.forward(g, hidden, context);
-    });
+    const asked = { start: textTokens, length: targetTokens ?? imageTokens };
+    const blocks = [
+      ...this.doubleBlocks.map((block) => () => block.forward(g, hidden, context)),
+      ...this.singleBlocks.map((block, index) => () => {
+        // Nothing reads the other tokens after the last block.
+        const wanted = index === this.singleBlocks.length - 1 ? asked : undefined;
+        block.forward(g, hidden, context, wanted);
+      }),
+    ];
     if (cache !== undefined) cache.record(g, hidden, blocks);
     else for (const block of blocks) block();
 
-    const target = image.slice(1, 0, targetTokens ?? imageTokens);
+    const target = hidden.slice(1, asked.start, asked.length);
     const x = g.layerNorm(target, { ...this.#modulation.final(row), eps: EPS });
     return this.#out.forward(g, x, { dtype: "f32" });
   }

@@ -1,8 +1,8 @@
 import { elementsOf } from "../dtype.js";
-import { type AttentionType, HEAD_TOKENS, Heads, type PackedHeads } from "../heads.js";
+import { type AttentionType, HEAD_TOKENS, Heads, type PackedHeads, type TokenRange } from "../heads.js";
 import { show, Value } from "../value.js";
 import { ACTIVATIONS, type Activation } from "./activation.js";
-import { boundsOf, LinearOps, type LinearWeights, matrix } from "./linear.js";
+import { boundsOf, firstRows, LinearOps, type LinearWeights, matrix } from "./linear.js";
 import { check, sameShape, type Tensor, valueOf } from "./tensor.js";
 
 /** Attention, and the projections into it. */
@@ -27,11 +27,12 @@ export class AttentionOps extends LinearOps {
 
   /**
    * The projections of attention in one op: rows q, k, v of `weights` (each heads·128), then, where `mlp` is given, the
-   * rows of the MLP's first layer. q and k are RMS-normalised per head and rotated. `qkv` is [B, T, 3, heads, 128], or what `heads` gave.
+   * rows of the MLP's first layer; without it these are left out. q and k are RMS-normalised per head and rotated. `qkv` is
+   * [B, T, 3, heads, 128], or what `heads` gave.
    */
   qkvLinear(
     x: Tensor,
-    weights: LinearWeights,
+    stacked: LinearWeights,
     options: {
       qkv: Value | Heads;
       normQ: Tensor;
@@ -44,13 +45,15 @@ export class AttentionOps extends LinearOps {
       activation?: Activation;
     },
   ): void {
-    const { weight, scale, bias } = weights;
     const { qkv, mlp, mlpScale, normQ, normK, rope } = options;
     const input = valueOf(x);
-    const [n, k] = matrix(weight);
     const form = qkv instanceof Heads ? qkv.form : qkv;
     const heads = qkv instanceof Heads ? qkv.shape[2] : qkv.shape[3]!;
     const width = 3 * heads * 128 + (mlp?.shape.at(-1) ?? 0);
+    const more = mlp === undefined && matrix(stacked.weight)[0] > width;
+    const weights = more ? firstRows(stacked, width) : stacked;
+    const { weight, scale, bias } = weights;
+    const [n, k] = matrix(weight);
     check(
       input.shape.at(-1) === k && n === width,
       () => `qkvLinear: ${show(input)}, weight [${n}, ${k}], ${width} columns`,
@@ -99,20 +102,29 @@ export class AttentionOps extends LinearOps {
     return this.quantised(shape, this.empty([elementsOf(shape) / shape.at(-1)!], "f32"));
   }
 
-  /** softmax(scale·q·kᵀ)·v of what `qkvLinear` wrote → [B, T, H, 128]. `intoScale` is of a quantised `into`, as `joined` gives it. */
-  attend(heads: Heads, options: { scale: number; into?: Value; intoScale?: Value | undefined }): Value {
+  /**
+   * softmax(scale·q·kᵀ)·v of what `qkvLinear` wrote → [B, T, H, 128], or of the tokens `queries` alone. `intoScale` is of a quantised `into`,
+   * as `joined` gives it.
+   */
+  attend(
+    heads: Heads,
+    options: { scale: number; queries?: TokenRange; into?: Value; intoScale?: Value | undefined },
+  ): Value {
     const { form, type, shape } = heads;
+    const [batch, tokens, count] = shape;
+    const { start, length } = options.queries ?? { start: 0, length: tokens };
     if (type === "bf16") {
       const [q, k, v] = [0, 1, 2].map((part) => (form as Value).pick(2, part)) as [Value, Value, Value];
-      return this.attention(q, k, v, options);
+      return this.attention(q.slice(1, start, length), k, v, options);
     }
-    const [batch, tokens, count] = shape;
     const packed = form instanceof Value ? this.#packHeads(form, heads) : form;
+    const { q, queryRows } = packed;
+    const asking = { q: q.slice(2, start, length), queryRows: queryRows.slice(2, start, length) };
     return this.emit("attentionPacked", {
-      inputs: { ...packed, yScale: options.intoScale },
-      outputs: { y: options.into ?? this.empty([batch, tokens, count, 128]) },
+      inputs: { ...packed, ...asking, yScale: options.intoScale },
+      outputs: { y: options.into ?? this.empty([batch, length, count, 128]) },
       attributes: { scale: options.scale },
-      flops: 4 * batch * count * tokens * tokens * 128,
+      flops: 4 * batch * count * length * tokens * 128,
     });
   }
 

@@ -7,9 +7,9 @@ import { check, sameShape, type Tensor, valueOf } from "./tensor.js";
 
 /** A linear layer's parameters on the device: weight [N, K]; scale [N] f32 with f8e4m3 weights; bias [N] f32. */
 export interface LinearWeights {
-  readonly weight: Buffer;
-  readonly scale?: Buffer | undefined;
-  readonly bias?: Buffer | undefined;
+  readonly weight: Tensor;
+  readonly scale?: Tensor | undefined;
+  readonly bias?: Tensor | undefined;
   readonly lowRank?: LowRankWeights | undefined;
   /** What its results can reach, from `weightBounds`: [2] f32. With it they can be quantised as they are written. */
   readonly bounds?: Buffer | undefined;
@@ -23,11 +23,11 @@ export interface LinearWeights {
  */
 export interface LowRankWeights {
   /** [P·r, K]. */
-  readonly down: Buffer;
+  readonly down: Tensor;
   /** Of every row of `down`: [P·r] f32. */
   readonly scale: Tensor;
   /** [N, r]. */
-  readonly up: Buffer;
+  readonly up: Tensor;
   /** The row of the weight with which each of the P parts begins; the first is 0. */
   readonly starts: readonly number[];
   /** What the weight's results can reach with the branch, from `branchBounds`. */
@@ -117,7 +117,7 @@ export class LinearOps extends ElementwiseOps {
   }
 
   /** Whether what is multiplied with `weight` has to be quantised by an op of its own. */
-  protected quantises(weight: Buffer | undefined): boolean {
+  protected quantises(weight: Tensor | undefined): boolean {
     return this.dtype === "bf16" && weight?.dtype === "f8e4m3";
   }
 
@@ -127,7 +127,7 @@ export class LinearOps extends ElementwiseOps {
   }
 
   /** x as the device multiplies it with `weight`. */
-  protected factor(x: Value, weight: Buffer): { x: Value; xScale?: Value } {
+  protected factor(x: Value, weight: Tensor): { x: Value; xScale?: Value } {
     if (this.quantises(weight)) {
       const quantised = x.rowScale === undefined ? this.quantizeRows(x) : x;
       return { x: quantised, xScale: quantised.rowScale! };
@@ -156,7 +156,7 @@ export class LinearOps extends ElementwiseOps {
     const rank = up.shape[1]!;
     check(
       down.shape[0] === starts.length * rank,
-      () => `low rank: ${show(down.value)} and ${show(up.value)}`,
+      () => `low rank: ${show(valueOf(down))} and ${show(valueOf(up))}`,
     );
     const low = this.empty(x.shape.with(-1, down.shape[0]!));
     this.emit("linear", {
@@ -174,12 +174,25 @@ export function boundsOf({ lowRank, bounds }: LinearWeights): Buffer | undefined
   return lowRank === undefined ? bounds : lowRank.bounds;
 }
 
+/** The first `count` rows of stacked projections, whole ones, with their branches. */
+export function firstRows({ weight, scale, bias, lowRank }: LinearWeights, count: number): LinearWeights {
+  const rows = (tensor: Tensor, length: number) => valueOf(tensor).slice(0, 0, length);
+  const of = (tensor: Tensor | undefined) => tensor && rows(tensor, count);
+  const first = { weight: rows(weight, count), scale: of(scale), bias: of(bias) };
+  if (lowRank === undefined) return first;
+  const { down, up } = lowRank;
+  const starts = lowRank.starts.filter((start) => start < count);
+  const ranks = starts.length * up.shape[1]!;
+  const branch = { down: rows(down, ranks), scale: rows(lowRank.scale, ranks), up: rows(up, count), starts };
+  return { ...first, lowRank: branch };
+}
+
 /** Where the parts of a branch begin, as attributes. */
 function partsOf(starts: readonly number[]): Record<string, number> {
   return Object.fromEntries(starts.slice(1).map((start, i) => [`part${i + 1}`, start]));
 }
 
-export function matrix(weight: Buffer): [number, number] {
+export function matrix(weight: Tensor): [number, number] {
   const [n, k] = weight.shape;
   if (weight.shape.length !== 2)
     throw misuse(`a linear weight has two axes, not [${weight.shape.join(", ")}]`);
