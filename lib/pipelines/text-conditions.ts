@@ -17,8 +17,9 @@ export function textTokensOf(conditions: Conditions, { maxSequenceLength }: Requ
 }
 
 /**
- * Queues all that fills the rows of a batch: every call's prompts in order, each once for each of its images. Texts are encoded where they are
- * not known yet.
+ * Queues all that fills the rows of a batch: every call's prompts in order, each once for each of its images. A text is encoded once, however many
+ * rows it is for, and not at all where it is known yet.
+ * @param calls of one batch, and so of one `maxSequenceLength`
  */
 export function writeConditions(
   into: TextBuffers,
@@ -26,15 +27,17 @@ export function writeConditions(
   prompts: PromptEncoder,
 ): Promise<void>[] {
   const writes: Promise<void>[] = [];
+  const clipRows = new RowsOfTexts();
+  const t5Rows = new RowsOfTexts();
   let first = 0;
   for (const { conditions, request } of calls) {
-    const { numImagesPerPrompt: copies, maxSequenceLength, batch } = request;
+    const { numImagesPerPrompt: copies, batch } = request;
     const at = (buffer: Buffer, row: number) => (row * buffer.elements) / buffer.shape[0]!;
     if ("texts" in conditions) {
       conditions.texts.forEach(({ clip, t5 }, index) => {
         const rows = Array.from({ length: copies }, (_, copy) => first + index * copies + copy);
-        writes.push(prompts.pooled(clip, into.pooled, rows));
-        writes.push(prompts.sequence(t5, maxSequenceLength, into.promptEmbeds, rows));
+        clipRows.add(clip, rows);
+        t5Rows.add(t5, rows);
       });
     } else {
       const { embeds, pooled } = conditions;
@@ -43,5 +46,21 @@ export function writeConditions(
     }
     first += batch;
   }
+  const { maxSequenceLength } = calls[0]!.request;
+  for (const [text, rows] of clipRows.all) writes.push(prompts.pooled(text, into.pooled, rows));
+  for (const [text, rows] of t5Rows.all) {
+    writes.push(prompts.sequence(text, maxSequenceLength, into.promptEmbeds, rows));
+  }
   return writes;
+}
+
+/** The rows of a batch that each text is for. */
+class RowsOfTexts {
+  readonly all = new Map<string, number[]>();
+
+  add(text: string, rows: readonly number[]): void {
+    const known = this.all.get(text);
+    if (known === undefined) this.all.set(text, [...rows]);
+    else known.push(...rows);
+  }
 }

@@ -55,6 +55,57 @@ async function expectAsAlone(options: GenerateOptions, latents: Float32Array) {
   expect(relativeL2(latents, expected)).toBeLessThanOrEqual(TOLERANCE);
 }
 
+/** Counts runs of the text encoders' plans. */
+function countTexts() {
+  const counted = { clip: 0, t5: 0 };
+  const run = Plan.prototype.run;
+  vi.spyOn(Plan.prototype, "run").mockImplementation(function (this: Plan) {
+    if (this.name === "CLIP") counted.clip++;
+    if (this.name.startsWith("T5")) counted.t5++;
+    return run.call(this);
+  });
+  return counted;
+}
+
+describe("a text that several images are drawn from is encoded once", () => {
+  it("in one call, and every row gets its own", async () => {
+    const prompt = ["one stork", "two storks", "one stork"];
+    const negativePrompt = ["fog", "fog", "rain"];
+    const noise = await alone.generate({ ...call(5, { prompt, numImagesPerPrompt: 2 }), sigmas: [1e-6] });
+    const [rows, ...shape] = noise.latents!.shape as [number, number, number];
+    const length = noise.latents!.data.length / rows;
+    const draw = (pipe: FluxPipeline, options: GenerateOptions) =>
+      pipe.generate({ ...call(5), trueCfgScale: 2, ...options });
+    const counted = countTexts();
+    const { latents } = await draw(shared, {
+      prompt,
+      negativePrompt,
+      latents: noise.latents!,
+      numImagesPerPrompt: 2,
+    });
+    expect(counted).toEqual({ clip: 4, t5: 4 }); // two each of the prompts and of the negative ones
+    for (let row = 0; row < rows; row++) {
+      const at = Math.floor(row / 2);
+      const own = {
+        data: noise.latents!.data.slice(row * length, (row + 1) * length),
+        shape: [1, ...shape],
+      };
+      const single = { prompt: prompt[at]!, negativePrompt: negativePrompt[at]!, latents: own };
+      const expected = (await draw(alone, single)).latents!.data;
+      const drawn = latents!.data.subarray(row * length, (row + 1) * length);
+      expect(relativeL2(drawn, expected)).toBeLessThanOrEqual(TOLERANCE);
+    }
+  });
+
+  it("in calls that are drawn together", async () => {
+    const counted = countTexts();
+    const options = [6, 7, 8].map((seed) => call(seed, { prompt: "three storks" }));
+    const results = await Promise.all(options.map((each) => shared.generate(each)));
+    expect(counted).toEqual({ clip: 1, t5: 1 });
+    for (const [i, { latents }] of results.entries()) await expectAsAlone(options[i]!, latents!.data);
+  });
+});
+
 describe("concurrent calls", () => {
   it("run one after another by default", async () => {
     const counted = countSteps();
