@@ -6,11 +6,25 @@ import type { TextStream } from "./terminal.js";
  */
 export function printWarnings(stderr: TextStream): void {
   const { execArgv, env } = process;
-  const flags = [...execArgv, ...(env.NODE_OPTIONS ?? "").split(" ")];
+  const flags = [...(env.NODE_OPTIONS ?? "").split(" "), ...execArgv];
   if (process.listenerCount("warning") === 0 || env.NODE_REDIRECT_WARNINGS !== undefined) return;
   if (flags.some((flag) => /^--(trace-warnings|redirect-warnings)/.test(flag))) return;
+  const silent = disabled(flags);
   process.removeAllListeners("warning");
-  process.on("warning", ({ name, message }) => {
+  process.on("warning", (warning) => {
+    const { name, message, code } = warning as NodeJS.ErrnoException;
+    if (silent.has(name) || (code !== undefined && silent.has(code))) return;
     stderr.write(`warning: ${name === "Warning" ? "" : `${name}: `}${message}\n`);
   });
+}
+
+/** Names and codes after `--disable-warning`, which Node leaves to its own listener. */
+function disabled(flags: readonly string[]): ReadonlySet<string> {
+  const option = "--disable-warning";
+  return new Set(
+    flags.flatMap((flag, at) => {
+      if (flag.startsWith(`${option}=`)) return flag.slice(option.length + 1);
+      return flag === option ? (flags[at + 1] ?? []) : [];
+    }),
+  );
 }
