@@ -2,7 +2,12 @@ import { readdir, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { badArgument, FluxError } from "../errors.js";
 import { inferTransformerConfig } from "../loaders/infer-config.js";
-import { type FluxConfig, parsePipelineConfigs, resolveConfig } from "../loaders/pipeline-configs.js";
+import {
+  type FluxConfig,
+  type PipelineConfigs,
+  parsePipelineConfigs,
+  resolveConfig,
+} from "../loaders/pipeline-configs.js";
 import { quoted } from "../loaders/safetensors-header.js";
 import { findComponents, fp8Of, type WeightComponent } from "../loaders/single-file.js";
 import type { TensorSource } from "../loaders/tensor-source.js";
@@ -47,6 +52,7 @@ export async function openSingleFile(path: string, options: SingleFileParts): Pr
   const inferred = inferTransformerConfig(sources.transformer);
   const base = options.config ?? (inferred.guidance_embeds ? "flux1-dev" : "flux1-schnell");
   const resolved = await resolveConfig(base);
+  requireEncoders(path, inferred, resolved, options.config !== undefined);
   const transformer = { ...resolved.files.transformer, ...inferred };
   const configs = parsePipelineConfigs({ ...resolved.files, transformer }, path);
 
@@ -68,6 +74,20 @@ export async function openSingleFile(path: string, options: SingleFileParts): Pr
     stored: fp8Of(sources),
     weights: async (component) => sources[component]!,
   };
+}
+
+/** The widths of a transformer's texts tell whose encoders it was trained with. */
+function requireEncoders(
+  path: string,
+  { joint_attention_dim: sequence, pooled_projection_dim: pooled }: ReturnType<typeof inferTransformerConfig>,
+  { t5, clip }: PipelineConfigs,
+  isGiven: boolean,
+): void {
+  if (t5.dModel === sequence && clip.hiddenSize === pooled) return;
+  throw badArgument(
+    `${path} reads texts of ${sequence} (T5) and ${pooled} (CLIP) numbers, and the encoders of ${isGiven ? "the given config" : "FLUX.1"} ` +
+      `write ${t5.dModel} and ${clip.hiddenSize}; give the folder with this model's own configs as { config }`,
+  );
 }
 
 async function openPart(

@@ -295,6 +295,22 @@ describe("FluxPipeline.fromSingleFile refuses", () => {
     });
   });
 
+  it("a transformer of another model than the config's, asking for its own config", async () => {
+    const file = writeTensors(path("small.safetensors"), transformer());
+    const asks = (whose: RegExp) => ({
+      code: "ERR_FLUX_BAD_ARGUMENT",
+      message: expect.stringMatching(
+        new RegExp(
+          `reads texts of \\d+ \\(T5\\) and \\d+ .*${whose.source}.*4096 and 768.*as \\{ config \\}`,
+        ),
+      ),
+    });
+    await expect(load(file)).rejects.toMatchObject(asks(/of FLUX\.1 write/));
+    const parts = { vae: part("vae"), clip: part("text_encoder"), t5: part("text_encoder_2") };
+    await expect(load(file, parts)).rejects.toMatchObject(asks(/of FLUX\.1 write/));
+    await expect(load(file, { config: "flux1-schnell" })).rejects.toMatchObject(asks(/of the given config/));
+  });
+
   it("a file without a transformer, a folder, and a path that is not there", async () => {
     const vae = writeTensors(
       path("vae-only.safetensors"),
