@@ -14,7 +14,7 @@ const DEV = {
   precision: "fp8",
   device: "cuda:0",
 };
-const ROUNDS = 5;
+const ROUNDS = 3;
 const NEVER = { threshold: 0, warmupSteps: 0, maxConsecutiveHits: Infinity };
 const HALF = { threshold: Infinity, warmupSteps: 0, maxConsecutiveHits: 1 };
 const FIRST_BLOCK = { probeBlocks: 1, finalBlocks: 0, taylorOrder: 0 };

@@ -33,7 +33,7 @@ export function* kernelRows(family, { filter, peers: names } = {}) {
   }
   const cases = (parts) => parts.flatMap((part) => ["--filter", part]);
   const ours = runTo("ours.json", executable, ["--bench", ...cases(filter ?? FILTERS[family])]).rows;
-  yield* ours;
+  for (const row of ours) yield besideBias(row, ours);
   if (names?.length === 0) return;
   const peers = join(root, `bench/peers/${family}.py`);
   const theirs = runTo("peers.json", "python3", [peers, ...cases(filter ?? [])]);
@@ -41,6 +41,15 @@ export function* kernelRows(family, { filter, peers: names } = {}) {
     const sameCase = (theirs.rows ?? theirs).filter((peer) => peer.case === row.case);
     if (sameCase.length > 0) yield withPeer(row, sameCase, PEERS[family]);
   }
+}
+
+/** A product's epilogue beside the same product that adds a bias alone, where this call measured both. */
+function besideBias(row, ours) {
+  const [, operand, shape] = /^gemm\/(\w+)\/(?!bias\/).*\/([\d+]+x\d+x\d+)$/.exec(row.case) ?? [];
+  const bias = ours.find((other) => other.case === `gemm/${operand}/bias/${shape}`);
+  return bias === undefined
+    ? row
+    : withPeer(row, [bias], ({ value }) => ({ name: "the same with a bias alone", value }));
 }
 
 /** The best of the peers; rates, so more is better. */
