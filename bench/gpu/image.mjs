@@ -33,9 +33,11 @@ const IMAGES = [
 const REPEATS = 3;
 /** Which shapes and peers a precision has unless others are asked for. */
 const DEFAULTS = {
-  fp8: { shapes: SHAPES.map(({ name }) => name), parts: ["steps", "images"], peers: ["fp8"] },
+  fp8: { shapes: SHAPES.map(({ name }) => name), parts: ["steps", "images"], peers: ["fp8", "fp8-tuned"] },
   bf16: { shapes: ["dev 1024²"], parts: ["steps"], peers: ["eager", "compiled"] },
 };
+/** Recipes that take long to compile, for these shapes alone. */
+const ONLY = { "fp8-tuned": ["dev 1024²"] };
 const TINY = {
   device: "cpu",
   precisions: ["fp8"],
@@ -61,7 +63,11 @@ export async function* bench(setting = {}) {
     const peers = recipes.length > 0 ? startPeers() : undefined;
     const ready = recipes
       .filter((recipe) => recipe !== "encoders")
-      .flatMap((recipe) => shapes.map(({ name }) => capture(peers, recipe, name)));
+      .flatMap((recipe) =>
+        shapes
+          .filter(({ name }) => ONLY[recipe]?.includes(name) ?? true)
+          .map(({ name }) => capture(peers, recipe, name)),
+      );
     try {
       const { FluxPipeline } = await import("../../dist/index.js");
       const options = { weights: "random", device, precision, variant: "kontext" };

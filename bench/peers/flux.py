@@ -39,6 +39,14 @@ def modulated(x, shift, scale):
     return F.layer_norm(x, (WIDTH,), eps=1e-6) * (1 + scale) + shift
 
 
+def gelu(x):
+    """The form with tanh. Compiled as x·sigmoid(2u), which is the same: Triton's tanh takes 3 ms more of a step."""
+    if not torch.compiler.is_compiling():
+        return F.gelu(x, approximate="tanh")
+    y = x.float()
+    return (y * torch.sigmoid(1.5957691216057308 * (y + 0.044715 * y * y * y))).to(x.dtype)
+
+
 def rotate(x, cos, sin):
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
@@ -78,7 +86,7 @@ class Stream(nn.Module):
     def finish(self, x, attended, vectors):
         _, _, gate, shift, scale, gate_mlp = vectors
         x = x + gate * self.out(attended)
-        up = F.gelu(self.up(modulated(x, shift, scale)), approximate="tanh")
+        up = gelu(self.up(modulated(x, shift, scale)))
         return x + gate_mlp * self.down(up)
 
 
@@ -109,7 +117,7 @@ class SingleBlock(nn.Module):
         shift, scale, gate = self.modulation(F.silu(temb)).unsqueeze(1).chunk(3, dim=-1)
         qkv, mlp = self.projections(modulated(x, shift, scale)).split((3 * WIDTH, 4 * WIDTH), dim=-1)
         y = attention(*self.heads(qkv), (cos, sin))
-        return x + gate * self.out(torch.cat([y, F.gelu(mlp, approximate="tanh")], dim=-1))
+        return x + gate * self.out(torch.cat([y, gelu(mlp)], dim=-1))
 
 
 class Transformer(nn.Module):
@@ -142,10 +150,10 @@ class Transformer(nn.Module):
         return self.proj_out(modulated(x[:, tokens:], shift, scale))
 
 
-def compiled_blocks():
+def compiled_blocks(options=None):
     """What `forward` takes for its blocks: compiled once for all of a kind, and for each size by itself, which serves best."""
     kinds = {"double": DoubleBlock, "single": SingleBlock}
-    return {name: torch.compile(kind.forward, fullgraph=True, dynamic=False) for name, kind in kinds.items()}
+    return {name: torch.compile(kind.forward, fullgraph=True, dynamic=False, options=options) for name, kind in kinds.items()}
 
 
 def random_transformer(precision):
