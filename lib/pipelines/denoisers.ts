@@ -18,7 +18,7 @@ const KEPT_BYTES = 2 ** 30;
 /** Recorded denoising loops by their shape, and what is written into one before it runs. */
 export class Denoisers {
   readonly #known = new Kept<Denoiser>(KEPT_BYTES);
-  /** What the call or profile whose turn it is uses: it must outlive plans that are asked for meanwhile. */
+  /** In `use`: it must outlive plans that are asked for meanwhile. */
   #running: Denoiser | undefined;
 
   /** @param requireAlive throws when the pipeline is disposed, meanwhile perhaps. */
@@ -45,8 +45,19 @@ export class Denoisers {
     return this.#known.of(JSON.stringify(shape), make, this.#running);
   }
 
-  /** Fills the denoiser of the calls' shape with everything that the loop reads. */
-  async prepare(calls: readonly Call[]): Promise<Denoiser> {
+  /**
+   * The denoiser of the calls' shape, filled with everything that the loop reads, for `work` alone: one turn at a time, and no other goes for it
+   * or takes its memory until then.
+   */
+  async use<T>(calls: readonly Call[], work: (denoiser: Denoiser) => Promise<T>): Promise<T> {
+    try {
+      return await work(await this.#prepare(calls));
+    } finally {
+      this.#running = undefined;
+    }
+  }
+
+  async #prepare(calls: readonly Call[]): Promise<Denoiser> {
     const { request } = calls[0]!;
     const { size } = request;
     const batch = calls.reduce((sum, call) => sum + call.request.batch, 0);
@@ -59,8 +70,10 @@ export class Denoisers {
         "promptEmbeds and negativePromptEmbeds must have the same number of tokens",
       );
     }
-    const denoiser = await this.#withRoom(() => this.of(request, batch));
-    this.#running = denoiser;
+    const denoiser = await this.#withRoom(() => {
+      this.#running = this.of(request, batch);
+      return this.#running;
+    });
     const ids = new Float32Array(denoiser.ids.elements);
     ids.set(textIds(textTokens));
     ids.set(imageIds(size), 3 * textTokens);

@@ -11,13 +11,15 @@ export async function drawCalls(
   { denoisers, output }: { denoisers: Denoisers; output: Output },
 ): Promise<void> {
   const begun = performance.now();
-  const denoiser = await denoisers.prepare(calls);
-  const encoded = performance.now();
-  await runSteps(denoiser, watchersOf(calls));
-  if (!calls.some(({ isWanted }) => isWanted)) return;
-  const latents = { data: await denoiser.latents.read(), shape: denoiser.latents.shape };
-  const denoised = performance.now();
-  const cache = await denoiser.cacheReport();
+  const drawn = await denoisers.use(calls, async (denoiser) => {
+    const encoded = performance.now();
+    await runSteps(denoiser, watchersOf(calls));
+    if (!calls.some(({ isWanted }) => isWanted)) return undefined;
+    const latents = { data: await denoiser.latents.read(), shape: denoiser.latents.shape };
+    return { encoded, latents, denoised: performance.now(), cache: await denoiser.cacheReport() };
+  });
+  if (drawn === undefined) return;
+  const { encoded, latents, denoised, cache } = drawn;
   for (const { call, rows } of rowsOf(latents, calls)) {
     if (!call.isWanted) continue;
     try {

@@ -189,10 +189,11 @@ export class FluxPipeline extends LoraLoader {
       await call.ready;
       this.#alive();
       await this.adapters.apply(call.request.loras);
-      const { prepare, step } = await this.#denoisers.prepare([call]);
-      await prepare.run();
-      await step.profile();
-      return step;
+      return this.#denoisers.use([call], async ({ prepare, step }) => {
+        await prepare.run();
+        await step.profile();
+        return step;
+      });
     });
     turn.catch(() => {});
     await call.ready;
