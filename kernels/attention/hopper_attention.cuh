@@ -11,11 +11,14 @@
 //
 // Shared memory: Q [warpgroup][panel][64][128 B], K [stage][panel][kKeyTile][128 B], V [stage] (bf16 like K; 8-bit: blocks of 16
 // keys, qkv_layout.cuh), O [warpgroup][panel][64][128 B], and for 8-bit operands their keyBlocks [stage][kKeyTile / 16].
+// and what their softmax wants of each query [2][kQueryTile].
 // A panel is 128 bytes of the head dimension, swizzled. Barriers (all in shared memory):
 //     query_full[w]   the producer's bytes                   waited for by warpgroup w
 //     query_empty[w]  warpgroup w's four warps               waited for by the producer
 //     key_full[s], value_full[s]    the producer's bytes     waited for by every warpgroup; keyBlocks come with K
 //     key_empty[s], value_empty[s]  all consumer warps       waited for by the producer
+//     rows_full[2]    the warp beside the producer's         waited for by every warpgroup, once a query tile
+//     rows_empty[2]   all consumer warps                     waited for by that warp
 // Registers: producer 40 or 32; consumers 232 with two warpgroups, 160 with three. With key tile N and head dimension D a
 // consumer holds N/2 (S) + D/2 (O) + P: N/4 in bf16, N/8 in e4m3.
 #pragma once
@@ -219,11 +222,12 @@ __device__ __forceinline__ void stage_output(uint32_t output, const float (&o)[C
 // Staged bf16 → e4m3 codes of O / scale → global: a thread takes half a row. From shared memory, not from the accumulators: what this
 // needs beside them would not fit the registers.
 template <typename C>
-__device__ __forceinline__ void store_codes(const Parameters& p, uint32_t output, int slice, int first_row) {
+__device__ __forceinline__ void store_codes(const Parameters& p, uint32_t output, uint32_t values, int slice,
+                                            int first_row) {
   const int row = threadIdx.x % 128 / 2, panel = threadIdx.x % 2, query = first_row + row;
   if (query >= p.queries) return;
   const int64_t batch = slice / p.heads;
-  const float inverse = __fdividef(1.0f, __ldg(p.output_scale + batch * p.queries + query));
+  const float inverse = ptx::ld_shared_f32(values + 16 * row + 8);
   uint8_t* codes = static_cast<uint8_t*>(p.codes.data) + batch * p.codes.batch_stride +
                    query * p.codes.token_stride + slice % p.heads * p.codes.head_stride + 64 * panel;
 #pragma unroll
@@ -250,7 +254,8 @@ __device__ __forceinline__ void store_codes(const Parameters& p, uint32_t output
 template <typename C>
 __device__ __forceinline__ void store_output(const Parameters& p, const Shared<C>& shared, int w,
                                              const float (&o)[C::kHeadDim / 2], const Rows& rows,
-                                             const RowContext<C>& context, int slice, int first_row) {
+                                             const RowContext<C>& context, int slice, int first_row,
+                                             uint32_t values) {
   const int lane = threadIdx.x % 32, thread = threadIdx.x % 128;
   float inverse[2];
 #pragma unroll
@@ -268,7 +273,7 @@ __device__ __forceinline__ void store_output(const Parameters& p, const Shared<C
   stage_output<C>(shared.output(w), o, inverse);
   if (C::kPacked && p.output_scale != nullptr) {
     ptx::bar_sync(kGroup + w, 128);
-    store_codes<C>(p, shared.output(w), slice, first_row);
+    store_codes<C>(p, shared.output(w), values, slice, first_row);
     return;
   }
   ptx::fence_proxy_async();
@@ -291,12 +296,6 @@ __device__ __forceinline__ RowContext<C> row_context(const Parameters& p, int sl
     const int row = first_row + 16 * (threadIdx.x / 32 % 4) + threadIdx.x % 32 / 4 + 8 * h;
     context.row[h] = row;
     context.scale[h] = p.scale_log2;
-    if constexpr (C::kPacked) {
-      const float2 query = row < p.queries ? __ldg(p.query_rows + int64_t(slice) * p.padded_queries + row)
-                                           : float2{0.0f, 0.0f};
-      context.scale[h] = p.scale_log2 * query.x;
-      context.bound[h] = p.scale_log2 * query.y;
-    }
     if constexpr (C::kExtra == Extra::kBias) {
       context.scale[h] = 1.4426950408889634f;  // log2 e: the bias joins before
       context.bias[h] =
@@ -310,14 +309,14 @@ __device__ __forceinline__ RowContext<C> row_context(const Parameters& p, int sl
 template <typename C>
 __device__ __forceinline__ void finish(const Parameters& p, const Shared<C>& shared, int w,
                                        float (&o)[C::kHeadDim / 2], Rows& rows, const RowContext<C>& context,
-                                       const Work& work, int slice, int first_row) {
+                                       const Work& work, int slice, int first_row, uint32_t values = 0) {
   const int partial = int(blockIdx.x) * C::kWarpgroups + w;
   if (work.begin > 0) {
     publish(p, partial, w, o, rows);
     return;
   }
   if (work.end < p.schedule.key_tiles) merge(p, partial + C::kWarpgroups, w, o, rows);
-  store_output<C>(p, shared, w, o, rows, context, slice, first_row);
+  store_output<C>(p, shared, w, o, rows, context, slice, first_row, values);
 }
 
 // Warpgroup w of the consumers, in bf16.
@@ -396,9 +395,11 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<C>& sh
   if (threadIdx.x % 128 == 0) ptx::cp_async_bulk_wait_group_read<0>();  // shared memory outlives the copies
 }
 
-// Warpgroup w of the consumers, on 8-bit operands: hopper_packed.cuh.
+// Warpgroup w of the consumers, on 8-bit operands, and the warp that works ahead of them: hopper_packed.cuh.
 template <typename C>
 __device__ void consume_packed(const Parameters& p, const Shared<C>& shared, int w);
+template <typename C>
+__device__ void prepare_rows(const Parameters& p, const Shared<C>& shared);
 
 template <typename C>
 __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_constant__ Parameters p) {
@@ -416,6 +417,10 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
       ptx::mbarrier_init(shared.key_empty(s), 4 * C::kWarpgroups);
       ptx::mbarrier_init(shared.value_empty(s), 4 * C::kWarpgroups);
     }
+    for (int slot = 0; C::kPacked && slot < 2; ++slot) {
+      ptx::mbarrier_init(shared.rows_full(slot), 1);
+      ptx::mbarrier_init(shared.rows_empty(slot), 4 * C::kWarpgroups);
+    }
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
@@ -424,6 +429,9 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
   if (warpgroup == C::kWarpgroups) {
     ptx::setmaxnreg_dec<C::kWarpgroups == 2 ? 40 : 32>();
     if (threadIdx.x == 128 * C::kWarpgroups) produce<C>(p, shared);
+    if constexpr (C::kPacked) {
+      if (threadIdx.x / 32 == 4 * C::kWarpgroups + 1) prepare_rows<C>(p, shared);
+    }
   } else {
     ptx::setmaxnreg_inc<C::kWarpgroups == 2 ? 232 : 160>();
     if constexpr (C::kPacked) {

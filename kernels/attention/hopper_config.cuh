@@ -74,14 +74,16 @@ struct Config {
   static constexpr int kKeyBytes = kKeyTile * kHeadDim * int(sizeof(Score));
   static constexpr int kValueBytes = kKeyTile * kHeadDim * int(sizeof(Value));
   static constexpr int kOutputBytes = 64 * kHeadDim * 2;      // per warpgroup
-  static constexpr int kBlockBytes = kPacked ? kKeyTile : 0;  // a float4 for 16 keys
+  static constexpr int kBlockBytes = kPacked ? kKeyTile : 0;         // a float4 for 16 keys
+  static constexpr int kRowBytes = kPacked ? 16 * kQueryTile : 0;  // a float4 for a query
   static constexpr int kKeyAt = kWarpgroups * kQueryBytes;
   static constexpr int kValueAt = kKeyAt + kStages * kKeyBytes;
   static constexpr int kOutputAt = kValueAt + kStages * kValueBytes;
   static constexpr int kBlocksAt = kOutputAt + kWarpgroups * kOutputBytes;
-  static constexpr int kBarrierAt = kBlocksAt + kStages * kBlockBytes;
-  static constexpr int kSharedBytes =
-      kBarrierAt + 8 * (2 * kWarpgroups + 4 * kStages) + 1024;  // 1024: alignment
+  static constexpr int kRowsAt = kBlocksAt + kStages * kBlockBytes;
+  static constexpr int kBarrierAt = kRowsAt + 2 * kRowBytes;
+  static constexpr int kBarriers = 2 * kWarpgroups + 4 * kStages + (kPacked ? 4 : 0);
+  static constexpr int kSharedBytes = kBarrierAt + 8 * kBarriers + 1024;  // 1024: alignment
 
   static_assert(kHeadDim * sizeof(Score) % 128 == 0, "a row of Q and K is whole 128-byte panels");
   static_assert(!kPacked || (kHeadDim == 128 && kKeyTile % 32 == 0), "8-bit P fragments take 32 keys");
@@ -118,6 +120,7 @@ struct Shared {
     return base + C::kOutputAt + w * C::kOutputBytes;
   }
   __device__ __forceinline__ uint32_t blocks(int s) const { return base + C::kBlocksAt + s * C::kBlockBytes; }
+  __device__ __forceinline__ uint32_t rows(int slot) const { return base + C::kRowsAt + slot * C::kRowBytes; }
   __device__ __forceinline__ uint32_t barrier(int i) const { return base + C::kBarrierAt + 8 * i; }
   __device__ __forceinline__ uint32_t query_full(int w) const { return barrier(w); }
   __device__ __forceinline__ uint32_t query_empty(int w) const { return barrier(C::kWarpgroups + w); }
@@ -131,6 +134,10 @@ struct Shared {
   __device__ __forceinline__ uint32_t value_empty(int s) const {
     return barrier(2 * C::kWarpgroups + 3 * C::kStages + s);
   }
+  __device__ __forceinline__ uint32_t rows_full(int slot) const {
+    return barrier(2 * C::kWarpgroups + 4 * C::kStages + slot);
+  }
+  __device__ __forceinline__ uint32_t rows_empty(int slot) const { return rows_full(2 + slot); }
 };
 
 }  // namespace flux::kernels::attention

@@ -6,23 +6,59 @@
 
 namespace flux::kernels::attention {
 
-// Completes |q| to the bound |q|·max|k| + max vExponent over all keys, with room for the rounding of the codes.
+// A warp beside the producer's works a query tile ahead of the consumers, since what their softmax and their way out want of each query hangs on reads of
+// memory, one behind another, that would keep them waiting between tiles: a float4 {scale of the scores in log2 units, their bound |q|·max|k| + max
+// vExponent with room for the rounding of the codes, 1 / output_scale, –} a query.
 template <typename C>
-__device__ __forceinline__ void bound_scores(const Parameters& p, int slice, RowContext<C>& context) {
-  const float4* blocks = p.key_blocks + int64_t(slice) * p.padded_keys / 16;
-  float norm = 0.0f, exponent = -INFINITY;
-  for (int b = threadIdx.x % 32; b < (p.keys + 15) / 16; b += 32) {
-    const float4 block = __ldg(blocks + b);
-    norm = fmaxf(norm, block.y);
-    exponent = fmaxf(exponent, block.z);
-  }
+__device__ void prepare_rows(const Parameters& p, const Shared<C>& shared) {
+  const int lane = threadIdx.x % 32;
+  Work work;
+  for (int i = 0; p.schedule.get(i, work); ++i) {
+    const int slice = work.tile / p.query_tiles, first_row = work.tile % p.query_tiles * C::kQueryTile;
+    const float4* blocks = p.key_blocks + int64_t(slice) * p.padded_keys / 16;
+    float norm = 0.0f, exponent = -INFINITY;
+    for (int b = lane; b < (p.keys + 15) / 16; b += 32) {
+      const float4 block = __ldg(blocks + b);
+      norm = fmaxf(norm, block.y);
+      exponent = fmaxf(exponent, block.z);
+    }
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    norm = fmaxf(norm, __shfl_xor_sync(0xffffffff, norm, offset));
-    exponent = fmaxf(exponent, __shfl_xor_sync(0xffffffff, exponent, offset));
+    for (int offset = 16; offset > 0; offset /= 2) {
+      norm = fmaxf(norm, __shfl_xor_sync(0xffffffff, norm, offset));
+      exponent = fmaxf(exponent, __shfl_xor_sync(0xffffffff, exponent, offset));
+    }
+    const int slot = i % 2;
+    ptx::mbarrier_wait(shared.rows_empty(slot), i / 2 % 2 ^ 1);
+    for (int r = lane; r < C::kQueryTile; r += 32) {
+      const int row = first_row + r;
+      float scale = 0.0f, bound = 0.0f, inverse = 0.0f;
+      if (row < p.queries) {
+        const float2 query = __ldg(p.query_rows + int64_t(slice) * p.padded_queries + row);
+        scale = p.scale_log2 * query.x;
+        bound = p.scale_log2 * query.y;
+        if (p.output_scale != nullptr) {
+          inverse = __fdividef(1.0f, __ldg(p.output_scale + int64_t(slice / p.heads) * p.queries + row));
+        }
+      }
+      ptx::st_shared_v4_f32(shared.rows(slot) + 16 * r, {scale, 1.1f * bound * norm + exponent, inverse, 0.0f});
+    }
+    release(shared.rows_full(slot));
   }
+}
+
+// A thread's two rows of what `prepare_rows` left.
+template <typename C>
+__device__ __forceinline__ RowContext<C> prepared_rows(uint32_t values, int first_row) {
+  RowContext<C> context;
 #pragma unroll
-  for (float& bound : context.bound) bound = 1.1f * bound * norm + exponent;
+  for (int h = 0; h < 2; ++h) {
+    const int row = 16 * (threadIdx.x / 32 % 4) + threadIdx.x % 32 / 4 + 8 * h;
+    const float4 value = ptx::ld_shared_v4_f32(values + 16 * row);
+    context.scale[h] = value.x;
+    context.bound[h] = value.y;
+    context.row[h] = first_row + row;
+  }
+  return context;
 }
 
 // Low words of the descriptors of Q, and of K and V in stage 0. Any other stage is a constant further.
@@ -105,7 +141,7 @@ __device__ __forceinline__ void step(const Parameters& p, const Shared<C>& share
 }
 
 template <typename C>
-__device__ __forceinline__ void consume_packed(const Parameters& p, const Shared<C>& shared, int w) {
+__device__ void consume_packed(const Parameters& p, const Shared<C>& shared, int w) {
   static_assert(C::kStages == 4 && C::kPanels == 1);
   const Descriptors from = Descriptors::make(shared, w);
   Attended<C> a;
@@ -114,8 +150,8 @@ __device__ __forceinline__ void consume_packed(const Parameters& p, const Shared
   for (int i = 0; p.schedule.get(i, work); ++i) {
     const int slice = work.tile / p.query_tiles, query_tile = work.tile % p.query_tiles;
     const int first_row = query_tile * C::kQueryTile + 64 * w;
-    a.context = row_context<C>(p, slice, first_row);
-    bound_scores<C>(p, slice, a.context);
+    ptx::mbarrier_wait(shared.rows_full(i % 2), i / 2 % 2);
+    a.context = prepared_rows<C>(shared.rows(i % 2) + 16 * 64 * w, first_row);
     a.rows = Rows{};
 #pragma unroll
     for (float& v : a.o) v = 0.0f;
@@ -162,7 +198,9 @@ __device__ __forceinline__ void consume_packed(const Parameters& p, const Shared
     start_values<C>(a.o, a.p, from, last);
     ptx::wgmma_wait_group<0>();
     release(shared.value_empty(last));
-    finish<C>(p, shared, w, a.o, a.rows, a.context, work, slice, first_row);
+    finish<C>(p, shared, w, a.o, a.rows, a.context, work, slice, first_row,
+              shared.rows(i % 2) + 16 * 64 * w);
+    release(shared.rows_empty(i % 2));
   }
   if (threadIdx.x % 128 == 0) ptx::cp_async_bulk_wait_group_read<0>();  // shared memory outlives the copies
 }

@@ -45,6 +45,12 @@ __device__ __forceinline__ void st_shared_v4_b32(uint32_t address, const uint4& 
                : "memory");
 }
 
+__device__ __forceinline__ void st_shared_v4_f32(uint32_t address, const float4& value) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x), "f"(value.y),
+               "f"(value.z), "f"(value.w)
+               : "memory");
+}
+
 __device__ __forceinline__ float ld_shared_f32(uint32_t address) {
   float value;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
