@@ -58,7 +58,7 @@ __device__ __forceinline__ void produce(const Parameters& p, const Shared<C>& sh
   uint32_t query_parity = 1;
   Work work;
   for (int i = 0; p.schedule.get(i, work); ++i) {
-    const int slice = work.tile / p.query_tiles, query_tile = work.tile % p.query_tiles;
+    const int slice = work.slice, query_tile = work.query_tile;
     const int head = slice % p.heads, batch = slice / p.heads;
     const int end = last_key_tile<C>(p, work, query_tile);
     at.start_tile();
@@ -327,7 +327,7 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<C>& sh
   if (w == C::kWarpgroups - 1) pass_turn<C>(w);
   Work work;
   for (int i = 0; p.schedule.get(i, work); ++i) {
-    const int slice = work.tile / p.query_tiles, query_tile = work.tile % p.query_tiles;
+    const int slice = work.slice, query_tile = work.query_tile;
     const int end = last_key_tile<C>(p, work, query_tile);
     const int first_row = query_tile * C::kQueryTile + 64 * w;
     const RowContext<C> context = row_context<C>(p, slice, first_row);

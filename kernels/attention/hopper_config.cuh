@@ -73,8 +73,8 @@ struct Config {
   static constexpr int kQueryBytes = 64 * kHeadDim * int(sizeof(Score));  // per warpgroup
   static constexpr int kKeyBytes = kKeyTile * kHeadDim * int(sizeof(Score));
   static constexpr int kValueBytes = kKeyTile * kHeadDim * int(sizeof(Value));
-  static constexpr int kOutputBytes = 64 * kHeadDim * 2;      // per warpgroup
-  static constexpr int kBlockBytes = kPacked ? kKeyTile : 0;         // a float4 for 16 keys
+  static constexpr int kOutputBytes = 64 * kHeadDim * 2;           // per warpgroup
+  static constexpr int kBlockBytes = kPacked ? kKeyTile : 0;       // a float4 for 16 keys
   static constexpr int kRowBytes = kPacked ? 16 * kQueryTile : 0;  // a float4 for a query
   static constexpr int kKeyAt = kWarpgroups * kQueryBytes;
   static constexpr int kValueAt = kKeyAt + kStages * kKeyBytes;
@@ -96,7 +96,7 @@ inline constexpr int kPartialVectors = 17;
 struct Parameters {
   CUtensorMap query, key, value, output;
   Schedule schedule;
-  int heads, query_tiles;  // per slice
+  int heads;
   int queries, keys, padded_queries, padded_keys;
   float scale, scale_log2;   // of the softmax, and times log2 e
   const float2* query_rows;  // 8-bit operands: qkv_layout.cuh

@@ -14,7 +14,7 @@ __device__ void prepare_rows(const Parameters& p, const Shared<C>& shared) {
   const int lane = threadIdx.x % 32;
   Work work;
   for (int i = 0; p.schedule.get(i, work); ++i) {
-    const int slice = work.tile / p.query_tiles, first_row = work.tile % p.query_tiles * C::kQueryTile;
+    const int slice = work.slice, first_row = work.query_tile * C::kQueryTile;
     const float4* blocks = p.key_blocks + int64_t(slice) * p.padded_keys / 16;
     float norm = 0.0f, exponent = -INFINITY;
     for (int b = lane; b < (p.keys + 15) / 16; b += 32) {
@@ -40,7 +40,8 @@ __device__ void prepare_rows(const Parameters& p, const Shared<C>& shared) {
           inverse = __fdividef(1.0f, __ldg(p.output_scale + int64_t(slice / p.heads) * p.queries + row));
         }
       }
-      ptx::st_shared_v4_f32(shared.rows(slot) + 16 * r, {scale, 1.1f * bound * norm + exponent, inverse, 0.0f});
+      ptx::st_shared_v4_f32(shared.rows(slot) + 16 * r,
+                            {scale, 1.1f * bound * norm + exponent, inverse, 0.0f});
     }
     release(shared.rows_full(slot));
   }
@@ -140,6 +141,20 @@ __device__ __forceinline__ void step(const Parameters& p, const Shared<C>& share
   pack<C>(a.p, y);
 }
 
+// A query tile without queries for this warpgroup.
+template <typename C>
+__device__ __forceinline__ void pass_over(const Shared<C>& shared, uint32_t& phases, int key_tiles, int w) {
+  release(shared.query_empty(w));
+  for (int j = 0; j < key_tiles; ++j) {
+    const int stage = j % C::kStages;
+    ptx::mbarrier_wait(shared.key_full(stage), phases >> stage & 1);
+    release(shared.key_empty(stage));
+    ptx::mbarrier_wait(shared.value_full(stage), phases >> stage & 1);
+    release(shared.value_empty(stage));
+    phases ^= 1u << stage;
+  }
+}
+
 template <typename C>
 __device__ void consume_packed(const Parameters& p, const Shared<C>& shared, int w) {
   static_assert(C::kStages == 4 && C::kPanels == 1);
@@ -148,8 +163,7 @@ __device__ void consume_packed(const Parameters& p, const Shared<C>& shared, int
   uint32_t query_parity = 0;
   Work work;
   for (int i = 0; p.schedule.get(i, work); ++i) {
-    const int slice = work.tile / p.query_tiles, query_tile = work.tile % p.query_tiles;
-    const int first_row = query_tile * C::kQueryTile + 64 * w;
+    const int first_row = work.query_tile * C::kQueryTile + 64 * w;
     ptx::mbarrier_wait(shared.rows_full(i % 2), i / 2 % 2);
     a.context = prepared_rows<C>(shared.rows(i % 2) + 16 * 64 * w, first_row);
     a.rows = Rows{};
@@ -158,6 +172,11 @@ __device__ void consume_packed(const Parameters& p, const Shared<C>& shared, int
 
     ptx::mbarrier_wait(shared.query_full(w), query_parity);
     query_parity ^= 1;
+    if (first_row >= p.queries) {  // the others have the multiprocessor to themselves
+      pass_over<C>(shared, a.phases, work.end - work.begin, w);
+      release(shared.rows_empty(i % 2));
+      continue;
+    }
     bool bounded;
     {
       typename C::Accumulator s[C::kKeyTile / 2];
@@ -198,7 +217,7 @@ __device__ void consume_packed(const Parameters& p, const Shared<C>& shared, int
     start_values<C>(a.o, a.p, from, last);
     ptx::wgmma_wait_group<0>();
     release(shared.value_empty(last));
-    finish<C>(p, shared, w, a.o, a.rows, a.context, work, slice, first_row,
+    finish<C>(p, shared, w, a.o, a.rows, a.context, work, work.slice, first_row,
               shared.rows(i % 2) + 16 * 64 * w);
     release(shared.rows_empty(i % 2));
   }
