@@ -14,8 +14,11 @@ import type { Value } from "../../dist/runtime/value.js";
 import { cpu, gpu, relativeL2, toBf16, uniform } from "./both.js";
 
 const TINY = "models/tiny/vae";
-/** Several times what bf16 costs the golden cases (vae.test.ts); the worst value of an image in −1 to 1. */
-const ALLOWED = { whole: 2e-2, worst: 0.25 };
+/** Three to four times what bf16 costs the golden cases (vae.test.ts), and for the worst value of an image in −1 to 1. */
+const IMAGE = { whole: 3e-2, worst: 0.3 };
+const MOMENTS = { whole: 4e-2, worst: Infinity };
+/** Sums in another order, at the most. */
+const ALONE = { whole: 2e-2, worst: Infinity };
 
 async function smallVae(device: Device): Promise<AutoencoderKL> {
   const vae = new AutoencoderKL(device, await readAutoencoderKLConfig(TINY));
@@ -51,7 +54,7 @@ async function compute(device: Device, shape: readonly number[], data: Float32Ar
 const worstOf = (a: Float32Array, b: Float32Array) =>
   a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i]!)), 0);
 
-function near(name: string, actual: Float32Array, expected: Float32Array, allowed = ALLOWED): void {
+function near(name: string, actual: Float32Array, expected: Float32Array, allowed = IMAGE): void {
   const whole = relativeL2(actual, expected);
   const worst = worstOf(actual, expected);
   console.log(`${name}: relative L2 ${whole.toExponential(2)}, worst ${worst.toFixed(3)}`);
@@ -100,7 +103,7 @@ test("encodes 2048² as the CPU does, value by value", async () => {
   const image = pictures(1, 2048, 2048);
   const actual = await compute(gpu, shape, image, (g, x) => onGpu.encode(g, x));
   const expected = await compute(cpu, shape, image, (g, x) => onCpu.encode(g, x));
-  near("moments of 2048²", actual, expected, { whole: 2e-2, worst: Infinity });
+  near("moments of 2048²", actual, expected, MOMENTS);
 });
 
 test("a batch of four decodes and encodes each image as the CPU does", async () => {
@@ -117,7 +120,7 @@ test("a batch of four decodes and encodes each image as the CPU does", async () 
     const pixels = await compute(cpu, [1, 24, 40, 16], row(z, at), (g, x) => onCpu.decode(g, x));
     near(`image ${at} of four, decoded`, row(decoded, at), pixels);
     const moments = await compute(cpu, [1, 192, 320, 3], row(image, at), (g, x) => onCpu.encode(g, x));
-    near(`image ${at} of four, moments`, row(encoded, at), moments, { whole: 2e-2, worst: Infinity });
+    near(`image ${at} of four, moments`, row(encoded, at), moments, MOMENTS);
   }
 });
 
@@ -132,15 +135,9 @@ test("at FLUX.1's widths each image of a batch of four is what it is alone", asy
     values.subarray((at * values.length) / 4, ((at + 1) * values.length) / 4);
   for (let at = 0; at < 4; at++) {
     const alone = await compute(gpu, [1, 64, 64, 16], row(z, at), (g, x) => vae.decode(g, x));
-    near(`image ${at} of four beside alone, decoded`, row(together, at), alone, {
-      whole: 1e-2,
-      worst: Infinity,
-    });
+    near(`image ${at} of four beside alone, decoded`, row(together, at), alone, ALONE);
     const moments = await compute(gpu, [1, 512, 512, 3], row(images, at), (g, x) => vae.encode(g, x));
-    near(`image ${at} of four beside alone, moments`, row(encoded, at), moments, {
-      whole: 1e-2,
-      worst: Infinity,
-    });
+    near(`image ${at} of four beside alone, moments`, row(encoded, at), moments, ALONE);
     const other = row(together, (at + 1) % 4);
     assert.ok(relativeL2(alone, other) > 0.1, "a mix-up of images would show");
   }
