@@ -26,12 +26,14 @@
 //                 softmax(scale·q·kᵀ + bias)·v; never holds a T×S matrix.
 //   packHeads     qkv [B, T, 3, H, 128]  →  q, k [B, H, T, 128] i8 | f8e4m3, v [B, H, ⌈T/16⌉, 128, 16] f8e4m3,
 //                 queryRows [B, H, 64⌈T/64⌉, 2], keyBlocks [B, H, 4⌈T/64⌉, 4] f32: q and k quantised to the type
-//                 of q, v to e4m3; every byte as kernels/attention/qkv_layout.cuh says. The GPU's qkvLinear can
-//                 have these outputs instead of qkv, for the tokens from attr firstToken on.
-//   attentionPacked  what packHeads gives, of q and queryRows perhaps only the tokens Q in a row  →  y [B, Q, H, 128];
-//                 attr scale
+//                 of q, v to e4m3; every byte as kernels/attention/qkv_layout.cuh says. keyOffset? [B, H, 128] f32 is
+//                 subtracted from k first. The GPU's qkvLinear can take keyOffset and have these outputs instead of qkv, for
+//                 the tokens from attr firstToken on.
+//   attentionPacked  what packHeads gives, of q and queryRows perhaps only the tokens Q in a row  →  y [B, Q, H, 128],
+//                 keyOffset? [B, H, 128] f32;  attr scale
 //                 softmax(scale·q·kᵀ)·v of the quantised q, k, v. The GPU rounds the softmax's numerators to
-//                 e4m3, this backend does not.
+//                 e4m3, this backend does not. To keyOffset the mean of a sample of the quantised k is added
+//                 (kernels/attention/key_offset.cuh), so that the next k lose it; y does not depend on what all k lost.
 //   layerNorm     x [.., D], weight?, bias? [D] f32, shift?, scale? [B, D] f32 (B = x.shape[0])
 //                 → y [.., D];  attr eps
 //                 y = x̂·weight + bias, or x̂·(1 + scale) + shift   [in place]

@@ -72,14 +72,14 @@ struct Packed {
   }
 };
 
-// int8 codes are of rotated rows: y[8i + j] = ¼ Σ_m (−1)^popcount(i & m) σ(m) x[8m + j]. Added in the order of butterflies, as the
-// GPU does.
-void rotate(const float* x, float* y) {
-  for (int64_t c = 0; c < kHeadSize; ++c) {
-    const int64_t m = c / 8;
-    const bool negative = ((m & m >> 1) ^ (m >> 2 & m >> 3)) & 1;
-    y[c] = negative ? -x[c] : x[c];
-  }
+// σ(c / 8) of the layout: −1 or 1.
+float sign_of(int64_t c) {
+  const int64_t m = c / 8;
+  return ((m & m >> 1) ^ (m >> 2 & m >> 3)) & 1 ? -1.0f : 1.0f;
+}
+
+// ¼ Σ_m (−1)^popcount(i & m) y[8m + j], in place.
+void mix(float* y) {
   for (int64_t step = 8; step < kHeadSize; step *= 2) {
     for (int64_t c = 0; c < kHeadSize; ++c) {
       if (c & step) continue;
@@ -89,6 +89,19 @@ void rotate(const float* x, float* y) {
     }
   }
   for (int64_t c = 0; c < kHeadSize; ++c) y[c] *= 0.25f;
+}
+
+// int8 codes are of rotated rows: y[8i + j] = ¼ Σ_m (−1)^popcount(i & m) σ(m) x[8m + j]. Added in the order of butterflies, as the
+// GPU does.
+void rotate(const float* x, float* y) {
+  for (int64_t c = 0; c < kHeadSize; ++c) y[c] = sign_of(c) * x[c];
+  mix(y);
+}
+
+// The other way, in place: what mixes is its own inverse.
+void rotate_back(float* x) {
+  mix(x);
+  for (int64_t c = 0; c < kHeadSize; ++c) x[c] *= sign_of(c);
 }
 
 struct Measure {
@@ -133,18 +146,30 @@ int value_exponent(float maximum) {
   return std::clamp(((bits + 0x7fffff) >> 23) - 127, -64, 24);
 }
 
-// 64 tokens of one head. `x` gives a token's row of q (0), k (1) or v (2).
+// [B, H, 128], or null.
+const TensorView* key_offset(const OpCall& call, const Packed& heads) {
+  const TensorView* offset = optional_operand(call, "keyOffset");
+  if (offset == nullptr) return nullptr;
+  expect_shape(call, "keyOffset", *offset, {heads.batches, heads.heads, kHeadSize});
+  if (!offset->contiguous()) fail(call, describe("keyOffset", *offset) + " must be contiguous");
+  return offset;
+}
+
+// 64 tokens of one head, k less `offset` [128]. `x` gives a token's row of q (0), k (1) or v (2).
 template <typename RowOf>
-void pack_tile(const Packed& to, int64_t slice, int64_t first, const RowOf& x) {
+void pack_tile(const Packed& to, int64_t slice, int64_t first, const float* offset, const RowOf& x) {
   const int64_t end = std::min(first + kTile, to.tokens);
   float scored[2][kTile][kHeadSize];
   for (int64_t part = 0; part < 2; ++part) {
     for (int64_t token = first; token < end; ++token) {
       float* row = scored[part][token - first];
+      float centred[kHeadSize];
+      std::copy_n(x(part, token), kHeadSize, centred);
+      for (int64_t c = 0; part == 1 && offset != nullptr && c < kHeadSize; ++c) centred[c] -= offset[c];
       if (to.integer()) {
-        rotate(x(part, token), row);
+        rotate(centred, row);
       } else {
-        std::copy_n(x(part, token), kHeadSize, row);
+        std::copy_n(centred, kHeadSize, row);
       }
     }
   }
@@ -188,6 +213,7 @@ void pack_tile(const Packed& to, int64_t slice, int64_t first, const RowOf& x) {
 void pack_heads(const OpCall& call, ThreadPool& pool) {
   const Packed to(call);
   const TensorView& qkv = operand(call, "qkv");
+  const TensorView* offset = key_offset(call, to);
   const int64_t tiles = divide_up(to.tokens, kTile);
   expect_same_shape(call, "q", to.q, "k", to.k);
   expect_shape(call, "queryRows", to.rows, {to.batches, to.heads, tiles * kTile, 2});
@@ -197,12 +223,36 @@ void pack_heads(const OpCall& call, ThreadPool& pool) {
       const int64_t slice = task / tiles;
       const float* base =
           qkv.as<const float>() + slice / to.heads * qkv.stride[0] + slice % to.heads * qkv.stride[3];
-      pack_tile(to, slice, task % tiles * kTile, [&](int64_t part, int64_t token) {
+      const float* lost = offset == nullptr ? nullptr : offset->as<const float>() + slice * kHeadSize;
+      pack_tile(to, slice, task % tiles * kTile, lost, [&](int64_t part, int64_t token) {
         return base + token * qkv.stride[1] + part * qkv.stride[2];
       });
     }
   });
 }
+
+namespace {
+
+// The n-th of `count` sampled keys: kernels/attention/key_offset.cuh.
+int64_t sampled_key(int64_t n, int64_t count, int64_t keys) {
+  const int64_t first = n * keys / count, run = (n + 1) * keys / count - first;
+  const uint32_t place = static_cast<uint32_t>(n * n) * 0x9e3779b9u;
+  return first + static_cast<int64_t>(place * static_cast<uint64_t>(run) >> 32);
+}
+
+// offset [128] += the mean of a slice's sampled keys, `rows` [T, 128] as they were coded.
+void add_mean(const Packed& from, const float* rows, float* offset) {
+  const int64_t count = std::min<int64_t>(from.tokens, 128);
+  float mean[kHeadSize] = {};
+  for (int64_t n = 0; n < count; ++n) {
+    const float* row = rows + sampled_key(n, count, from.tokens) * kHeadSize;
+    for (int64_t c = 0; c < kHeadSize; ++c) mean[c] += row[c];
+  }
+  if (from.integer()) rotate_back(mean);
+  for (int64_t c = 0; c < kHeadSize; ++c) offset[c] += mean[c] / static_cast<float>(count);
+}
+
+}  // namespace
 
 // Unpacks into rows of f32 and attends to those.
 void attention_packed(const OpCall& call, ThreadPool& pool) {
@@ -236,6 +286,10 @@ void attention_packed(const OpCall& call, ThreadPool& pool) {
       }
     }
   });
+  if (const TensorView* offset = key_offset(call, from)) {
+    for (int64_t slice = 0; slice < from.slices(); ++slice)
+      add_mean(from, keys + slice * from.tokens * kHeadSize, offset->as<float>() + slice * kHeadSize);
+  }
   OpCall unpacked{call.kind, {}, {{"scale", call.number("scale")}, {"causal", 0}}};
   const auto add = [&](const char* name, float* rows, int64_t tokens) {
     TensorView view;

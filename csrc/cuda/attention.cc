@@ -49,6 +49,7 @@ void pack_heads(const OpCall& call, const Launch& launch) {
   pack.value = part_of(qkv, 2);
   pack.operands = packed_heads(call, 0);
   pack.type = score_type(call);
+  if (const TensorView* offset = call.optional("keyOffset")) pack.key_offset = offset->as<const float>();
   pack.batch = static_cast<int>(qkv.shape[0]);
   pack.heads = static_cast<int>(qkv.shape[3]);
   pack.queries = pack.keys = static_cast<int>(qkv.shape[1]);
@@ -70,6 +71,7 @@ void attention_packed(const OpCall& call, const Launch& launch) {
   attention.keys = static_cast<int>(call.tensor("k").shape[2]);
   attention.scale = static_cast<float>(call.number("scale"));
   attention.workspace = launch.attention_workspace;
+  if (const TensorView* offset = call.optional("keyOffset")) attention.key_offset = offset->as<float>();
   check(kernels::attention_packed(attention, launch.stream), "attentionPacked");
 }
 

@@ -90,6 +90,7 @@ kernels::GemmGroup qkv_group(const OpCall& call) {
     group.first_token = call.integer("firstToken");
     group.packed = packed_heads(call, group.first_token);
     group.packed_tokens = q.stride[1] / q.stride[2];
+    if (const TensorView* offset = call.optional("keyOffset")) group.key_offset = offset->as<const float>();
   }
   group.norm_q = call.tensor("normQ").as<const float>();
   group.norm_k = call.tensor("normK").as<const float>();

@@ -67,6 +67,9 @@ struct AttentionPacked {
   float scale = 1.0f;
   float* log_sum_exp = nullptr;
   void* workspace = nullptr;
+  // [batch][heads][128], optional: what whoever packed k subtracted from it. What this attention's keys say of their mean is added, for the
+  // next one over much the same keys (attention/key_offset.cuh).
+  float* key_offset = nullptr;
 };
 
 // sm_90a only.

@@ -32,6 +32,8 @@ Status run_packed(const AttentionPacked& call, cudaStream_t stream) {
   p.scale_log2 = call.scale * 1.4426950408889634f;
   p.query_rows = reinterpret_cast<const float2*>(call.operands.query_rows);
   p.key_blocks = reinterpret_cast<const float4*>(call.operands.key_blocks);
+  p.key_codes = call.operands.key;
+  p.key_offset = call.key_offset;
   p.log_sum_exp = call.log_sum_exp;
   const int blocks = plan_blocks<C>(p, call.batch * call.heads, call.workspace);
   const auto map = [&](CUtensorMap* to, uint8_t* data, int tokens, int of, int rows, const char* what) {

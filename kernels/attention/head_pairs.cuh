@@ -1,9 +1,9 @@
 // int8 q and k for the QKV GEMM's epilogue, two rows to a word: what qkv_layout.cuh does to f32 values, in half the
 // instructions. The epilogue runs beside another warpgroup's products and must not take longer than they do.
 //
-// Rows come in f16, divided by their root mean square and by a power of two that keeps weights under 2, so |h| < 23, and a
-// rotated one under 91: nothing overflows, and f16's 2^-11 is small beside the codes' 2^-8. What a row was divided by is its
-// `factor`, which only its scale sees.
+// Rows come in f16, divided by their root mean square and by a power of two, the `unit`, that keeps weights under 2, so |h| < 23, less an
+// offset that is a mean of such rows 46, and rotated 181: nothing overflows, and f16's 2^-11 is small beside the codes' 2^-8. Only
+// scales see the unit.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -19,17 +19,22 @@ using HeadPairs = __half2[32];
 __device__ __forceinline__ __half2 as_half2(uint32_t word) { return *reinterpret_cast<__half2*>(&word); }
 __device__ __forceinline__ uint32_t as_word(__half2 pair) { return *reinterpret_cast<uint32_t*>(&pair); }
 
-// RoPE of channels 8i + 2·(lane % 4) and the next; cosine and sine are those of both rows.
-__device__ __forceinline__ void turn(HeadPairs& h, int i, __half2 cosine, __half2 sine) {
-  const __half2 left = h[2 * i], right = h[2 * i + 1];
-  h[2 * i] = __hfma2(left, cosine, __hneg2(__hmul2(right, sine)));
-  h[2 * i + 1] = __hfma2(right, cosine, __hmul2(left, sine));
+// The largest power of two up to `largest`, within 2^±60; and 1 / power.
+__device__ __forceinline__ float power_below(float largest) {
+  return __uint_as_float(__float_as_uint(fminf(fmaxf(largest, 0x1p-60f), 0x1p60f)) & 0x7f800000u);
+}
+__device__ __forceinline__ float reciprocal_power(float power) {
+  return __uint_as_float(0x7f000000u - __float_as_uint(power));
 }
 
-// Whether σ(m) of qkv_layout.cuh is −1.
-__device__ constexpr bool negative_sign(int m) { return ((m & m >> 1) ^ (m >> 2 & m >> 3)) & 1; }
+// RoPE of channels 8i + 2·(lane % 4) and the next, plus `addend` of them; cosine and sine are those of both rows.
+__device__ __forceinline__ void turn(HeadPairs& h, int i, __half2 cosine, __half2 sine, __half2 addend) {
+  const __half2 left = h[2 * i], right = h[2 * i + 1];
+  h[2 * i] = __hfma2(left, cosine, __hfma2(__hneg2(right), sine, __low2half2(addend)));
+  h[2 * i + 1] = __hfma2(right, cosine, __hfma2(left, sine, __high2half2(addend)));
+}
 
-// Four times the rotation. Signs are not applied but decide between sum and difference: a block of rows that share their
+// Four times the rotation of qkv_layout.cuh. Signs are not applied but decide between sum and difference: a block of rows that share their
 // higher bits has the sign of its first.
 __device__ __forceinline__ void rotate(HeadPairs& h) {
 #pragma unroll
@@ -99,7 +104,7 @@ __device__ __forceinline__ void store_rows(const HeadPairs& h, __half2 inverse, 
   }
 }
 
-// Of a lane's two rows, before and after the rotation: h · factor is meant.
+// Of a lane's two rows, before and after the rotation: h · unit is meant.
 struct PairMeasure {
   float2 squares;
   float2 maximum;
@@ -129,38 +134,35 @@ __device__ __forceinline__ void rotate_and_measure(HeadPairs (&h)[kBlocks], Pair
 }
 
 // Writes the scales and norms of a lane's two tokens of q, as far as they are present; gives what codes are h times of.
-__device__ __forceinline__ __half2 store_query_scales(const PairMeasure& measure, const float (&factor)[2],
+__device__ __forceinline__ __half2 store_query_scales(const PairMeasure& measure, float unit,
                                                       const bool (&present)[2], float2* query_rows) {
   // The scale is of the inverse as it is rounded, so that its rounding is no error. The inverse must stay finite.
   const __half2 inverse = __floats2half2_rn(__fdividef(127.0f, fmaxf(measure.maximum.x, 0x1p-8f)),
                                             __fdividef(127.0f, fmaxf(measure.maximum.y, 0x1p-8f)));
   if (threadIdx.x % 4 == 0) {
     const float2 rounded = __half22float2(inverse);
-    constexpr float kUnit = kRotationUnit<int8_t>;
+    const float scale = kRotationUnit<int8_t> * unit;
     if (present[0])
-      query_rows[0] = {__fdividef(kUnit * factor[0], rounded.x),
-                       factor[0] * ptx::sqrt_approx(measure.squares.x)};
+      query_rows[0] = {__fdividef(scale, rounded.x), unit * ptx::sqrt_approx(measure.squares.x)};
     if (present[1])
-      query_rows[8] = {__fdividef(kUnit * factor[1], rounded.y),
-                       factor[1] * ptx::sqrt_approx(measure.squares.y)};
+      query_rows[8] = {__fdividef(scale, rounded.y), unit * ptx::sqrt_approx(measure.squares.y)};
   }
   return inverse;
 }
 
 // The same of a warp's 16 tokens of k, which share them, if `write`.
-__device__ __forceinline__ __half2 store_key_scales(const PairMeasure& measure, const float (&factor)[2],
+__device__ __forceinline__ __half2 store_key_scales(const PairMeasure& measure, float unit,
                                                     const bool (&present)[2], float4* key_block, bool write) {
-  const float factor0 = present[0] ? factor[0] : 0.0f, factor1 = present[1] ? factor[1] : 0.0f;
-  const float scale =
-      row_scale<int8_t>(warp_maximum(fmaxf(measure.maximum.x * factor0, measure.maximum.y * factor1)));
-  const float norm =
-      warp_maximum(fmaxf(measure.squares.x * (factor0 * factor0), measure.squares.y * (factor1 * factor1)));
+  const auto largest = [&](float2 rows) {
+    return warp_maximum(fmaxf(present[0] ? rows.x : 0.0f, present[1] ? rows.y : 0.0f));
+  };
+  const float scale = row_scale<int8_t>(unit * largest(measure.maximum));
+  const float norm = largest(measure.squares);
   if (write && threadIdx.x % 32 == 0) {
     *reinterpret_cast<float2*>(key_block) =
-        make_float2(kRotationUnit<int8_t> * scale, ptx::sqrt_approx(norm));
+        make_float2(kRotationUnit<int8_t> * scale, unit * ptx::sqrt_approx(norm));
   }
-  const float inverse = __fdividef(1.0f, scale);
-  return __floats2half2_rn(fminf(factor0 * inverse, 65504.0f), fminf(factor1 * inverse, 65504.0f));
+  return __float2half2_rn(fminf(__fdividef(unit, scale), 65504.0f));
 }
 
 }  // namespace flux::kernels::qkv

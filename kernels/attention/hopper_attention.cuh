@@ -7,6 +7,7 @@
 //     P ← softmax(S)         f32; runs under the other warpgroups' products
 // In bf16 warpgroups issue in turn: left alone they may fall into step, all multiplying and then all in their softmax. The loop of 8-bit
 // operands is in hopper_packed.cuh.
+// With 8-bit operands another warp of the producer's finds the next offset of k (key_offset.cuh), which nothing in this kernel waits for.
 // Keys go from the last tile to the first: only the first tile handled can be ragged, so only it is masked.
 //
 // Shared memory: Q [warpgroup][panel][64][128 B], K [stage][panel][kKeyTile][128 B], V [stage] (bf16 like K; 8-bit: blocks of 16
@@ -25,6 +26,7 @@
 
 #include "attention/hopper_config.cuh"
 #include "attention/hopper_softmax.cuh"
+#include "attention/key_offset.cuh"
 #include "launch.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/bulk.cuh"
@@ -105,6 +107,17 @@ __device__ __forceinline__ void produce(const Parameters& p, const Shared<C>& sh
       }
       at.advance();
     }
+  }
+}
+
+// A warp beside it: the offsets of k, a slice a block.
+template <typename C>
+__device__ __forceinline__ void update_key_offsets(const Parameters& p) {
+#pragma unroll 1
+  for (int slice = blockIdx.x; slice < p.slices; slice += gridDim.x) {
+    qkv::update_key_offset<typename C::Score>(p.key_codes + slice * qkv::scored_slice_bytes(p.keys),
+                                              p.key_blocks + int64_t(slice) * p.padded_keys / 16, p.keys,
+                                              p.key_offset + int64_t(slice) * C::kHeadDim);
   }
 }
 
@@ -428,9 +441,11 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
   const int warpgroup = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
   if (warpgroup == C::kWarpgroups) {
     ptx::setmaxnreg_dec<C::kWarpgroups == 2 ? 40 : 32>();
+    const int warp = threadIdx.x / 32 - 4 * C::kWarpgroups;
     if (threadIdx.x == 128 * C::kWarpgroups) produce<C>(p, shared);
     if constexpr (C::kPacked) {
-      if (threadIdx.x / 32 == 4 * C::kWarpgroups + 1) prepare_rows<C>(p, shared);
+      if (warp == 1) prepare_rows<C>(p, shared);
+      if (warp == 2 && p.key_offset != nullptr) update_key_offsets<C>(p);
     }
   } else {
     ptx::setmaxnreg_inc<C::kWarpgroups == 2 ? 232 : 160>();

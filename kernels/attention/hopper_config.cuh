@@ -96,11 +96,13 @@ inline constexpr int kPartialVectors = 17;
 struct Parameters {
   CUtensorMap query, key, value, output;
   Schedule schedule;
-  int heads;
+  int heads, slices;  // slices: batch · heads
   int queries, keys, padded_queries, padded_keys;
   float scale, scale_log2;   // of the softmax, and times log2 e
   const float2* query_rows;  // 8-bit operands: qkv_layout.cuh
   const float4* key_blocks;
+  const uint8_t* key_codes;
+  float* key_offset;          // [B][H][128], updated, or null
   const float* output_scale;  // [B][queries]: O leaves as e4m3 codes of O / scale, to `codes`; or null
   AttentionTensor codes;
   float* log_sum_exp;  // [B][H][queries] or null

@@ -28,6 +28,7 @@ inline Status map_tokens(CUtensorMap* map, const AttentionTensor& tensor, CUtens
 // Fills in the schedule and the partials; returns the grid.
 template <typename C>
 int plan_blocks(Parameters& p, int slices, void* workspace) {
+  p.slices = slices;
   const int query_tiles = (p.queries + C::kQueryTile - 1) / C::kQueryTile;
   const int key_tiles = (p.keys + C::kKeyTile - 1) / C::kKeyTile;
   const int tiles = slices * query_tiles, multiprocessors = device_multiprocessors();

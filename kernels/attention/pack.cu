@@ -44,15 +44,8 @@ __global__ void __launch_bounds__(128) pack_kernel(const __grid_constant__ PackP
       x[4 * i + 2 * h + 1] = v.y;
     }
   }
-  if (which == 1 && p.key_offset != nullptr) {
-    const float* offset = p.key_offset + int64_t(slice) * qkv::kHeadDim + column;
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      const float2 o = *reinterpret_cast<const float2*>(offset + 8 * i);
-#pragma unroll
-      for (int e = 0; e < 4; ++e) x[4 * i + e] -= e % 2 ? o.y : o.x;
-    }
-  }
+  if (which == 1 && p.key_offset != nullptr)
+    qkv::subtract_offset(x, p.key_offset + int64_t(slice) * qkv::kHeadDim);
   const PackedQkv& to = p.operands;
   const size_t codes = size_t(slice) * qkv::scored_slice_bytes(tokens),
                padded = size_t(slice) * qkv::padded_tokens(tokens);

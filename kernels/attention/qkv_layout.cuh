@@ -91,6 +91,9 @@ inline constexpr bool kRotated = std::is_same_v<Code, int8_t>;
 template <typename Code>
 inline constexpr float kRotationUnit = kRotated<Code> ? 0.25f : 1.0f;
 
+// Whether σ(m) is −1.
+__device__ constexpr bool negative_sign(int m) { return ((m & m >> 1) ^ (m >> 2 & m >> 3)) & 1; }
+
 // Both rows of a lane times 4: four steps of butterflies over i, the signs in the first.
 __device__ __forceinline__ void rotate(float (&x)[64]) {
 #pragma unroll
@@ -107,6 +110,17 @@ __device__ __forceinline__ void rotate(float (&x)[64]) {
         x[4 * (i + step) + e] = a - b;
       }
     }
+  }
+}
+
+// From all rows of a lane: offset is the head's.
+__device__ __forceinline__ void subtract_offset(float (&x)[64], const float* offset) {
+  const float2* pairs = reinterpret_cast<const float2*>(offset) + threadIdx.x % 4;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 pair = __ldg(pairs + 4 * i);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) x[4 * i + e] -= e % 2 ? pair.y : pair.x;
   }
 }
 

@@ -282,6 +282,7 @@ Status fill_params(const Gemm& call, const TileShape& tile, int most_clusters, G
     to.packed = group.packed;
     to.packed_tokens = int(group.packed_tokens);
     to.first_token = int(group.first_token);
+    to.key_offset = group.key_offset;
     to.c_scale = group.c_scale;
     to.bounds = group.bounds;
     to.a_scale_batch_stride = group.a_scale_batch_stride;

@@ -11,7 +11,7 @@
 //   kGateResidual  C = residual + gate[batch, n]·x; C may be the residual itself (bf16)
 //   kQkv           W's rows are q, k, v (heads·128 each), then perhaps more. q and k: RMSNorm over each head's 128 columns
 //                  times norm_q or norm_k, then RoPE on adjacent pairs with rope[row]. q, k, v go to C side by side as
-//                  bf16, or quantised into 8-bit attention's own layout (attention/qkv_layout.cuh). The remaining
+//                  bf16, or, less key_offset, quantised into 8-bit attention's own layout (attention/qkv_layout.cuh). The remaining
 //                  columns (a single block's MLP) get `activation` and go to `mlp`.
 //
 // Output e4m3 (kLinear's C, kQkv's mlp) needs a row's scale before any tile has seen the row's maximum. It takes a bound
@@ -77,6 +77,8 @@ struct GemmGroup {
   PackedQkv packed;
   int64_t packed_tokens = 0;
   int64_t first_token = 0;
+  const float* key_offset =
+      nullptr;  // [batches, heads, 128], or none: subtracted from k before it is quantised
 
   GemmRows<const void> low;  // low_rank > 0: bf16 [batches, rows, low_parts·low_rank]
   const void* up = nullptr;  // low_rank > 0: bf16 [N, low_rank]

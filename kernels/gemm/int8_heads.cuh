@@ -6,29 +6,27 @@
 
 namespace flux::kernels::gemm {
 
-// A head's columns divided by their root mean square, times `norm`'s weights.
+// A head's columns divided by their root mean square, times `norm`'s weights; the power of two that keeps weights under 2 is returned:
+// h times that is meant.
 //   x        [row block]: a lane's 64 values of the head, in wgmma's layout, and perhaps more
 //   squares  of each of a lane's rows, summed over the head
-//   factor   h · factor is meant: the power of two that keeps weights under 2, and what eps does
 template <int kBlocks, int kValues>
-__device__ __forceinline__ void normalise_in_pairs(qkv::HeadPairs (&h)[kBlocks], float (&factor)[kBlocks][2],
-                                                   const float (&x)[kBlocks][kValues],
-                                                   const float (&squares)[kBlocks][2], const float* norm,
-                                                   float eps, uint32_t lane) {
+__device__ __forceinline__ float normalise_in_pairs(qkv::HeadPairs (&h)[kBlocks],
+                                                    const float (&x)[kBlocks][kValues],
+                                                    const float (&squares)[kBlocks][2], const float* norm,
+                                                    float eps, uint32_t lane) {
   const float2* weights = reinterpret_cast<const float2*>(norm);
   const float2 some = __ldg(weights + lane), others = __ldg(weights + 32 + lane);
   const float largest =
       qkv::warp_maximum(fmaxf(fmaxf(fabsf(some.x), fabsf(some.y)), fmaxf(fabsf(others.x), fabsf(others.y))));
-  const uint32_t exponent = __float_as_uint(fminf(fmaxf(largest, 0x1p-60f), 0x1p60f)) & 0x7f800000u;
-  const float unit = __uint_as_float(exponent), shrink = __uint_as_float(0x7f000000u - exponent);
+  const float unit = qkv::power_below(largest), shrink = qkv::reciprocal_power(unit);
   float inverse[kBlocks][2];
 #pragma unroll
   for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float mean = fmaxf(squares[block][half] * (1.0f / qkv::kHeadDim), 0x1p-100f);
-      inverse[block][half] = ptx::rsqrt_approx(mean);
-      factor[block][half] = unit * (mean * inverse[block][half]) * ptx::rsqrt_approx(mean + eps);
+      const float mean = fmaf(squares[block][half], 1.0f / qkv::kHeadDim, eps);
+      inverse[block][half] = ptx::rsqrt_approx(fmaxf(mean, 0x1p-100f));
     }
   }
 #pragma unroll
@@ -44,17 +42,35 @@ __device__ __forceinline__ void normalise_in_pairs(qkv::HeadPairs (&h)[kBlocks],
       h[block][2 * i + 1] = __hmul2(right, __high2half2(both));
     }
   }
+  return unit;
 }
 
-// RoPE of a lane's two rows, `row` and the one 8 further, of a table of `rows`.
-__device__ __forceinline__ void turn(qkv::HeadPairs& h, const float* rope, int row, int rows, uint32_t lane) {
+// What a head is to lose, in its unit: the addends of channels 8i + 2·(lane % 4) and the next. Zeros without an offset.
+__device__ __forceinline__ void load_addends(__half2 (&addend)[16], const float* offset, float unit,
+                                             uint32_t lane) {
+  if (offset == nullptr) {
+#pragma unroll
+    for (__half2& pair : addend) pair = __float2half2_rn(0.0f);
+    return;
+  }
+  const float factor = -qkv::reciprocal_power(unit);
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float2 pair = __ldg(reinterpret_cast<const float2*>(offset) + 4 * i + lane % 4);
+    addend[i] = __floats2half2_rn(pair.x * factor, pair.y * factor);
+  }
+}
+
+// RoPE of a lane's two rows, `row` and the one 8 further, of a table of `rows`, plus addends.
+__device__ __forceinline__ void turn(qkv::HeadPairs& h, const float* rope, int row, int rows, uint32_t lane,
+                                     const __half2 (&addend)[16]) {
   const float2* low = reinterpret_cast<const float2*>(rope) + int64_t(min(row, rows - 1)) * 64 + lane % 4;
   const float2* high =
       reinterpret_cast<const float2*>(rope) + int64_t(min(row + 8, rows - 1)) * 64 + lane % 4;
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
     const float2 a = __ldg(low + 4 * i), b = __ldg(high + 4 * i);
-    qkv::turn(h, i, __floats2half2_rn(a.x, b.x), __floats2half2_rn(a.y, b.y));
+    qkv::turn(h, i, __floats2half2_rn(a.x, b.x), __floats2half2_rn(a.y, b.y), addend[i]);
   }
 }
 

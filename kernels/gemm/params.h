@@ -27,6 +27,7 @@ struct GroupParams {
   PackedQkv packed;
   int packed_tokens;
   int first_token;
+  const float* key_offset;
   int64_t a_scale_batch_stride;
   int64_t gate_batch_stride;
   int64_t c_scale_batch_stride;

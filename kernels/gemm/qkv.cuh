@@ -174,6 +174,13 @@ class QkvEpilogue {
             first - 16 * int(place.warp) < end};
   }
 
+  // Of a head of k, or null.
+  __device__ __forceinline__ const float* key_offset(const Tile& tile) const {
+    const float* offsets = tile.group->key_offset;
+    const int64_t slice = int64_t(tile.batch) * params_.heads + head_of(tile) - params_.heads;
+    return offsets == nullptr ? nullptr : offsets + slice * kHeadDim;
+  }
+
   __device__ __forceinline__ float4* key_block(const Tile& tile, const PackedRows& at) const {
     return reinterpret_cast<float4*>(tile.group->packed.key_blocks) +
            at.slice * (qkv::padded_tokens(tile.group->packed_tokens) / qkv::kTokenBlock) +
@@ -221,11 +228,15 @@ class QkvEpilogue {
     const GroupParams& group = *tile.group;
     const bool is_k = is_key(params_, tile);
     qkv::HeadPairs h[Config::kRowBlocks];
-    float factor[Config::kRowBlocks][2];
-    normalise_in_pairs(h, factor, x, squares, is_k ? group.norm_k : group.norm_q, params_.eps, place.lane);
+    const float unit =
+        normalise_in_pairs(h, x, squares, is_k ? group.norm_k : group.norm_q, params_.eps, place.lane);
+    __half2 addend[16];
+    load_addends(addend, is_k ? key_offset(tile) : nullptr, unit, place.lane);
 #pragma unroll
-    for (int block = 0; block < Config::kRowBlocks; ++block)
-      turn(h[block], group.rope, first_row(tile, block, place) + int(place.lane) / 4, group.rows, place.lane);
+    for (int block = 0; block < Config::kRowBlocks; ++block) {
+      const int row = first_row(tile, block, place) + int(place.lane) / 4;
+      turn(h[block], group.rope, row, group.rows, place.lane, addend);
+    }
     qkv::PairMeasure measure[Config::kRowBlocks];
     qkv::rotate_and_measure(h, measure);
 #pragma unroll
@@ -234,12 +245,12 @@ class QkvEpilogue {
       const int token = at.first + int(place.lane) / 4;
       __half2 inverse;
       if (is_k) {
-        inverse = qkv::store_key_scales(measure[block], factor[block], at.present, key_block(tile, at),
-                                        at.in_sequence);
+        inverse =
+            qkv::store_key_scales(measure[block], unit, at.present, key_block(tile, at), at.in_sequence);
       } else {
         float2* rows = reinterpret_cast<float2*>(group.packed.query_rows) +
                        at.slice * qkv::padded_tokens(group.packed_tokens);
-        inverse = qkv::store_query_scales(measure[block], factor[block], at.present, rows + token);
+        inverse = qkv::store_query_scales(measure[block], unit, at.present, rows + token);
       }
       uint8_t* codes = (is_k ? group.packed.key : group.packed.query) +
                        at.slice * qkv::scored_slice_bytes(group.packed_tokens);
@@ -258,6 +269,7 @@ class QkvEpilogue {
     const int first = at.first - 16 * int(place.warp);
     const int64_t codes = at.slice * qkv::scored_slice_bytes(group.packed_tokens);
     if (is_k) {
+      if (const float* offset = key_offset(tile)) qkv::subtract_offset(x, offset);
       qkv::store_key_tile<__nv_fp8_e4m3>(x, first, at.end, group.packed.key + codes,
                                          key_block(tile, at) - at.first / qkv::kTokenBlock);
     } else {

@@ -24,6 +24,22 @@ __device__ __forceinline__ uint16_t cvt_rn_satfinite_e4m3x2(float low, float hig
   return packed;
 }
 
+// Two e4m3 codes to f16x2, exactly (from sm_89 on); the low byte's value lands in the low half.
+__device__ __forceinline__ uint32_t cvt_rn_f16x2_e4m3x2(uint16_t codes) {
+  uint32_t packed;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(packed) : "h"(codes));
+  return packed;
+}
+
+// f16x2 to two f32; the low half is x.
+__device__ __forceinline__ float2 unpack_f16x2(uint32_t packed) {
+  float2 pair;
+  asm("{.reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
+      : "=f"(pair.x), "=f"(pair.y)
+      : "r"(packed));
+  return pair;
+}
+
 // tanh with a relative error under 2^-11.
 __device__ __forceinline__ float tanh_approx(float x) {
   float y;

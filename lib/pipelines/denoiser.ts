@@ -33,6 +33,8 @@ interface Branch {
   readonly text: Buffer<"f32">;
   /** Modulation of every step, [S, B, columns]. */
   readonly table: Buffer<"f32">;
+  /** What every block's k lose in 8-bit attention, [blocks, B, heads, 128]: zeros at first, then what the step before found. */
+  readonly keyOffsets: Buffer<"f32"> | undefined;
   readonly cache: FirstBlockCache | undefined;
 }
 
@@ -101,6 +103,13 @@ export class Denoiser {
     return this.images?.noise ?? this.latents;
   }
 
+  /** Makes attention forget the image before. */
+  async resetKeyOffsets(): Promise<void> {
+    await Promise.all(
+      this.#branches().map(({ keyOffsets }) => keyOffsets?.write(new Float32Array(keyOffsets.elements))),
+    );
+  }
+
   /** Makes the caches forget the image before, if there are any. */
   async resetCache(limits: CacheLimits | undefined): Promise<void> {
     if (limits !== undefined) await Promise.all(this.#branches().map(({ cache }) => cache?.reset(limits)));
@@ -147,10 +156,11 @@ export class Denoiser {
     this.images?.recordKeep(g, sigmas, counter);
   }
 
-  #velocity(g: Recorder, latents: Tensor, { text, table, cache }: Branch): Value {
+  #velocity(g: Recorder, latents: Tensor, { text, table, keyOffsets, cache }: Branch): Value {
     const modulation = g.takeRow(table, this.counter);
     const targetTokens = this.latents.shape[1]!;
-    return this.transformer.forward(g, { latents, targetTokens, text, modulation, rope: this.#rope, cache });
+    const inputs = { latents, targetTokens, text, modulation, rope: this.#rope, keyOffsets, cache };
+    return this.transformer.forward(g, inputs);
   }
 
   #branches(): Branch[] {
@@ -161,7 +171,7 @@ export class Denoiser {
     const { batch, textTokens, rows, columns, steps, cache, images } = this.shape;
     const targetTokens = rows * columns;
     const imageTokens = targetTokens + (images?.referenceTokens ?? 0);
-    const { config, width, modulationColumns } = this.transformer;
+    const { attention, blockCount, config, width, modulationColumns } = this.transformer;
     const allocation = this.#allocation;
     const stream = { batch, textTokens, imageTokens, targetTokens, width, steps };
     return {
@@ -169,6 +179,10 @@ export class Denoiser {
       pooled: allocation.buffer("f32", [batch, config.pooledProjectionDim]),
       text: allocation.buffer("f32", [batch, textTokens, width]),
       table: allocation.buffer("f32", [steps, batch, modulationColumns]),
+      keyOffsets:
+        attention === "bf16"
+          ? undefined
+          : allocation.buffer("f32", [blockCount, batch, config.numAttentionHeads, 128]),
       cache: cache && new FirstBlockCache(allocation, allocation.device.dtype, cache, stream),
     };
   }

@@ -93,6 +93,7 @@ export class Denoisers {
       denoiser.guidance.write(Float32Array.from(guidance)),
       denoiser.counter.write(Int32Array.of(0)),
       denoiser.resetCache(request.cache?.limits),
+      denoiser.resetKeyOffsets(),
     ];
     await Promise.all(writes);
     return denoiser;

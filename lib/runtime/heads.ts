@@ -36,6 +36,8 @@ export class Heads {
     readonly form: Value | PackedHeads,
     /** The batches, tokens and heads of the part that this stands for. */
     readonly shape: readonly [batch: number, tokens: number, heads: number],
+    /** What k loses before it is packed in 8 bits: [B, H, 128] f32. */
+    readonly keyOffset?: Value | undefined,
     /** Where the part begins in its sequence. */
     readonly firstToken = 0,
   ) {}
@@ -50,11 +52,11 @@ export class Heads {
 
   /** `length` tokens from `start`, for a layer that makes these alone. */
   slice(start: number, length: number): Heads {
-    const { form, type, firstToken } = this;
+    const { form, type, keyOffset, firstToken } = this;
     const [batch, tokens, heads] = this.shape;
     const shape = [batch, length, heads] as const;
     if (form instanceof Value)
-      return new Heads(type, form.slice(1, start, length), shape, firstToken + start);
+      return new Heads(type, form.slice(1, start, length), shape, keyOffset, firstToken + start);
     const end = start + length;
     if (start % HEAD_TOKENS !== 0 || (end % HEAD_TOKENS !== 0 && end !== tokens)) {
       throw misuse(
@@ -69,6 +71,6 @@ export class Heads {
       queryRows: form.queryRows.slice(2, start, length),
       keyBlocks: form.keyBlocks.slice(2, start / 16, 4 * Math.ceil(length / HEAD_TOKENS)),
     };
-    return new Heads(type, part, shape, firstToken + start);
+    return new Heads(type, part, shape, keyOffset, firstToken + start);
   }
 }

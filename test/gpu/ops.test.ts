@@ -203,7 +203,7 @@ for (const [type, tolerance] of [
           const rope = g.ropeTable(ids, [16, 56, 56], 10000);
           const rows = g.empty([2, tokens, 256]);
           g.copy(x, rows);
-          const qkv = g.heads([2, tokens, 2], type, [0, text]);
+          const qkv = g.heads([2, tokens, 2], type, { starts: [0, text] });
           for (const [start, length] of [
             [0, text],
             [text, tokens - text],

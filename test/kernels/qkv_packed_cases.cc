@@ -49,13 +49,15 @@ Matrix bounds_of(const DeviceOperand& w) {
 }
 
 // Two streams of `text` and `image` tokens as two groups of one launch, into one sequence; a launch of its own when text is 0.
-// `up_type` is the MLP's.
+// `up_type` is the MLP's; `centred`: k less an offset.
 void hold(Context& c, Element operand, QkvHeads heads_as, int64_t text, int64_t image, int64_t mlp,
-          Element up_type, int64_t rank = 0) {
+          Element up_type, int64_t rank = 0, bool centred = false) {
   constexpr int kHeads = 3, kBatches = 2;
   constexpr int64_t kHidden = kHeads * 128;
   const int tokens = int(text + image);
   const PackedMemory memory(kBatches, kHeads, tokens, tokens);
+  const Matrix offset = normal(kBatches * kHeads, 128, 37, 0.5f);
+  const Input offsets(offset, Element::kF32);
   Output up(kBatches * image, std::max<int64_t>(mlp, 16), up_type);
   Output up_scale(kBatches * image, 1, Element::kF32);
   std::unique_ptr<Input> bounds;
@@ -89,6 +91,7 @@ void hold(Context& c, Element operand, QkvHeads heads_as, int64_t text, int64_t 
     group.packed = memory.operands();
     group.packed_tokens = tokens;
     group.first_token = first;
+    if (centred) group.key_offset = offsets.data<float>();
     group.mlp = {up.data(), mlp, image * mlp};
     if (up_type == Element::kE4M3) {
       bounds = std::make_unique<Input>(rank > 0 ? stream.branch->bounds() : bounds_of(stream.product().w),
@@ -102,7 +105,10 @@ void hold(Context& c, Element operand, QkvHeads heads_as, int64_t text, int64_t 
     reference::normalise_and_rotate(rows, kHeads, stream.heads.norm_q.values, stream.heads.norm_k.values,
                                     stream.heads.rope.values, call.eps);
     for (int64_t r = 0; r < rows.rows; ++r) {
-      std::copy_n(rows.row(r), rows.cols, &want.at(r / count * tokens + first + r % count, 0));
+      float* to = &want.at(r / count * tokens + first + r % count, 0);
+      std::copy_n(rows.row(r), rows.cols, to);
+      for (int64_t x = 0; centred && x < kHidden; ++x)
+        to[kHidden + x] -= offset.at(r / count * kHeads + x / 128, x % 128);
     }
     if (mlp > 0)
       want_up = reference::activated(columns_of(stream.product().x, 3 * kHidden, mlp), Activation::kGelu);
@@ -159,6 +165,8 @@ const Cases kTests = [](Register& add) {
         add.test(path + std::to_string(text) + "+" + std::to_string(image) + (mlp > 0 ? "+mlp" : ""),
                  [=](Context& c) { hold(c, operand, heads, text, image, mlp, Element::kBF16); });
       }
+      add.test(path + "128+300+offset",
+               [=](Context& c) { hold(c, operand, heads, 128, 300, 0, Element::kBF16, 0, true); });
       for (const int64_t rank : {16, 80}) {
         const std::string low = "+rank" + std::to_string(rank);
         add.test(path + "128+300" + low,

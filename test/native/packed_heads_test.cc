@@ -193,12 +193,66 @@ FLUX_TEST(attention_packed_attends_to_what_was_packed) {
   }
 }
 
+// k with a mean of its own for each head: packed as k less the offset, and the offset that attention leaves is the mean of the sampled tokens,
+// whatever was subtracted before.
+FLUX_TEST(attention_packed_leaves_the_offset_that_centres_k) {
+  for (const DType codes : {DType::kI8, DType::kF8E4M3}) {
+    for (const Size& s : {Size{1, 1, 1}, Size{2, 77, 3}, Size{1, 300, 2}}) {
+      const Array mean = Array::random({s.batch, s.heads, 128}, 4);
+      Array qkv = Array::random({s.batch, s.tokens, 3, s.heads, 128}, 1, DType::kF32);
+      const auto slice_of = [&](int64_t row) { return row / (3 * s.tokens * s.heads) * s.heads + row % s.heads; };
+      for (int64_t at = 0; at < qkv.size(); ++at) {
+        const int64_t row = at / 128;
+        if (row / s.heads % 3 == 1) qkv.set(at, qkv.get(at) + mean.get(slice_of(row) * 128 + at % 128));
+      }
+      Case pack = pack_case(s, codes, qkv);
+      Array offset = Array::random({s.batch, s.heads, 128}, 2);
+      pack.tensors["keyOffset"] = offset;
+      pack.run();
+      Case less = pack_case(s, codes, qkv);
+      for (int64_t at = 0; at < qkv.size(); ++at) {
+        const int64_t row = at / 128;
+        if (row / s.heads % 3 != 1) continue;
+        const float x = float(qkv.get(at)) - float(offset.get(slice_of(row) * 128 + at % 128));
+        less.tensors["qkv"].set(at, x);
+      }
+      less.run();
+      for (const char* name : {"q", "k", "v", "queryRows", "keyBlocks"})
+        EXPECT(pack[name].same_bytes(less[name]), std::string(name) + " is not that of k less the offset");
+
+      Case test{.kind = "attentionPacked", .outputs = {"y", "keyOffset"}, .attributes = {{"scale", 0.125}}};
+      for (const char* name : {"q", "k", "v", "queryRows", "keyBlocks"}) test.tensors[name] = pack[name];
+      test.tensors["y"] = Array({s.batch, s.tokens, s.heads, 128});
+      test.tensors["keyOffset"] = offset;
+      test.run();
+      const int64_t count = s.tokens < 128 ? s.tokens : 128;
+      double largest = 0;
+      for (int64_t at = 0; at < offset.size(); ++at) {
+        double sum = 0;
+        for (int64_t n = 0; n < count; ++n) {
+          const int64_t first = n * s.tokens / count, run = (n + 1) * s.tokens / count - first;
+          const uint64_t place = uint32_t(n * n * 0x9e3779b9);
+          const int64_t token = first + int64_t(place * uint64_t(run) >> 32), slice = at / 128;
+          sum += qkv.get({slice / s.heads, token, 1, slice % s.heads, at % 128});
+        }
+        largest = std::fmax(largest, std::fabs(test["keyOffset"].get(at) - sum / double(count)));
+      }
+      // Codes of rows whose deviation is 5 are off by 0.04 (int8), or a seventeenth of themselves at most; a hundred average that.
+      const double bound = codes == DType::kI8 ? (s.tokens == 1 ? 0.12 : 0.03) : s.tokens == 1 ? 1 : 0.2;
+      EXPECT(largest < bound, "the offset is off by " + std::to_string(largest));
+    }
+  }
+}
+
 FLUX_TEST(packed_heads_refuse_other_shapes) {
   Case test = pack_case({1, 20, 2}, DType::kI8, Array::random({1, 21, 3, 2, 128}));
   EXPECT_ERROR(test, "qkv [1, 21, 3, 2, 128]");
   test = pack_case({1, 20, 2}, DType::kI8, Array::random({1, 20, 3, 2, 128}));
   test.tensors["keyBlocks"] = Array({1, 2, 2, 4});
   EXPECT_ERROR(test, "keyBlocks [1, 2, 2, 4]");
+  test = pack_case({1, 20, 2}, DType::kI8, Array::random({1, 20, 3, 2, 128}));
+  test.tensors["keyOffset"] = Array({2, 1, 128});
+  EXPECT_ERROR(test, "keyOffset [2, 1, 128]");
 }
 
 }  // namespace

@@ -19,6 +19,8 @@ export interface BlockContext {
   /** Text tokens come first in the joint sequence. */
   readonly textTokens: number;
   readonly attention: AttentionType;
+  /** What this block's k lose in 8-bit attention: [B, heads, 128]. See `Recorder.heads`. */
+  readonly keyOffset?: Value | undefined;
 }
 
 /** One stream's weights: image and text have the same layers under different names. */
@@ -79,13 +81,14 @@ export class FluxDoubleBlock {
     });
   }
 
-  forward(g: Recorder, hidden: Value, { modulation, row, rope, textTokens, attention }: BlockContext): void {
+  forward(g: Recorder, hidden: Value, context: BlockContext): void {
+    const { modulation, row, rope, textTokens, attention, keyOffset } = context;
     const [batch, tokens, width] = hidden.shape as [number, number, number];
     const streams = [
       { weights: this.#text, start: 0, length: textTokens },
       { weights: this.#image, start: textTokens, length: tokens - textTokens },
     ];
-    const qkv = g.heads([batch, tokens, this.heads], attention, [0, textTokens]);
+    const qkv = g.heads([batch, tokens, this.heads], attention, { starts: [0, textTokens], keyOffset });
     g.together(streams, ({ weights, start, length }) => {
       const { shift, scale } = modulation.branch(row, weights.layer, 0);
       const x = g.layerNorm(hidden.slice(1, start, length), { shift, scale, eps: EPS, for: weights.qkv });

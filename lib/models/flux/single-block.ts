@@ -44,12 +44,12 @@ export class FluxSingleBlock {
   forward(
     g: Recorder,
     hidden: Value,
-    { modulation, row, rope, attention }: BlockContext,
+    { modulation, row, rope, attention, keyOffset }: BlockContext,
     wanted?: TokenRange,
   ): void {
     const [batch, tokens, width] = hidden.shape as [number, number, number];
     const { shift, scale, gate } = modulation.branch(row, this.#layer);
-    const qkv = g.heads([batch, tokens, this.heads], attention);
+    const qkv = g.heads([batch, tokens, this.heads], attention, { keyOffset });
     const asking = qkv.around(wanted ?? { start: 0, length: tokens });
     const joined = g.joined([batch, asking.length, 5 * width], qkv, {
       from: this.#projections,

@@ -28,6 +28,10 @@ export interface StepInputs {
   readonly modulation: Value;
   /** [Tt + Ti, 64, 2] from `rope`. */
   readonly rope: Tensor;
+  /**
+   * Of 8-bit attention, from step to step: what the blocks' k lose, [blocks, B, heads, 128], zeros before the first step. See `Recorder.heads`.
+   */
+  readonly keyOffsets?: Tensor | undefined;
   /** Lets a step skip blocks. */
   readonly cache?: FirstBlockCache | undefined;
 }
@@ -108,7 +112,7 @@ export class FluxTransformer extends Model {
 
   /** The velocity at the target tokens: [B, targetTokens, outChannels]. */
   forward(g: Recorder, inputs: StepInputs): Value {
-    const { latents, targetTokens, text, modulation: row, rope, cache } = inputs;
+    const { latents, targetTokens, text, modulation: row, rope, keyOffsets, cache } = inputs;
     const [batch, textTokens, width] = valueOf(text).shape as [number, number, number];
     const imageTokens = valueOf(latents).shape[1]!;
     const hidden = g.empty([batch, textTokens + imageTokens, width]);
@@ -117,14 +121,16 @@ export class FluxTransformer extends Model {
     this.#embedLatents.forward(g, latents, { into: image });
 
     const { attention } = this;
+    const offsets = keyOffsets && valueOf(keyOffsets);
     const context = { modulation: this.#modulation, row, rope: valueOf(rope), textTokens, attention };
     const asked = { start: textTokens, length: targetTokens ?? imageTokens };
+    const contextOf = (block: number) => ({ ...context, keyOffset: offsets?.pick(0, block) });
     const blocks = [
-      ...this.doubleBlocks.map((block) => () => block.forward(g, hidden, context)),
+      ...this.doubleBlocks.map((block, index) => () => block.forward(g, hidden, contextOf(index))),
       ...this.singleBlocks.map((block, index) => () => {
         // Nothing reads the other tokens after the last block.
         const wanted = index === this.singleBlocks.length - 1 ? asked : undefined;
-        block.forward(g, hidden, context, wanted);
+        block.forward(g, hidden, contextOf(this.doubleBlocks.length + index), wanted);
       }),
     ];
     if (cache !== undefined) cache.record(g, hidden, blocks);

@@ -11,18 +11,25 @@ export class AttentionOps extends LinearOps {
    * Unwritten q, k and v of [B, T, H] for `qkvLinear` to write and `attend` to read. On a GPU `qkvLinear` packs 8-bit types on its way
    * out, when every part that it writes begins at a multiple of 64 tokens; otherwise, and on the CPU, an op of its own does.
    *
-   * @param starts the first tokens of the parts, where several layers write one each
+   * `starts` are the first tokens of the parts, where several layers write one each. `keyOffset` ([B, H, 128] f32) is for 8-bit types: all k
+   * of a head lose it before they are packed, which changes no result but for the codes' errors, and `attend` adds to it the mean of what is left of
+   * k. A Buffer of zeros so becomes what centres k when the recording is run again on much the same tokens.
    */
   heads(
     shape: readonly [batch: number, tokens: number, heads: number],
     type: AttentionType,
-    starts: readonly number[] = [],
+    { starts = [], keyOffset }: { starts?: readonly number[]; keyOffset?: Tensor | undefined } = {},
   ): Heads {
     const [batch, tokens, heads] = shape;
     const packed =
       type !== "bf16" && this.dtype === "bf16" && starts.every((start) => start % HEAD_TOKENS === 0);
     const form = packed ? this.#emptyHeads(shape, type) : this.empty([batch, tokens, 3, heads, 128]);
-    return new Heads(type, form, shape);
+    const offset = type === "bf16" || keyOffset === undefined ? undefined : valueOf(keyOffset);
+    check(
+      offset === undefined || sameShape(offset.shape, [batch, heads, 128]),
+      () => `heads: key offset ${show(offset!)} for ${batch} × ${heads} heads`,
+    );
+    return new Heads(type, form, shape, offset);
   }
 
   /**
@@ -76,6 +83,7 @@ export class AttentionOps extends LinearOps {
         normK,
         rope,
         bounds: mlpScale && boundsOf(weights),
+        keyOffset: qkv instanceof Heads && !(form instanceof Value) ? qkv.keyOffset : undefined,
       },
       outputs: { ...(form instanceof Value ? { qkv: form } : form), mlp, mlpScale },
       attributes: {
@@ -122,7 +130,7 @@ export class AttentionOps extends LinearOps {
     const asking = { q: q.slice(2, start, length), queryRows: queryRows.slice(2, start, length) };
     return this.emit("attentionPacked", {
       inputs: { ...packed, ...asking, yScale: options.intoScale },
-      outputs: { y: options.into ?? this.empty([batch, length, count, 128]) },
+      outputs: { y: options.into ?? this.empty([batch, length, count, 128]), keyOffset: heads.keyOffset },
       attributes: { scale: options.scale },
       flops: 4 * batch * count * length * tokens * 128,
     });
@@ -164,9 +172,9 @@ export class AttentionOps extends LinearOps {
   }
 
   /** q, k and v in rows → 8 bits. */
-  #packHeads(qkv: Value, { shape, type }: Heads): PackedHeads {
+  #packHeads(qkv: Value, { shape, type, keyOffset }: Heads): PackedHeads {
     const packed = this.#emptyHeads(shape, type);
-    this.emit("packHeads", { inputs: { qkv }, outputs: { ...packed } });
+    this.emit("packHeads", { inputs: { qkv, keyOffset }, outputs: { ...packed } });
     return packed;
   }
 }
