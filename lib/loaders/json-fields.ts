@@ -4,6 +4,9 @@ import { readFile } from "node:fs/promises";
 import { FluxError } from "../errors.js";
 import { fileError } from "./file-error.js";
 
+/** Of a kind in a model. */
+const MOST_LAYERS = 1000;
+
 /**
  * A JSON object whose fields are read with their types checked. A field that is absent takes its default; without a default
  * it is an error. `null` counts as absent only where a method says so.
@@ -38,6 +41,13 @@ export class JsonFields {
   integer(key: string, fallback?: number, minimum = 1): number {
     const isValid = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= minimum;
     return this.#field(key, `a whole number of at least ${minimum}`, isValid, fallback);
+  }
+
+  /** How many layers of a kind there are: objects are made for each before the first weight is looked for. */
+  layers(key: string, fallback?: number): number {
+    const isValid = (value: unknown) =>
+      Number.isSafeInteger(value) && Number(value) >= 1 && Number(value) <= MOST_LAYERS;
+    return this.#field(key, `a whole number of at least 1 and at most ${MOST_LAYERS}`, isValid, fallback);
   }
 
   /** A finite number. */

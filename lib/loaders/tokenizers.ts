@@ -16,6 +16,7 @@ import { PrecompiledCharsmap } from "./charsmap.js";
 import { splitClipWords } from "./clip-text.js";
 import { fileError } from "./file-error.js";
 import { JsonFields, readJson } from "./json-fields.js";
+import { quoted } from "./safetensors-header.js";
 
 /** Longest text that is tokenized, in UTF-16 units, before and after normalisation; the encoders read a small part of it. */
 export const MAX_PROMPT_LENGTH = 10_000;
@@ -100,13 +101,15 @@ export async function loadClipTokenizer(folder: string): Promise<Tokenizer> {
   const vocabFile = join(folder, "vocab.json");
   const vocabJson = await readJson(vocabFile);
   const vocab = checkClipVocab(vocabJson, vocabFile);
-  const merges = await readMerges(join(folder, "merges.txt"));
+  const mergesFile = join(folder, "merges.txt");
+  const merges = await readMerges(mergesFile);
   const config = await readTokenizerConfig(folder);
 
   const bos = config.token("bos_token", "<|startoftext|>");
   const eos = config.token("eos_token", "<|endoftext|>");
   const idOf = idsOf(vocab, vocabFile);
   const specialIds = new Map([bos, eos].map((token) => [token, idOf(token)]));
+  requireMerges(mergesFile, merges, vocab);
   // A captured separator stays in the result of split as a part of its own.
   const special = new RegExp(`(${[...specialIds.keys()].map(escapeRegExp).join("|")})`);
 
@@ -229,6 +232,25 @@ async function readMerges(file: string): Promise<[string, string][]> {
     }
     return [pair[0], pair[1]];
   });
+}
+
+/**
+ * Of byte-pair encoding every merge makes a token, and every token of more than one letter comes from a merge; all but the special ones, which
+ * are in angle brackets. A file of another vocabulary, or one that is cut off, would give other ids without a word.
+ */
+function requireMerges(
+  file: string,
+  merges: readonly (readonly [string, string])[],
+  vocab: ReadonlyMap<string, number>,
+): void {
+  const made = new Set(merges.map(([left, right]) => left + right));
+  const unknown = [...made].find((token) => !vocab.has(token));
+  if (unknown !== undefined)
+    throw damagedVocabulary(file, `it makes ${quoted(unknown)}, which vocab.json lacks`);
+  const isLong = (token: string) => [...token.replace(/<\/w>$/, "")].length > 1 && !/^<.*>$/.test(token);
+  const missing = [...vocab.keys()].find((token) => isLong(token) && !made.has(token));
+  if (missing !== undefined)
+    throw damagedVocabulary(file, `it does not make ${quoted(missing)}, which vocab.json has`);
 }
 
 function checkClipVocab(json: unknown, file: string): ReadonlyMap<string, number> {

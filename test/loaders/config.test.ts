@@ -237,6 +237,12 @@ describe("wrong values name the field", () => {
       bad('"num_layers"', "whole number", '"19"'),
     ],
     ["zero layers", parseFluxTransformerConfig, { num_layers: 0 }, bad('"num_layers"', "at least 1")],
+    [
+      "a billion layers",
+      parseFluxTransformerConfig,
+      { num_layers: 1e9 },
+      bad('"num_layers"', "at most 1000"),
+    ],
     ["a fraction", parseFluxTransformerConfig, { num_single_layers: 1.5 }, bad('"num_single_layers"')],
     ["null", parseFluxTransformerConfig, { num_attention_heads: null }, bad('"num_attention_heads"', "null")],
     [

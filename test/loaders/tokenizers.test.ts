@@ -228,6 +228,22 @@ describe("damaged vocabularies", () => {
     );
   });
 
+  it("name merges that are cut off, or another vocabulary's", async () => {
+    const folder = await copyOf("tokenizer");
+    const file = join(folder, "merges.txt");
+    const whole = await readFile(file, "utf8");
+    for (const cut of ["", whole.slice(0, whole.indexOf("\n", whole.length / 2)), "#version: 0.2\n"]) {
+      await writeFile(file, cut);
+      await expect(loadClipTokenizer(folder)).rejects.toMatchObject(
+        naming("merges.txt", /it does not make "/),
+      );
+    }
+    await writeFile(file, `${whole.trimEnd()}\nq zx</w>\n`);
+    await expect(loadClipTokenizer(folder)).rejects.toMatchObject(
+      naming("merges.txt", /it makes "qzx<\/w>", which vocab\.json lacks/),
+    );
+  });
+
   it("name what is wrong in T5's file", async () => {
     const folder = await copyOf("tokenizer_2");
     const file = join(folder, "tokenizer.json");
