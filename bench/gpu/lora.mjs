@@ -112,7 +112,8 @@ async function* swaps(pipe, file, { title, rank, timedSwaps, randomSwaps, swapsP
   const weights = [];
   for (let i = 0; i < timedSwaps; i++) weights.push(await time(() => pipe.setAdapters("0", 1 + i / 64)));
   yield timeRow(`${about}, another weight`, median(weights));
-  const before = pipe.device.memoryUsage().allocated;
+  const before = pipe.device.memoryUsage();
+  const captured = pipe.device.captures;
   let other = 0;
   let drawn = 0;
   let state = 7;
@@ -124,10 +125,12 @@ async function* swaps(pipe, file, { title, rank, timedSwaps, randomSwaps, swapsP
     drawn++;
     if (!(await draw()).equals(fresh.get(name))) other++;
   }
-  const growth = pipe.device.memoryUsage().allocated - before;
+  const now = pipe.device.memoryUsage();
   const after = `${title}, ${randomSwaps} random swaps`;
   yield count(`${after}, of ${drawn} images those that differ from a fresh load's`, other, "images");
-  yield count(`${after}, growth on the device`, growth, "bytes");
+  yield count(`${after}, captures`, pipe.device.captures - captured, "graphs");
+  yield count(`${after}, growth on the device`, now.allocated - before.allocated, "bytes");
+  yield count(`${after}, growth of the pool`, now.host - before.host, "bytes");
 }
 
 function beside(name, ms, peer, peerMs) {

@@ -13,6 +13,7 @@
 #include "cuda/check.h"
 #include "cuda/graph.h"
 #include "cuda/health.h"
+#include "cuda/host_pages.h"
 #include "cuda/pinned_pool.h"
 #include "cuda/views.h"
 #include "lora/lora.h"
@@ -258,6 +259,7 @@ class CudaBackend final : public Backend {
     }
     const std::byte* source =
         transfer.source->bytes(transfer.source_offset, transfer.rows * transfer.row_bytes);
+    transfer.source->pin();
     auto* scales = transfer.scales == nullptr
                        ? nullptr
                        : reinterpret_cast<float*>(static_cast<std::byte*>(transfer.scales->data()) +
@@ -294,20 +296,25 @@ class CudaBackend final : public Backend {
           "cudaMemcpy2DAsync");
   }
 
-  std::byte* allocate_host(uint64_t bytes) override {
+  std::byte* allocate_host(uint64_t bytes) override { return map_host_pages(bytes); }
+  void touch_host(std::byte* data, uint64_t bytes, ThreadPool& pool) override {
+    touch_host_pages(data, bytes, pool);
+  }
+  void pin_host(std::byte* data, uint64_t bytes) override {
     check(cudaSetDevice(index_), "cudaSetDevice");
-    void* data = nullptr;
-    const cudaError_t error = cudaHostAlloc(&data, bytes, cudaHostAllocDefault);
+    const cudaError_t error =
+        cudaHostRegister(data, bytes, cudaHostRegisterMapped | cudaHostRegisterPortable);
     if (error == cudaErrorMemoryAllocation) {
       cudaGetLastError();
       throw FluxError(code::kOutOfMemory, "the host cannot pin " + std::to_string(bytes >> 20) +
                                               " MiB of memory; load fewer adapters");
     }
-    check(error, "cudaHostAlloc");
-    return static_cast<std::byte*>(data);
+    check(error, "cudaHostRegister");
   }
-  // Waits for copies that still read it.
-  void free_host(std::byte* data) noexcept override { cudaFreeHost(data); }
+  void free_host(std::byte* data, uint64_t bytes) noexcept override {
+    if (cudaHostUnregister(data) != cudaSuccess) cudaGetLastError();  // it was never pinned
+    unmap_host_pages(data, bytes);
+  }
 
   std::unique_ptr<Executable> bind(const Program& program, void* arena) override {
     enter();

@@ -1,5 +1,6 @@
 // The Device's methods that bring matrices from files into Buffers: hostMemory, valuesOf, gather, columnsInUse, transfer.
 #include <algorithm>
+#include <set>
 
 #include "napi/arguments.h"
 #include "napi/objects.h"
@@ -97,6 +98,14 @@ std::vector<Item> list_from(const Napi::Value& value) {
   return items;
 }
 
+// What was queued before a failure; that it failed is known.
+void finish_quietly(Backend& backend) {
+  try {
+    backend.finish();
+  } catch (const FluxError&) {
+  }
+}
+
 }  // namespace
 
 Napi::Value DeviceObject::host_memory(const Napi::CallbackInfo& info) {
@@ -154,8 +163,16 @@ Napi::Value DeviceObject::transfer(const Napi::CallbackInfo& info) {
     auto transfers = list_from<Transfer, transfer_from>(info[0]);
     Backend* backend = &async_->device()->backend();
     return async_->enqueue(info.Env(), [backend, transfers = std::move(transfers)]() -> Finish {
-      for (const Transfer& transfer : transfers) backend->transfer(transfer);
-      return nullptr;
+      std::set<std::shared_ptr<HostMemory>> sources;  // stay until the copies are done
+      for (const Transfer& transfer : transfers)
+        if (transfer.source != nullptr) sources.insert(transfer.source);
+      try {
+        for (const Transfer& transfer : transfers) backend->transfer(transfer);
+      } catch (...) {
+        finish_quietly(*backend);
+        throw;
+      }
+      return [sources = std::move(sources)](Napi::Env env) -> Napi::Value { return env.Undefined(); };
     });
   });
 }

@@ -78,7 +78,8 @@ Napi::Function DeviceObject::define(Napi::Env env) {
        InstanceMethod<&DeviceObject::transfer>("transfer"), InstanceMethod<&DeviceObject::drain>("drain"),
        InstanceMethod<&DeviceObject::memory_usage>("memoryUsage"),
        InstanceMethod<&DeviceObject::available_memory>("availableMemory"),
-       InstanceMethod<&DeviceObject::trim>("trim"), InstanceMethod<&DeviceObject::dispose>("dispose")});
+       InstanceMethod<&DeviceObject::trim>("trim"), InstanceMethod<&DeviceObject::bindings>("bindings"),
+       InstanceMethod<&DeviceObject::dispose>("dispose")});
 }
 
 DeviceObject::DeviceObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DeviceObject>(info) {
@@ -166,6 +167,10 @@ Napi::Value DeviceObject::available_memory(const Napi::CallbackInfo& info) {
 Napi::Value DeviceObject::trim(const Napi::CallbackInfo& info) {
   async_->post([backend = async_->device()->shared_backend()] { backend->trim(); });
   return info.Env().Undefined();
+}
+
+Napi::Value DeviceObject::bindings(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(async_->device()->bindings()));
 }
 
 Napi::Value DeviceObject::dispose(const Napi::CallbackInfo& info) {

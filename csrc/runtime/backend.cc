@@ -36,7 +36,7 @@ std::byte* Backend::allocate_host(uint64_t bytes) {
                   "the host has no " + std::to_string(bytes) + " bytes left; load fewer adapters");
 }
 
-void Backend::free_host(std::byte* data) noexcept { ::operator delete(data, kHostAlignment); }
+void Backend::free_host(std::byte* data, uint64_t) noexcept { ::operator delete(data, kHostAlignment); }
 
 HostMemory::HostMemory(std::shared_ptr<Backend> backend, uint64_t bytes)
     : backend_(std::move(backend)), data_(backend_->allocate_host(bytes)), size_(bytes) {
@@ -44,8 +44,14 @@ HostMemory::HostMemory(std::shared_ptr<Backend> backend, uint64_t bytes)
 }
 
 HostMemory::~HostMemory() {
-  backend_->free_host(data_);
+  backend_->free_host(data_, size_);
   backend_->host_ -= size_;
+}
+
+void HostMemory::touch(ThreadPool& pool) { backend_->touch_host(data_, size_, pool); }
+
+void HostMemory::pin() {
+  std::call_once(pinned_, [this] { backend_->pin_host(data_, size_); });
 }
 
 const std::byte* HostMemory::bytes(uint64_t begin, uint64_t length) const {

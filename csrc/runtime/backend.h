@@ -10,6 +10,7 @@
 
 #include "runtime/load.h"
 #include "runtime/program.h"
+#include "runtime/thread_pool.h"
 #include "runtime/transfer.h"
 
 namespace flux {
@@ -55,9 +56,12 @@ class Backend {
   // Returns when all work that was given to the device is done, as soon as can be. Throws FluxError if it failed.
   virtual void finish() {}
 
-  // Memory of the host that transfer() reads; pinned, for a GPU. May be called on any thread.
+  // Memory of the host. Before transfer() reads it, it is pinned, which is quick when all of its pages have been touched. May be called
+  // on any thread; free_host when no transfer reads it any more.
   virtual std::byte* allocate_host(uint64_t bytes);  // throws FluxError(ERR_FLUX_OUT_OF_MEMORY)
-  virtual void free_host(std::byte* data) noexcept;
+  virtual void touch_host(std::byte*, uint64_t, ThreadPool&) {}
+  virtual void pin_host(std::byte*, uint64_t) {}  // throws FluxError(ERR_FLUX_OUT_OF_MEMORY)
+  virtual void free_host(std::byte* data, uint64_t bytes) noexcept;
 
   // Gives memory that was freed, and that the backend keeps for the next allocation, back to the machine. Waits for work that uses it.
   virtual void trim() noexcept {}

@@ -145,6 +145,7 @@ void PlanState::run(std::vector<double>* times) {
   void* arena = device_->arena();
   if (executable_ == nullptr || bound_generation_ != device_->arena_generation()) {
     executable_ = device_->backend().bind(program_, arena);
+    device_->count_binding();
     bound_generation_ = device_->arena_generation();
   }
   executable_->run(device_->stopping(), times);

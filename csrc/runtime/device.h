@@ -54,6 +54,10 @@ class Device : public std::enable_shared_from_this<Device> {
   // Bytes of it now; on any thread.
   uint64_t arena_bytes() const { return arena_bytes_.load(); }
 
+  // How often a plan was bound, which on a GPU captures it as a graph; on any thread.
+  uint64_t bindings() const { return bindings_.load(); }
+  void count_binding() { ++bindings_; }
+
  private:
   struct Awaited {
     std::unique_ptr<Fence> fence;
@@ -67,6 +71,7 @@ class Device : public std::enable_shared_from_this<Device> {
   std::unique_ptr<Memory> arena_;
   std::atomic<uint64_t> arena_bytes_{0};
   uint64_t arena_generation_ = 0;
+  std::atomic<uint64_t> bindings_{0};
 
   std::mutex mutex_;
   std::condition_variable wake_;

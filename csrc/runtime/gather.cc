@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <future>
+#include <set>
 #include <string>
 
 #include "runtime/error.h"
@@ -81,12 +83,21 @@ uint64_t gather_one(const GatherRequest& request) {
 }  // namespace
 
 std::vector<uint64_t> gather(const std::vector<GatherRequest>& requests, ThreadPool& pool) {
-  for (const GatherRequest& request : requests) check(request);
+  std::set<HostMemory*> targets;
+  for (const GatherRequest& request : requests) {
+    check(request);
+    targets.insert(request.target.get());
+  }
+  for (HostMemory* target : targets) target->touch(pool);
+  auto pinned = std::async(std::launch::async, [&targets] {
+    for (HostMemory* target : targets) target->pin();
+  });
   std::vector<uint64_t> bad(requests.size());
   pool.parallel_for(static_cast<int64_t>(requests.size()), 1, [&](int64_t begin, int64_t end) {
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
       bad[i] = gather_one(requests[i]);
   });
+  pinned.get();
   return bad;
 }
 

@@ -32,8 +32,8 @@ struct GatherRequest {
   }
 };
 
-// Fills all targets; for each request the number of values that are NaN or infinite. Throws FluxError for an index outside
-// its matrix, a target that is too small, or a dtype that cannot be read or kept.
+// Fills all targets, and pins them meanwhile; for each request the number of values that are NaN or infinite. Throws FluxError
+// for an index outside its matrix, a target that is too small, or a dtype that cannot be read or kept.
 std::vector<uint64_t> gather(const std::vector<GatherRequest>& requests, ThreadPool& pool);
 
 // All values of the matrices as f32, one after another: for few and small ones.

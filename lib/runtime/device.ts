@@ -155,6 +155,11 @@ export class Device {
     return this.#native.availableMemory() || freemem();
   }
 
+  /** How often a plan was bound to its memory so far, which on a GPU captures it as a graph. */
+  get captures(): number {
+    return this.#native.bindings();
+  }
+
   /** What the arena of a plan would take, in bytes, without making one. */
   forecast(build: (g: Recorder) => void): number {
     const recorder = new Recorder(this.dtype);

@@ -49,6 +49,8 @@ export interface NativeDevice {
   availableMemory(): number;
   /** Memory that was freed goes back to the machine, behind what is queued. */
   trim(): void;
+  /** How often a plan was bound. */
+  bindings(): number;
   dispose(): void;
 }
 
