@@ -74,17 +74,26 @@ void launch_together(const BoundOp& op, const Launch& launch) {
   for (const BoundOp& member : op.body) calls.push_back(&member.call);
   const auto together = op.body.front().kernel->launch_together;
   if (together != nullptr && together(calls, launch)) return;
-  for (const BoundOp& member : op.body) member.kernel->launch(member.call, launch);
+  Launch alone = launch;
+  for (const BoundOp& member : op.body) {
+    member.kernel->launch(member.call, alone);
+    alone.before = &member.call;
+  }
 }
 
 void record(const std::vector<BoundOp>& ops, const Launch& launch) {
+  Launch now = launch;
+  now.before = nullptr;
   for (const BoundOp& op : ops) {
     if (op.kernel != nullptr) {
-      op.kernel->launch(op.call, launch);
+      op.kernel->launch(op.call, now);
+      now.before = &op.call;
     } else if (op.call.kind == "together") {
-      launch_together(op, launch);
+      launch_together(op, now);
+      now.before = &op.body.front().call;
     } else {
-      record_condition(op, launch);
+      record_condition(op, now);
+      now.before = nullptr;
     }
   }
 }

@@ -113,8 +113,20 @@ Parts parts_of(const OpCall& call) {
   return parts;
 }
 
+// low = (x·downᵀ)·scale is a linear whose weight has scales and whose x has none: codes are taken as numbers.
+bool projects_down(const OpCall& call) {
+  return call.kind == "linear" && call.optional("weightScale") != nullptr &&
+         call.optional("xScale") == nullptr;
+}
+
+// The kernel before writes low, and nothing else is left to wait for.
+bool low_is_next(const OpCall& call, const Launch& launch) {
+  return launch.before != nullptr && projects_down(*launch.before) &&
+         launch.before->tensor("y").data == call.tensor("low").data;
+}
+
 // What a GEMM's groups have in common.
-kernels::Gemm gemm_of(const OpCall& call) {
+kernels::Gemm gemm_of(const OpCall& call, const Launch& launch) {
   const TensorView& weight = call.tensor("weight");
   kernels::Gemm gemm;
   gemm.operand = element_of(weight.dtype);
@@ -127,6 +139,7 @@ kernels::Gemm gemm_of(const OpCall& call) {
     // What has more has them one after another (linear_by_parts).
     gemm.low_parts = std::min<int>(static_cast<int>(parts.size()), kernels::kGemmMaxParts);
     std::copy_n(parts.begin(), gemm.low_parts, gemm.low_begin);
+    gemm.low_is_next = low_is_next(call, launch);
   }
   if (call.kind == "qkvLinear") {
     gemm.epilogue = kernels::GemmEpilogue::kQkv;
@@ -164,10 +177,10 @@ template <kernels::GemmGroup (*kGroup)(const OpCall&)>
 bool run_together(const std::vector<const OpCall*>& calls, const Launch& launch) {
   std::vector<kernels::GemmGroup> groups;
   for (size_t at = 0; at < calls.size(); at += groups.size()) {
-    const kernels::Gemm gemm = gemm_of(*calls[at]);
+    const kernels::Gemm gemm = gemm_of(*calls[at], launch);
     groups.clear();
     for (size_t i = at; i < calls.size() && groups.size() < kernels::kGemmMaxGroups; ++i) {
-      if (!alike(gemm_of(*calls[i]), gemm)) break;
+      if (!alike(gemm_of(*calls[i], launch), gemm)) break;
       groups.push_back(kGroup(*calls[i]));
     }
     run_gemm(gemm, groups.data(), groups.size(), launch, calls[at]->kind);
@@ -199,11 +212,6 @@ void small_linear(const OpCall& call, const Launch& launch) {
   linear.k = static_cast<int>(weight.shape[1]);
   linear.activation = activation_of(call.integer("activation"));
   check(kernels::small_linear(linear, launch.stream), "linear");
-}
-
-// low = (x·downᵀ)·scale is a linear whose weight has scales and whose x has none: codes are taken as numbers.
-bool projects_down(const OpCall& call) {
-  return call.optional("weightScale") != nullptr && call.optional("xScale") == nullptr;
 }
 
 kernels::DownGroup down_group(const OpCall& call) {
@@ -259,13 +267,14 @@ kernels::GemmRows<void> from_column(kernels::GemmRows<void> rows, int64_t column
 // A product a part.
 void linear_by_parts(const OpCall& call, const Launch& launch) {
   const kernels::GemmGroup whole = linear_group(call);
-  kernels::Gemm gemm = gemm_of(call);
+  kernels::Gemm gemm = gemm_of(call, launch);
   const TensorView &weight = call.tensor("weight"), &up = call.tensor("lowUp");
   FLUX_CHECK(gemm.output != kernels::Element::kE4M3,
              "linear: parts of a quantised output begin at multiples of 384");
   Parts ends = parts_of(call);
   ends.push_back(weight.shape[0]);
   gemm.low_parts = 1;
+  gemm.low_is_next = false;
   for (size_t part = 0; part + 1 < ends.size(); ++part) {
     const int64_t begin = ends[part];
     kernels::GemmGroup group = whole;
@@ -291,7 +300,7 @@ void linear(const OpCall& call, const Launch& launch) {
   if (small(call)) return small_linear(call, launch);
   if (!tiles_hold_parts(call)) return linear_by_parts(call, launch);
   const kernels::GemmGroup group = linear_group(call);
-  run_gemm(gemm_of(call), &group, 1, launch, "linear");
+  run_gemm(gemm_of(call, launch), &group, 1, launch, "linear");
 }
 
 bool linear_together(const std::vector<const OpCall*>& calls, const Launch& launch) {
@@ -311,7 +320,7 @@ bool linear_together(const std::vector<const OpCall*>& calls, const Launch& laun
 
 void qkv_linear(const OpCall& call, const Launch& launch) {
   const kernels::GemmGroup group = qkv_group(call);
-  run_gemm(gemm_of(call), &group, 1, launch, "qkvLinear");
+  run_gemm(gemm_of(call, launch), &group, 1, launch, "qkvLinear");
 }
 
 bool qkv_linear_together(const std::vector<const OpCall*>& calls, const Launch& launch) {

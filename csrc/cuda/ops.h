@@ -23,6 +23,8 @@ struct Launch {
   cudaStream_t stream = nullptr;
   void* workspace = nullptr;  // 256-byte aligned; as large as the largest workspace_bytes of the plan's ops
   void* attention_workspace = nullptr;  // zeroed once, then attention's own
+  // The op, or the first of those together, right before this one in the stream; null where that is not known.
+  const OpCall* before = nullptr;
 };
 
 struct Kernel {

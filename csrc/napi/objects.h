@@ -39,7 +39,7 @@ class DeviceObject : public Napi::ObjectWrap<DeviceObject> {
   Napi::Value memory_usage(const Napi::CallbackInfo& info);  // () → { allocated, peak } in bytes
   // () → bytes that an arena could have, what it has now included; 0 where only the operating system knows
   Napi::Value available_memory(const Napi::CallbackInfo& info);
-  Napi::Value trim(const Napi::CallbackInfo& info);  // (): memory that was freed goes back to the machine
+  Napi::Value trim(const Napi::CallbackInfo& info);      // (): memory that was freed goes back to the machine
   Napi::Value bindings(const Napi::CallbackInfo& info);  // () → how often a plan was bound
   Napi::Value dispose(
       const Napi::CallbackInfo& info);  // (): takes no new work; what is queued still finishes

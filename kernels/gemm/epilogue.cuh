@@ -61,7 +61,7 @@ class TileVectors {
       multiplier_[i] = group.w_scale == nullptr ? 1.0f : group.w_scale[n];
       addend_[i] = group.bias == nullptr ? 0.0f : group.bias[n];
       if (gate != nullptr) {
-        const float factor = gate[n];
+        const float factor = __ldcg(gate + n);
         multiplier_[i] *= factor;
         addend_[i] *= factor;
       }
@@ -69,7 +69,9 @@ class TileVectors {
     const int row = tile.row + (Config::kInTurn ? 0 : int(place.math_group) * 64) + thread;
     scale_ = 1.0f;
     if (thread < 64 * Config::kRowBlocks && group.a_scale != nullptr) {
-      scale_ = row < group.rows ? group.a_scale[tile.batch * group.a_scale_batch_stride + row] : 0.0f;
+      // From L2: with low_is_next nothing has told this multiprocessor's L1 of the kernel that wrote it.
+      scale_ =
+          row < group.rows ? __ldcg(group.a_scale + tile.batch * group.a_scale_batch_stride + row) : 0.0f;
     }
   }
 

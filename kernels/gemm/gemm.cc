@@ -132,9 +132,8 @@ Status check_group(const Gemm& call, int index) {
                           group.batches);
     if (!status.ok()) return status;
   }
-  if (call.operand == Element::kE4M3 && (group.a_scale == nullptr || group.w_scale == nullptr)) {
-    return bad(index, "e4m3 operands need a_scale and w_scale");
-  }
+  if (call.operand == Element::kE4M3 && group.w_scale == nullptr)
+    return bad(index, "e4m3 operands need w_scale");
   if (call.low_rank > 0) {
     const int64_t ranks = call.low_parts * call.low_rank;
     status = check_matrix(index, "low", group.low, Element::kBF16, ranks, group.batches);
@@ -262,6 +261,7 @@ Status fill_params(const Gemm& call, const TileShape& tile, int most_clusters, G
   params->low_rank = int(call.low_rank);
   params->low_blocks = int((call.low_rank + 63) / 64);
   params->low_parts = call.low_parts;
+  params->low_is_next = call.low_is_next && call.low_rank > 0;
   for (int part = 0; part < kGemmMaxParts; ++part) params->low_begin[part] = int(call.low_begin[part]);
   params->activation = call.activation;
   params->heads = int(call.heads);

@@ -55,7 +55,7 @@ struct GemmGroup {
   int64_t rows = 0;  // of one batch
 
   GemmRows<const void> a;          // [batches, rows, K] of `operand`
-  const float* a_scale = nullptr;  // [batches, rows]; e4m3 only
+  const float* a_scale = nullptr;  // [batches, rows]; e4m3 only; gemm_hopper takes none for ones
   int64_t a_scale_batch_stride = 0;
   const void* w = nullptr;  // [N, K] of `operand`
   int64_t w_row_stride = 0;
@@ -102,6 +102,9 @@ struct Gemm {
   int64_t low_rank = 0;
   int low_parts = 1;
   int64_t low_begin[kGemmMaxParts] = {};
+  // The kernel before this one in the stream writes low and nothing else that this one reads, and lets its successor start only after
+  // its own wait, as down_project does. All but low is then complete when the first CTA starts, and on Hopper is multiplied at once.
+  bool low_is_next = false;
   const GemmGroup* groups = nullptr;
   int group_count = 0;
 };

@@ -114,7 +114,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const uint32_t shared = ptx::shared_address(dynamic_shared);
   const int first = blockIdx.x / Config::kCluster, step = gridDim.x / Config::kCluster;
   initialise_barriers<Config>(shared);
-  wait_for_predecessors();
+  // Where the kernel before makes low alone, all else is there (gemm.h), and the producer waits for it.
+  if (!params.low_is_next) wait_for_predecessors();
   // Nothing else fits beside this CTA, so a successor can only take the place of one that has ended.
   let_successor_start();
 

@@ -46,6 +46,7 @@ struct GemmParams {
   int low_rank;
   int low_blocks;  // k-blocks of 64 ranks
   int low_parts;
+  bool low_is_next;
   int low_begin[kGemmMaxParts];
   int tiles;       // cluster tiles of all groups, halves of a cut last wave counted one by one
   int first_half;  // see schedule.cuh

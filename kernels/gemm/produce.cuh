@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gemm/low_rank.cuh"
+#include "launch.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/shared.cuh"
 #include "ptx/tma.cuh"
@@ -93,6 +94,8 @@ __device__ __forceinline__ void produce_stages(const GemmParams& params, uint32_
       load({&tile.group->a, &tile.group->w, k, k}, runs);
     }
     if (params.low_blocks == 0) continue;
+    // By this thread alone: whatever the tile stores comes after the sums that these stages end.
+    wait_for_predecessors();
     const int visits = Low::visits(params, tile.column_block);
 #pragma unroll 1
     for (int i = 0; i < visits; ++i) {

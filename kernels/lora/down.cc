@@ -100,6 +100,38 @@ int parts_of(int tiles, int columns, int k_blocks) {
   return std::min({std::max(fitting, columns == 128 ? 3 : 1), kMostParts, k_blocks});
 }
 
+// Many ranks are a product like any other, whose tiles then fill most of the GPU and share what they load. Measured at 4608 rows,
+// K = 3072: 17 µs in place of 26 for 512 ranks, 20 in place of 14 for 256. Sums over a longer K are better cut into runs.
+bool is_product(const DownProjection& call) {
+  constexpr int64_t kMostColumns = 2 * 192, kMostK = 4096;
+  int64_t row_blocks = 0;
+  for (int i = 0; i < call.group_count; ++i)
+    row_blocks += call.groups[i].batches * ((call.groups[i].rows + kHopperRows - 1) / kHopperRows);
+  return call.operand == Element::kE4M3 && call.ranks > kMostColumns && call.k <= kMostK &&
+         row_blocks * ((call.ranks + 191) / 192) * 2 > device_multiprocessors();
+}
+
+Status launch_product(const DownProjection& call, cudaStream_t stream) {
+  GemmGroup groups[kGemmMaxGroups];
+  for (int i = 0; i < call.group_count; ++i) {
+    const DownGroup& from = call.groups[i];
+    GemmGroup& to = groups[i];
+    to.batches = from.batches;
+    to.rows = from.rows;
+    to.a = from.x;
+    to.w = from.down;
+    to.w_row_stride = call.k;
+    to.w_scale = from.scale;
+    to.c = from.low;
+  }
+  Gemm gemm;
+  gemm.n = call.ranks;
+  gemm.k = call.k;
+  gemm.groups = groups;
+  gemm.group_count = call.group_count;
+  return gemm_hopper(gemm, stream);
+}
+
 }  // namespace
 }  // namespace lora
 
@@ -113,6 +145,7 @@ Status down_project_portable(const DownProjection& call, cudaStream_t stream) {
 Status down_project(const DownProjection& call, cudaStream_t stream) {
   if (device_architecture() != 90) return down_project_portable(call, stream);
   if (Status status = lora::check(call); !status.ok()) return status;
+  if (lora::is_product(call)) return lora::launch_product(call, stream);
   lora::Params params{};
   const int columns = call.ranks <= 16 ? 16 : call.ranks <= 64 ? 64 : 128;
   const int tiles = lora::count_tiles(call, lora::kHopperRows, columns, &params);

@@ -25,7 +25,7 @@ struct DownProjection {
   int group_count = 0;  // at most kGemmMaxGroups
 };
 
-// Pointers to matrices and their strides are multiples of 16 bytes. By wgmma on compute capability 9.0, by mma.sync from 8.0 on.
+// Pointers to matrices and their strides are multiples of 16 bytes. By wgmma (many ranks by gemm_hopper) on compute capability 9.0, by mma.sync from 8.0 on.
 Status down_project(const DownProjection& call, cudaStream_t stream);
 // The form by mma.sync, on any device.
 Status down_project_portable(const DownProjection& call, cudaStream_t stream);

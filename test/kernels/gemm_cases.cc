@@ -234,7 +234,7 @@ void test_refusals(Context& c) {
   refused("no groups", [](Gemm& call, GemmGroup&) { call.group_count = 0; });
   refused("five groups", [](Gemm& call, GemmGroup&) { call.group_count = 5; });
   refused("no rows", [](Gemm&, GemmGroup& group) { group.rows = 0; });
-  refused("no scale", [](Gemm&, GemmGroup& group) { group.a_scale = nullptr; });
+  refused("no scale", [](Gemm&, GemmGroup& group) { group.w_scale = nullptr; });
   refused("an odd pointer",
           [](Gemm&, GemmGroup& group) { group.a.data = static_cast<const uint8_t*>(group.a.data) + 1; });
   refused("a stride off 16 bytes", [](Gemm&, GemmGroup& group) { group.a.row_stride = 72; });

@@ -5,6 +5,7 @@
 #include "lora/lora.h"
 #include "lora_operands.h"
 #include "portable/portable.h"
+#include "quantise/quantise.h"
 
 namespace flux::testing {
 namespace {
@@ -267,6 +268,82 @@ void test_zeros(Context& c, const Path& path, Element operand) {
   c.expect(with.bytes() == without.bytes(), "a branch of zeros changes the result");
 }
 
+// x quantised, its projection and the product in turn, again and again from poison: the product that waits for low alone gives the bits
+// of the one that waits for all.
+void test_low_is_next(Context& c, const Path& path, GemmEpilogue epilogue, const GemmShape& shape,
+                      int64_t rank) {
+  constexpr int kTurns = 20;
+  const bool heads = epilogue == GemmEpilogue::kQkv;
+  const std::vector<int64_t> begins =
+      heads ? std::vector<int64_t>{0, 512, 1024, 1536} : std::vector<int64_t>{0};
+  const int64_t ranks = rank * int64_t(begins.size());
+  const Input x(rounded_to(normal(shape.m, shape.k, 91), Element::kBF16), Element::kBF16);
+  const DeviceOperand w(normal(shape.n, shape.k, 92, 0.02f), Element::kE4M3);
+  const DeviceOperand down(normal(ranks, shape.k, 93, 0.02f), Element::kE4M3);
+  const Input up(rounded_to(normal(shape.n, rank, 94, 5000.0f), Element::kBF16), Element::kBF16);
+  const Input down_scale(Matrix(1, ranks, 1e-4f), Element::kF32);
+  const HeadOperands operands(shape.m, 95);
+  Output codes(shape.m, shape.k, Element::kE4M3), scale(shape.m, 1, Element::kF32);
+  Output low(shape.m, ranks, Element::kBF16), y(shape.m, shape.n, Element::kBF16);
+  kernels::QuantiseRows quantise;
+  quantise.x = x.data();
+  quantise.x_row_stride = shape.k;
+  quantise.width = int(shape.k);
+  quantise.codes = codes.data<uint8_t>();
+  quantise.codes_row_stride = shape.k;
+  quantise.scale = scale.data<float>();
+  quantise.rows = int(shape.m);
+  DownGroup from;
+  from.rows = shape.m;
+  from.x = {codes.data(), shape.k, 0};
+  from.down = down.data->data();
+  from.scale = down_scale.data<float>();
+  from.low = {low.data(), ranks, 0};
+  GemmGroup group;
+  group.rows = shape.m;
+  group.a = {codes.data(), shape.k, 0};
+  group.a_scale = scale.data<float>();
+  group.w = w.data->data();
+  group.w_row_stride = shape.k;
+  group.w_scale = w.device_scale();
+  group.low = {low.data(), ranks, 0};
+  group.up = up.data();
+  group.c = {y.data(), shape.n, 0};
+  group.residual = {y.data(), shape.n, 0};
+  operands.bind(group);
+  group.mlp = {y.data<uint16_t>() + 1536, shape.n, 0};
+  std::vector<GemmGroup> groups{group};
+  Gemm call = call_of(Element::kE4M3, shape, groups, rank, begins);
+  call.epilogue = epilogue;
+  call.activation = heads ? Activation::kGelu : Activation::kNone;
+  call.heads = heads ? 4 : 0;
+  const auto poison = [&](const Output& output, int64_t bytes) {
+    return Status::from_cuda(cudaMemsetAsync(output.data(), 0xff, size_t(bytes), c.stream()), "poison");
+  };
+  const auto launch = [&] {
+    Status status;
+    for (int turn = 0; turn < kTurns && status.ok(); ++turn) {
+      status = poison(codes, shape.m * shape.k);
+      if (status.ok()) status = poison(scale, shape.m * 4);
+      if (status.ok()) status = poison(low, shape.m * ranks * 2);
+      if (status.ok()) status = kernels::quantise_rows(quantise, c.stream());
+      if (status.ok()) status = path.down({Element::kE4M3, shape.k, ranks, &from, 1}, c.stream());
+      if (status.ok()) status = path.gemm(call, c.stream());
+    }
+    return status;
+  };
+  if (epilogue == GemmEpilogue::kGateResidual) y.starts_as(Matrix(shape.m, shape.n, 1.0f));
+  std::vector<uint8_t> want;
+  for (const bool next : {false, true}) {
+    call.low_is_next = next;
+    if (!c.run({&codes, &scale, &low, &y}, launch)) return;
+    if (!next) want = y.bytes();
+  }
+  c.expect(y.bytes() == want, "the product read something before it was there");
+  for (const float value : y.values().values)
+    if (!std::isfinite(value)) return c.expect(false, "a result is not finite");
+}
+
 void test_branch_bounds(Context& c, Element type, const std::vector<int64_t>& begins) {
   const int64_t n = 1040, k = 400, rank = 48, parts = int64_t(begins.size());
   const DeviceOperand device_down(normal(parts * rank, k, 71, 0.1f), type);
@@ -376,6 +453,8 @@ const Cases kCases([](Register& add) {
         add.test(name + "/down/" + text(shape), [=](Context& c) { test_down(c, path, type, shape, 1, 0); });
       }
       add.test(name + "/down/groups", [=](Context& c) { test_down(c, path, type, {200, 96, 528}, 2, 70); });
+      add.test(name + "/down/many_rows",
+               [=](Context& c) { test_down(c, path, type, {2900, 512, 272}, 1, 70); });
       for (const GemmShape& shape :
            {GemmShape{131, 16, 528}, GemmShape{131, 64, 400}, GemmShape{131, 144, 528}}) {
         add.test(name + "/down/layout/" + text(shape),
@@ -413,6 +492,14 @@ const Cases kCases([](Register& add) {
       add.test(name + "/qkv/many_tiles", [=](Context& c) { test_qkv(c, path, type, 4, 3072, 1, 1200, 32); });
       add.test(name + "/zeros", [=](Context& c) { test_zeros(c, path, type); });
     }
+    const std::string name = std::string("lora/") + path.name + "/low_is_next";
+    add.test(name + "/linear",
+             [=](Context& c) { test_low_is_next(c, path, GemmEpilogue::kLinear, {4608, 3072, 1040}, 16); });
+    add.test(name + "/gate_residual", [=](Context& c) {
+      test_low_is_next(c, path, GemmEpilogue::kGateResidual, {1500, 3072, 3072}, 128);
+    });
+    add.test(name + "/qkv",
+             [=](Context& c) { test_low_is_next(c, path, GemmEpilogue::kQkv, {3000, 4608, 1040}, 128); });
   }
   for (const Element type : {Element::kE4M3, Element::kBF16}) {
     const std::string name = std::string("lora/branch_bounds/") + short_name(type);
