@@ -40,6 +40,8 @@ interface Vocabulary {
   /** Ids that are given by default, and at most. */
   readonly modelMaxLength: number;
   readonly longestLength: number;
+  /** Every id is below it. */
+  readonly idCount: number;
   /** Undefined in T5, which has no BOS. */
   readonly bosTokenId?: number;
   readonly eosTokenId: number;
@@ -50,6 +52,7 @@ interface Vocabulary {
 export class Tokenizer {
   readonly modelMaxLength: number;
   readonly longestLength: number;
+  readonly idCount: number;
   readonly bosTokenId: number | undefined;
   readonly eosTokenId: number;
   readonly padTokenId: number;
@@ -58,6 +61,7 @@ export class Tokenizer {
   constructor(vocabulary: Vocabulary) {
     this.modelMaxLength = vocabulary.modelMaxLength;
     this.longestLength = vocabulary.longestLength;
+    this.idCount = vocabulary.idCount;
     this.bosTokenId = vocabulary.bosTokenId;
     this.eosTokenId = vocabulary.eosTokenId;
     this.padTokenId = vocabulary.padTokenId;
@@ -139,6 +143,7 @@ export async function loadClipTokenizer(folder: string): Promise<Tokenizer> {
     encodeText,
     modelMaxLength,
     longestLength: modelMaxLength,
+    idCount: 1 + largest(vocab.values()),
     bosTokenId: idOf(bos),
     eosTokenId: idOf(eos),
     padTokenId: idOf(config.token("pad_token", eos)),
@@ -177,6 +182,7 @@ export async function loadT5Tokenizer(folder: string, length?: number): Promise<
     encodeText: (text) => pipeline.encode(text, { add_special_tokens: false }).ids,
     modelMaxLength,
     longestLength: Math.max(modelMaxLength, MAX_T5_LENGTH),
+    idCount: idsOfUnigram(json),
     eosTokenId: idOf(eos),
     padTokenId: idOf(config.token("pad_token", "<pad>")),
   });
@@ -269,6 +275,21 @@ function checkUnigram(json: unknown, file: string): void {
   }
   const unknown = model.integer("unk_id", undefined, 0);
   if (unknown >= vocab.length) throw model.invalid("unk_id", `below the vocabulary's size (${vocab.length})`);
+}
+
+/** Pieces, and tokens beside them. After `checkUnigram`. */
+function idsOfUnigram(json: unknown): number {
+  const { model, added_tokens: added = [] } = json as {
+    model: { vocab: unknown[] };
+    added_tokens?: { id?: unknown }[];
+  };
+  return Math.max(model.vocab.length, 1 + largest(added.map(({ id }) => Number(id))));
+}
+
+function largest(numbers: Iterable<number>): number {
+  let most = -1;
+  for (const number of numbers) most = Math.max(most, number);
+  return most;
 }
 
 interface TokenizerConfig {

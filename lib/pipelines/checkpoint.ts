@@ -1,3 +1,4 @@
+import { FluxError } from "../errors.js";
 import type { AutoencoderKLConfig, ComponentName } from "../loaders/config.js";
 import type { PipelineConfigs } from "../loaders/pipeline-configs.js";
 import { WEIGHT_COMPONENTS, type WeightComponent } from "../loaders/single-file.js";
@@ -79,6 +80,15 @@ export function modelsOf(configs: PipelineConfigs, device: Device, precisions: P
   } satisfies Record<WeightComponent, Model>;
 }
 
+/** An id without an embedding would be read as another one's. */
+function requireVocabulary(component: WeightComponent, { idCount }: Tokenizer, vocabSize: number): void {
+  if (idCount <= vocabSize) return;
+  throw new FluxError(
+    "ERR_FLUX_BAD_WEIGHTS",
+    `the tokenizer of ${component} has ids up to ${idCount - 1}, and its vocab_size is ${vocabSize}; these parts are not of one checkpoint.`,
+  );
+}
+
 /**
  * Loads all weights. On a failure nothing stays allocated.
  * @throws FluxError `ERR_FLUX_BAD_WEIGHTS` or `ERR_FLUX_UNSUPPORTED`, naming the file and what is wrong with it.
@@ -96,6 +106,8 @@ export async function loadCheckpoint(
 ): Promise<Checkpoint> {
   const { configs, tokenizers } = parts;
   const variant = variantOf({ ...configs.transformer, name: parts.name }, options.variant);
+  requireVocabulary("text_encoder", tokenizers.clip, configs.clip.vocabSize);
+  requireVocabulary("text_encoder_2", tokenizers.t5, configs.t5.vocabSize);
   const models = modelsOf(configs, device, precisions);
   try {
     for (const component of WEIGHT_COMPONENTS) {

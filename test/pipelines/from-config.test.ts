@@ -75,6 +75,20 @@ describe("FluxPipeline.fromConfig", () => {
     pipeline.dispose();
   });
 
+  it.each(["text_encoder", "text_encoder_2"])(
+    "refuses a tokenizer with more ids than %s has",
+    async (encoder) => {
+      const config = { base: CONFIGS, [encoder]: { vocab_size: 100 } };
+      const options = { weights: "random", device: "cpu", tokenizers: goldenPath("tiny-flux") } as const;
+      await expect(FluxPipeline.fromConfig(config, options)).rejects.toMatchObject({
+        code: "ERR_FLUX_BAD_WEIGHTS",
+        message: expect.stringMatching(
+          new RegExp(`tokenizer of ${encoder} has ids up to \\d+, and its vocab_size is 100;`),
+        ),
+      });
+    },
+  );
+
   it.each([
     ["flux1-dve", {}, /"flux1-dev", "flux1-schnell"/],
     [{ base: "flux1-dev", transfomer: {} }, {}, /no "transfomer"/],
