@@ -66,7 +66,8 @@ Status launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 b
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
-  if (device_architecture() >= 90) {
+  // Newer chips run the PTX of sm_89, in which a kernel does not wait.
+  if (device_architecture() == 90) {
     config.attrs = &overlap;
     config.numAttrs = 1;
   }
