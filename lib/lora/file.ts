@@ -34,7 +34,7 @@ const FILE_NAMES = ["pytorch_lora_weights.safetensors", "adapter_model.safetenso
  */
 export async function openLoraFile(source: string | Uint8Array): Promise<LoraFile> {
   if (source instanceof Uint8Array) {
-    const location = "the adapter's bytes";
+    const location = "the adapter in memory";
     const header = parseSafetensors(source, location);
     return { location, header, adapterConfig: undefined, identity: undefined, bytes: source };
   }

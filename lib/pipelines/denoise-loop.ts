@@ -35,7 +35,8 @@ export async function runSteps(denoiser: Denoiser, watchers: readonly Watcher[])
     const rows = preview ? data?.slice(first * length, (first + count) * length) : undefined;
     try {
       const shape = [count, ...latents.shape.slice(1)];
-      onStep?.({ step, total, ...(rows && { latents: { data: rows, shape } }) });
+      const told: unknown = onStep?.({ step, total, ...(rows && { latents: { data: rows, shape } }) });
+      if (told instanceof Promise) told.catch(watcher.reject); // an async function's
     } catch (error) {
       watcher.reject(error);
     }

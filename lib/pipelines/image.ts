@@ -29,6 +29,8 @@ const FORMATS = ["png", "jpeg", "webp", "avif"];
  * @throws FluxError ERR_FLUX_BAD_ARGUMENT for an extension of no format that can be written.
  */
 export function imageFormatOf(path: string): ImageFormat {
+  if (typeof path !== "string")
+    throw badArgument(`An image is saved to the path of a file, not ${shown(path)}.`);
   const extension = extname(path).toLowerCase();
   const format = Object.hasOwn(FORMAT_OF_EXTENSION, extension) ? FORMAT_OF_EXTENSION[extension] : undefined;
   if (format === undefined) {

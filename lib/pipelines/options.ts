@@ -81,7 +81,7 @@ export interface GenerateOptions {
   loras?: readonly LoraChoice[];
   /** Ends the run between two steps; the promise rejects with the signal's reason. */
   signal?: AbortSignal;
-  /** Called after each step, in order. What it throws ends the run. */
+  /** Called after each step, in order, and not waited for. What it throws, or its promise rejects with, ends the run. */
   onStep?: (event: StepEvent) => void;
   /** Give `onStep` the latents too. */
   preview?: boolean;

@@ -133,7 +133,7 @@ describe("refuses", () => {
   });
 
   it("what is no safetensors file, or no file", async () => {
-    await refused(new Uint8Array(100).fill(7), /the adapter's bytes is not a usable safetensors file/);
+    await refused(new Uint8Array(100).fill(7), /the adapter in memory is not a usable safetensors file/);
     await refused(
       safetensorsBytes({ [A]: { dtype: "F32", shape: [2], data_offsets: [0, 8] } }),
       /lora_A.*truncated/,

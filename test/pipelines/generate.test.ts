@@ -240,6 +240,8 @@ describe("steps", () => {
       throw reason;
     };
     await expect(pipe.generate({ prompt: "a", ...SMALL, onStep })).rejects.toBe(reason);
+    const later = async () => onStep();
+    await expect(pipe.generate({ prompt: "a", ...SMALL, onStep: later })).rejects.toBe(reason);
     await expect(pipe.generate({ prompt: "a", ...SMALL })).resolves.toBeDefined();
   });
 });

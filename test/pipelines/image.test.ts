@@ -101,6 +101,14 @@ describe("save", () => {
     expect(await readFile(path)).toEqual(await photograph().toBuffer("png"));
   });
 
+  it("refuses what is no path", async () => {
+    const image = new FluxImage(1, 1, new Uint8Array(3));
+    await expect(image.save(5 as unknown as string)).rejects.toMatchObject({
+      code: "ERR_FLUX_BAD_ARGUMENT",
+      message: "An image is saved to the path of a file, not 5.",
+    });
+  });
+
   it.each(["a.gif", "a", ".png", "a.", "a.constructor"])("refuses the extension of %s", async (name) => {
     const folder = await temporaryFolder();
     expect(() => imageFormatOf(name)).toThrow(expect.objectContaining({ code: "ERR_FLUX_BAD_ARGUMENT" }));
