@@ -81,7 +81,8 @@ export class FluxPipeline extends LoraLoader {
 
   /**
    * Loads a checkpoint folder in diffusers' layout.
-   * @throws FluxError `ERR_FLUX_BAD_WEIGHTS`, `ERR_FLUX_UNSUPPORTED`, `ERR_FLUX_NO_DEVICE`, `ERR_FLUX_OUT_OF_MEMORY`.
+   * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a wrong option, `ERR_FLUX_BAD_WEIGHTS`, `ERR_FLUX_UNSUPPORTED`, `ERR_FLUX_NO_DEVICE`,
+   *   `ERR_FLUX_OUT_OF_MEMORY`, `ERR_FLUX_IO`; the signal's reason when it is aborted.
    */
   static fromPretrained(folder: string, options: FromPretrainedOptions = {}): Promise<FluxPipeline> {
     return FluxPipeline.#load("fromPretrained", () => openFolder(folder), options);

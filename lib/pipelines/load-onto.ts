@@ -21,21 +21,23 @@ export interface FromPretrainedOptions {
    * e4m3, less exact). Otherwise `"bf16"`: the activations' own type, which is f32 on the CPU. The CPU emulates 8 bits.
    */
   attention?: AttentionType;
-  /** CPU threads; all cores by default. Images do not depend on it. */
+  /** CPU threads, 1 to 1024; all cores by default. Images do not depend on it. */
   threads?: number;
   /**
    * What the checkpoint is, where its files do not tell: `"kontext"` for FLUX.1-Kontext-dev's transformer in a folder of another
    * pipeline class. By default what model_index.json and the transformer's widths say.
    */
   variant?: Variant;
-  /** Host memory for adapters that were read; the least recently used go first. By default a quarter of the machine's, at most 8 GiB. */
+  /** Host memory for adapters that were read, in bytes; the least recently used go first. By default a quarter of the machine's, at most 8 GiB. */
   loraPoolBytes?: number;
   /**
    * Draw `generate` calls that wait one behind the other and agree in size, steps and guidance as one batch, of this many images at most; `true`
    * means 4. Each keeps its own seed, prompt, guidance scale and promise. Off by default: a batch takes more memory.
    */
   batchConcurrent?: boolean | number;
+  /** Ends the loading, which gives back what was loaded; the promise rejects with the signal's reason. */
   signal?: AbortSignal;
+  /** Called as weights arrive, component after component. */
   onProgress?: (progress: LoadProgress) => void;
 }
 

@@ -91,6 +91,7 @@ export abstract class LoraLoader {
   /**
    * Chooses the adapters that act from now on, alone or mixed; all others are inactive.
    * @param weights One for all, or one for each; 1 by default.
+   * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a name that is not loaded or named twice, or a rank that has no room; `ERR_FLUX_OUT_OF_MEMORY`.
    */
   async setAdapters(
     names: string | readonly string[],
@@ -105,7 +106,10 @@ export abstract class LoraLoader {
     return this.inOrder(() => this.adapters.setActive(choices));
   }
 
-  /** Forgets adapters. What is fused stays in the weights. */
+  /**
+   * Forgets adapters. What is fused stays in the weights.
+   * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a name that is not loaded.
+   */
   async deleteAdapters(names: string | readonly string[]): Promise<void> {
     const all = checkNames(typeof names === "string" ? [names] : names);
     return this.inOrder(() => this.adapters.delete(all));
@@ -127,7 +131,7 @@ export abstract class LoraLoader {
 
   /**
    * Makes adapters a part of the weights, which are read anew from the checkpoint: a step then takes as long as without any.
-   * @throws FluxError also when the checkpoint is no longer there, or there is no memory for a second copy of the weights that change.
+   * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a name that is not loaded, or when none is active; also when the checkpoint is no longer there, or there is no memory for a second copy of the weights that change.
    */
   async fuseLora(options: FuseLoraOptions = {}): Promise<void> {
     checkOptions("fuseLora()", options, FUSE_NAMES);
@@ -137,7 +141,7 @@ export abstract class LoraLoader {
     return this.inOrder(() => this.adapters.fuse(names, loraScale));
   }
 
-  /** Reads the weights that were fused from the checkpoint again. */
+  /** Reads the weights that were fused from the checkpoint again; nothing happens without any. */
   unfuseLora(): Promise<void> {
     return this.inOrder(() => this.adapters.unfuse());
   }

@@ -19,7 +19,7 @@ import { Recorder } from "./recorder.js";
 export type DeviceName = "auto" | "cpu" | "cuda" | `cuda:${number}`;
 
 export interface DeviceOptions {
-  /** CPU only: how many threads compute; the number of cores by default. Results do not depend on it. */
+  /** CPU only: how many threads compute, 1 to 1024; the number of cores by default. Results do not depend on it. */
   threads?: number;
 }
 
