@@ -131,8 +131,9 @@ export class FluxPipeline extends LoraLoader {
 
   /**
    * Draws images.
-   * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a wrong option, `ERR_FLUX_OUT_OF_MEMORY`, `ERR_FLUX_DISPOSED` when the
-   *   pipeline is disposed before or meanwhile; the signal's reason when it is aborted.
+   * @throws FluxError `ERR_FLUX_BAD_ARGUMENT` for a wrong option or picture, `ERR_FLUX_OUT_OF_MEMORY`, `ERR_FLUX_IO` for a picture that cannot
+   *   be read, `ERR_FLUX_BAD_WEIGHTS` when latents overflow, `ERR_FLUX_DISPOSED` when the pipeline is disposed before or meanwhile; the
+   *   signal's reason when it is aborted.
    */
   async generate(options: GenerateOptions): Promise<GenerateResult> {
     this.#alive();
