@@ -68,7 +68,8 @@ struct AttentionPacked {
   float* log_sum_exp = nullptr;
   void* workspace = nullptr;
   // [batch][heads][128], optional: what whoever packed k subtracted from it. What this attention's keys say of their mean is added, for the
-  // next one over much the same keys (attention/key_offset.cuh).
+  // next one over much the same keys (attention/key_offset.cuh). log_sum_exp is of k as packed: a row's is scale·q·offset less than of k
+  // itself, so only parts that lost the same offset can be merged.
   float* key_offset = nullptr;
 };
 

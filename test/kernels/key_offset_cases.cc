@@ -172,7 +172,8 @@ const Cases kTests = [](Register& add) {
                                       {{"peaky", 3, 3}, int8 ? 0.056 : 0.147},
                                       {{"mean", 1, 1, 1, 4}, int8 ? 0.044 : 0.058},
                                       {{"outliers", 1, 1, 1, 0, true}, int8 ? 0.07 : 0.176},
-                                      {{"small-v", 1, 1, 0.001f}, int8 ? 0.043 : 0.058}}) {
+                                      {{"small-v", 1, 1, 0.001f}, int8 ? 0.043 : 0.058},
+                                      {{"large-v", 1, 1, 300}, int8 ? 0.043 : 0.058}}) {
       add.test(path + data.name,
                [s, data = data, type, error = error](Context& c) { hold(c, s, data, type, error); });
     }
