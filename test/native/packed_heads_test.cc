@@ -200,7 +200,9 @@ FLUX_TEST(attention_packed_leaves_the_offset_that_centres_k) {
     for (const Size& s : {Size{1, 1, 1}, Size{2, 77, 3}, Size{1, 300, 2}}) {
       const Array mean = Array::random({s.batch, s.heads, 128}, 4);
       Array qkv = Array::random({s.batch, s.tokens, 3, s.heads, 128}, 1, DType::kF32);
-      const auto slice_of = [&](int64_t row) { return row / (3 * s.tokens * s.heads) * s.heads + row % s.heads; };
+      const auto slice_of = [&](int64_t row) {
+        return row / (3 * s.tokens * s.heads) * s.heads + row % s.heads;
+      };
       for (int64_t at = 0; at < qkv.size(); ++at) {
         const int64_t row = at / 128;
         if (row / s.heads % 3 == 1) qkv.set(at, qkv.get(at) + mean.get(slice_of(row) * 128 + at % 128));
