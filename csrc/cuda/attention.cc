@@ -63,6 +63,7 @@ void attention_packed(const OpCall& call, const Launch& launch) {
   attention.type = score_type(call);
   attention.output = tensor_of(y);
   if (const TensorView* scale = call.optional("yScale")) attention.output_scale = scale->as<const float>();
+  if (const TensorView* scale = call.optional("ownScale")) attention.own_scale = scale->as<float>();
   const TensorView& q = call.tensor("q");  // [B, H, T, 128]
   attention.batch = static_cast<int>(q.shape[0]);
   attention.heads = static_cast<int>(q.shape[1]);

@@ -38,7 +38,7 @@ kernels::GemmGroup group_of(const OpCall& call) {
   group.a = {x.data, a.row_stride, a.batch_stride};
   if (const TensorView* scale = call.optional("xScale")) {
     group.a_scale = scale->as<const float>();
-    group.a_scale_batch_stride = a.rows;
+    group.a_scale_batch_stride = scale->rank > 1 ? scale->stride[0] : a.rows;  // of part of a sequence [B, T]
   }
   group.w = weight.data;
   group.w_row_stride = a.width;

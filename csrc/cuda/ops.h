@@ -2,7 +2,8 @@
 // an op means is written in csrc/cpu/ops.h. Activations are bf16 here; accumulation is f32. What e4m3 weights multiply is
 // e4m3 with one scale a row: x with xScale [rows] f32. linear's y may be so, too (y with yScale, and bounds from weightBounds):
 // its rows are quantised with the scale of the most that they can reach; so may qkvLinear's mlp (mlpScale), beside which
-// attentionPacked then writes its y by the same scale (yScale).
+// attentionPacked then writes its y by the same scale (yScale), or by one that it finds and writes (ownScale [B, T], attention/attention.h).
+// xScale may be a part of such a one: [B, T] with any stride.
 // A low-rank branch's low comes from a linear with weightScale and without xScale; its x is what the branch's linear has, and its
 // weight of the same type, codes taken as numbers. With e4m3 weights low and lowUp are summed beside the codes' products, so that both scales apply:
 // y = (x·Wᵀ + low·lowUpᵀ)·xScale·weightScale + bias.

@@ -58,9 +58,11 @@ PackedSizes attention_packed_sizes(int batch, int heads, int queries, int keys);
 struct AttentionPacked {
   PackedQkv operands;
   ScoreType type = ScoreType::kInt8;
-  AttentionTensor output;  // bf16; with output_scale e4m3 codes, strides then multiples of 16
+  AttentionTensor output;  // bf16; with output_scale or own_scale e4m3 codes, strides then multiples of 16
   // [batch][queries], optional: the output is code · scale, saturating at 448. No result exceeds the largest |v| of its head.
   const float* output_scale = nullptr;
+  // [batch][queries], optional, instead: written; the output is code · scale, the power of two by which no v of the batch entry exceeds 448.
+  float* own_scale = nullptr;
   int batch = 1, heads = 1, queries = 0, keys = 0;  // head_dim is 128
   // Where only some of a sequence's tokens ask: query and query_rows point at the first of `queries` in a row, of so many. 0: queries.
   int query_tokens = 0;

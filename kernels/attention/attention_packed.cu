@@ -20,6 +20,10 @@ Status map_values(CUtensorMap* map, const uint8_t* values, int keys, int slices)
   return make_tensor_map(map, values, shape, "value");
 }
 
+bool to_codes(const AttentionPacked& call) {
+  return call.output_scale != nullptr || call.own_scale != nullptr;
+}
+
 template <typename C>
 Status run_packed(const AttentionPacked& call, cudaStream_t stream) {
   const int query_tokens = call.query_tokens == 0 ? call.queries : call.query_tokens;
@@ -46,8 +50,9 @@ Status run_packed(const AttentionPacked& call, cudaStream_t stream) {
   if (Status s = map(&p.key, call.operands.key, call.keys, call.keys, C::kKeyTile, "key"); !s.ok()) return s;
   if (Status s = map_values<C>(&p.value, call.operands.value, call.keys, call.batch * call.heads); !s.ok())
     return s;
-  if (call.output_scale != nullptr) {
+  if (to_codes(call)) {
     p.output_scale = call.output_scale;
+    p.own_scale = call.own_scale;
     p.codes = call.output;
   } else if (Status s = map_tokens(&p.output, call.output, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, C::kHeadDim,
                                    call.queries, call.heads, call.batch, 64, "output");
@@ -79,9 +84,10 @@ Status attention_packed(const AttentionPacked& call, cudaStream_t stream) {
     return Status::bad_argument("attention_packed: " + std::to_string(call.queries) + " queries of " +
                                 std::to_string(call.query_tokens) + " tokens");
   }
+  if (call.output_scale != nullptr && call.own_scale != nullptr)
+    return Status::bad_argument("attention_packed: give the output's scale or have it written, not both");
   const AttentionTensor& y = call.output;
-  if (call.output_scale != nullptr &&
-      (y.batch_stride % 16 != 0 || y.token_stride % 16 != 0 || y.head_stride % 16 != 0)) {
+  if (to_codes(call) && (y.batch_stride % 16 != 0 || y.token_stride % 16 != 0 || y.head_stride % 16 != 0)) {
     return Status::bad_argument("attention_packed: strides of an e4m3 output must be multiples of 16");
   }
   if (device_architecture() / 10 != 9) {

@@ -284,7 +284,7 @@ __device__ __forceinline__ void store_output(const Parameters& p, const Shared<C
   if (thread == 0) ptx::cp_async_bulk_wait_group_read<0>();  // the previous tile has left
   ptx::bar_sync(kGroup + w, 128);
   stage_output<C>(shared.output(w), o, inverse);
-  if (C::kPacked && p.output_scale != nullptr) {
+  if (C::kPacked && p.codes.data != nullptr) {
     ptx::bar_sync(kGroup + w, 128);
     store_codes<C>(p, shared.output(w), values, slice, first_row);
     return;
@@ -413,6 +413,8 @@ template <typename C>
 __device__ void consume_packed(const Parameters& p, const Shared<C>& shared, int w);
 template <typename C>
 __device__ void prepare_rows(const Parameters& p, const Shared<C>& shared);
+template <typename C>
+__device__ void prepare_scales(const Parameters& p, const Shared<C>& shared);
 
 template <typename C>
 __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_constant__ Parameters p) {
@@ -433,6 +435,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
     for (int slot = 0; C::kPacked && slot < 2; ++slot) {
       ptx::mbarrier_init(shared.rows_full(slot), 1);
       ptx::mbarrier_init(shared.rows_empty(slot), 4 * C::kWarpgroups);
+      ptx::mbarrier_init(shared.scales_full(slot), 1);
     }
     ptx::fence_mbarrier_init();
   }
@@ -446,6 +449,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) attention_kernel(const __grid_
     if constexpr (C::kPacked) {
       if (warp == 1) prepare_rows<C>(p, shared);
       if (warp == 2 && p.key_offset != nullptr) update_key_offsets<C>(p);
+      if (warp == 3 && p.own_scale != nullptr) prepare_scales<C>(p, shared);
     }
   } else {
     ptx::setmaxnreg_inc<C::kWarpgroups == 2 ? 232 : 160>();

@@ -82,7 +82,7 @@ struct Config {
   static constexpr int kBlocksAt = kOutputAt + kWarpgroups * kOutputBytes;
   static constexpr int kRowsAt = kBlocksAt + kStages * kBlockBytes;
   static constexpr int kBarrierAt = kRowsAt + 2 * kRowBytes;
-  static constexpr int kBarriers = 2 * kWarpgroups + 4 * kStages + (kPacked ? 4 : 0);
+  static constexpr int kBarriers = 2 * kWarpgroups + 4 * kStages + (kPacked ? 6 : 0);
   static constexpr int kSharedBytes = kBarrierAt + 8 * kBarriers + 1024;  // 1024: alignment
 
   static_assert(kHeadDim * sizeof(Score) % 128 == 0, "a row of Q and K is whole 128-byte panels");
@@ -104,6 +104,7 @@ struct Parameters {
   const uint8_t* key_codes;
   float* key_offset;          // [B][H][128], updated, or null
   const float* output_scale;  // [B][queries]: O leaves as e4m3 codes of O / scale, to `codes`; or null
+  float* own_scale;           // [B][queries], written: the same by the power of two that bounds v; or null
   AttentionTensor codes;
   float* log_sum_exp;  // [B][H][queries] or null
   const float* bias;
@@ -140,6 +141,7 @@ struct Shared {
     return barrier(2 * C::kWarpgroups + 4 * C::kStages + slot);
   }
   __device__ __forceinline__ uint32_t rows_empty(int slot) const { return rows_full(2 + slot); }
+  __device__ __forceinline__ uint32_t scales_full(int slot) const { return rows_full(4 + slot); }
 };
 
 }  // namespace flux::kernels::attention

@@ -3,8 +3,24 @@
 #pragma once
 
 #include "attention/hopper_attention.cuh"
+#include "attention/qkv_layout.cuh"
 
 namespace flux::kernels::attention {
+
+// The exponent by which no v of a batch entry exceeds 448.
+__device__ __forceinline__ int largest_exponent(const Parameters& p, int batch) {
+  const float4* blocks = p.key_blocks + int64_t(batch) * p.heads * p.padded_keys / 16;
+  const int groups = p.heads * (p.padded_keys / qkv::kScaleTokens);
+  constexpr int kBlocks = qkv::kScaleTokens / qkv::kTokenBlock;  // of one exponent
+  float exponent = -INFINITY;
+#pragma unroll 8
+  for (int group = threadIdx.x % 32; group < groups; group += 32)
+    exponent = fmaxf(exponent, __ldg(&blocks[kBlocks * group].z));
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2)
+    exponent = fmaxf(exponent, __shfl_xor_sync(0xffffffff, exponent, offset));
+  return int(exponent);
+}
 
 // A warp beside the producer's works a query tile ahead of the consumers, since what their softmax and their way out want of each query hangs on reads of
 // memory, one behind another, that would keep them waiting between tiles: a float4 {scale of the scores in log2 units, their bound |q|·max|k| + max
@@ -44,6 +60,28 @@ __device__ void prepare_rows(const Parameters& p, const Shared<C>& shared) {
                             {scale, 1.1f * bound * norm + exponent, inverse, 0.0f});
     }
     release(shared.rows_full(slot));
+  }
+}
+
+// Another warp completes these by an own scale, which nothing waits for before a tile's end.
+template <typename C>
+__device__ void prepare_scales(const Parameters& p, const Shared<C>& shared) {
+  const int lane = threadIdx.x % 32;
+  int known = -1;  // batch entry
+  int exponent = 0;
+  Work work;
+  for (int i = 0; p.schedule.get(i, work); ++i) {
+    const int batch = work.slice / p.heads, slot = i % 2;
+    if (batch != known) exponent = largest_exponent(p, batch);
+    known = batch;
+    ptx::mbarrier_wait(shared.rows_full(slot), i / 2 % 2);
+    for (int r = lane; r < C::kQueryTile; r += 32) {
+      ptx::st_shared_f32(shared.rows(slot) + 16 * r + 8, qkv::inverse_power(exponent));
+      const int row = work.query_tile * C::kQueryTile + r;
+      if (work.slice % p.heads == 0 && row < p.queries)
+        p.own_scale[int64_t(batch) * p.queries + row] = qkv::inverse_power(-exponent);
+    }
+    release(shared.scales_full(slot));
   }
 }
 
@@ -174,6 +212,7 @@ __device__ void consume_packed(const Parameters& p, const Shared<C>& shared, int
     query_parity ^= 1;
     if (first_row >= p.queries) {  // the others have the multiprocessor to themselves
       pass_over<C>(shared, a.phases, work.end - work.begin, w);
+      if (p.own_scale != nullptr) ptx::mbarrier_wait(shared.scales_full(i % 2), i / 2 % 2);
       release(shared.rows_empty(i % 2));
       continue;
     }
@@ -217,6 +256,7 @@ __device__ void consume_packed(const Parameters& p, const Shared<C>& shared, int
     start_values<C>(a.o, a.p, from, last);
     ptx::wgmma_wait_group<0>();
     release(shared.value_empty(last));
+    if (p.own_scale != nullptr) ptx::mbarrier_wait(shared.scales_full(i % 2), i / 2 % 2);
     finish<C>(p, shared, w, a.o, a.rows, a.context, work, work.slice, first_row,
               shared.rows(i % 2) + 16 * 64 * w);
     release(shared.rows_empty(i % 2));

@@ -36,7 +36,7 @@ export class Value {
     readonly stride: readonly number[],
     /** Of the first element, in elements. */
     readonly offset: number,
-    /** Of a quantised Value: one f32 per row; it stands for codes × scale. */
+    /** Of a quantised Value: one f32 per row, [rows] or with the axes that rows have; it stands for codes × scale. */
     readonly rowScale?: Value,
   ) {}
 
@@ -67,7 +67,15 @@ export class Value {
       throw misuse(`cannot take ${length} entries from ${start} of axis ${axis} of ${show(this)}`);
     }
     const shape = this.shape.with(at, length);
-    return new Value(this.storage, this.dtype, shape, this.stride, this.offset + start * this.stride[at]!);
+    const offset = this.offset + start * this.stride[at]!;
+    return new Value(this.storage, this.dtype, shape, this.stride, offset, this.#scaleOf(at, start, length));
+  }
+
+  /** Of a slice's rows, if scales have the axes that rows have. */
+  #scaleOf(axis: number, start: number, length: number): Value | undefined {
+    const rowAxes = this.shape.length - 1;
+    if (this.rowScale?.shape.length !== rowAxes || axis === rowAxes) return undefined;
+    return this.rowScale.slice(axis, start, length);
   }
 
   /** Entry `index` of `axis`, which goes away. Not for the innermost axis. */

@@ -181,6 +181,43 @@ void codes(Context& c, const AttentionShape& shape) {
   c.expect_within("codes", got, want, {0.028, -1, 0.032});
 }
 
+// e4m3 output by the scale that attention finds itself: the power of two whose 448-fold is the least that v cannot exceed.
+void own_codes(Context& c, const AttentionShape& shape, float deviation) {
+  AttentionProblem problem(shape, {"", 1, 1, deviation});
+  const PackedMemory memory(shape.batch, shape.heads, shape.tokens, shape.tokens);
+  const AttentionWorkspace workspace;
+  const AttentionPack pack = pack_call(problem, memory, ScoreType::kInt8);
+  AttentionPacked call = attention_call(problem, pack, workspace.data());
+  const auto launch = [&] {
+    if (Status s = attention_pack(pack, c.stream()); !s.ok()) return s;
+    return attention_packed(call, c.stream());
+  };
+  if (!c.run({&problem.output(), &problem.log_sum_exp()}, launch)) return;
+  const Matrix want = problem.output().values();
+
+  Output output(shape.rows(), shape.width(), Element::kE4M3);
+  Output scale(shape.rows(), 1, Element::kF32);
+  call.output = {output.data(), int64_t(shape.tokens) * shape.width(), shape.width(), 128};
+  call.own_scale = scale.data<float>();
+  if (!c.run({&output, &scale, &problem.log_sum_exp()}, launch)) return;
+  const Matrix scales = scale.values(), v = problem.value_matrix();
+  Matrix got = output.values();
+  int wrong = 0;
+  for (int64_t b = 0; b < shape.batch; ++b) {
+    float largest = 0;
+    for (int64_t r = b * shape.tokens; r < (b + 1) * shape.tokens; ++r) {
+      for (int64_t x = 0; x < v.cols; ++x) largest = std::max(largest, std::abs(v.at(r, x)));
+    }
+    const float least = std::exp2(std::ceil(std::log2(largest / 448)));
+    for (int64_t r = b * shape.tokens; r < (b + 1) * shape.tokens; ++r) wrong += scales.at(r, 0) != least;
+  }
+  c.expect(wrong == 0, std::to_string(wrong) + " scales are not the least power of two");
+  for (int64_t r = 0; r < got.rows; ++r) {
+    for (int64_t x = 0; x < got.cols; ++x) got.at(r, x) *= scales.at(r, 0);
+  }
+  c.expect_within("codes", got, want, {0.028, -1, 0.032});
+}
+
 // Some of the tokens ask, all are keys.
 void range(Context& c, const AttentionShape& shape, ScoreType type, int first, int count) {
   AttentionProblem problem(shape);
@@ -201,8 +238,9 @@ void range(Context& c, const AttentionShape& shape, ScoreType type, int first, i
   };
   if (!c.run({&output}, launch)) return;
   std::vector<reference::AttentionRow> rows;
-  for (const auto& row : problem.sample()) {
-    if (row.query >= first && row.query < first + count) rows.push_back(row);
+  for (int i = 0; i < 48; ++i) {
+    for (int b = 0; b < shape.batch; ++b)
+      rows.push_back({b, i % 3 * (shape.heads - 1) / 2, first + i * (count - 1) / 47});
   }
   const Matrix all = output.values();
   Matrix got(int64_t(rows.size()), 128);
@@ -262,6 +300,7 @@ const Cases kTests = [](Register& add) {
   add.test("attention/packed/refusals", refusals);
   for (const AttentionShape& s : {AttentionShape{2, 3, 191, 128}, {1, 24, 1009, 128}}) {
     add.test("attention/packed/codes-" + s.name(), [s](Context& c) { codes(c, s); });
+    add.test("attention/packed/own-codes-" + s.name(), [s](Context& c) { own_codes(c, s, 3.0f); });
   }
   for (ScoreType type : {ScoreType::kInt8, ScoreType::kE4M3}) {
     const bool int8 = type == ScoreType::kInt8;
@@ -296,7 +335,7 @@ const Cases kTests = [](Register& add) {
   }
 };
 
-enum class Bench { kPack, kAttend, kAttendToCodes };
+enum class Bench { kPack, kAttend, kAttendToCodes, kAttendToOwnCodes };
 
 void bench(Context& c, ScoreType type, int tokens, Bench what) {
   const AttentionShape s{1, 24, tokens, 128};
@@ -306,6 +345,7 @@ void bench(Context& c, ScoreType type, int tokens, Bench what) {
   const AttentionProblem strides(s);
   const AttentionWorkspace workspace;
   const Input scales(Matrix(tokens, 1, 0.01f), Element::kF32);
+  Output own(tokens, 1, Element::kF32);
   std::vector<DeviceBytes> memory;
   std::vector<PackedMemory> packed;
   std::vector<AttentionPack> packs;
@@ -331,10 +371,11 @@ void bench(Context& c, ScoreType type, int tokens, Bench what) {
     call.output = strides.tensor(memory[size_t(4 * set + 3)].data());
     call.log_sum_exp = nullptr;
     if (what == Bench::kAttendToCodes) call.output_scale = scales.data<float>();
+    if (what == Bench::kAttendToOwnCodes) call.own_scale = own.data<float>();
     return attention_packed(call, c.stream());
   };
   c.measure({bytes, 4.0 * s.heads * double(tokens) * tokens * 128, 1979}, sets, launch);
-  if (what == Bench::kAttendToCodes) return;
+  if (what != Bench::kAttend) return;
   int bad = 0;
   for (int i = 0; i < sets; ++i) {
     const auto host =
@@ -353,6 +394,8 @@ const Cases kBenches = [](Register& add) {
   }
   add.bench("attention/int8-to-codes/4608",
             [](Context& c) { bench(c, ScoreType::kInt8, 4608, Bench::kAttendToCodes); });
+  add.bench("attention/int8-to-own-codes/4608",
+            [](Context& c) { bench(c, ScoreType::kInt8, 4608, Bench::kAttendToOwnCodes); });
   add.bench("attention/pack/4608", [](Context& c) { bench(c, ScoreType::kInt8, 4608, Bench::kPack); });
 };
 

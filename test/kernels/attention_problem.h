@@ -77,6 +77,8 @@ class AttentionProblem {
             shape_.tokens, shape_.tokens, shape_.head_dim, shape_.scale()};
   }
 
+  const Matrix& value_matrix() const { return value_; }
+
   // Up to 48 queries, spread over the sequence, of the first, the middle and the last head of every batch.
   std::vector<reference::AttentionRow> sample() const {
     std::vector<reference::AttentionRow> rows;

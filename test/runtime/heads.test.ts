@@ -145,6 +145,70 @@ describe("joined", () => {
   });
 });
 
+describe("attendRows", () => {
+  /** Two streams' attention, and a linear of each behind it. */
+  function recorded(dtype: "f32" | "bf16", type: AttentionType, weight: "f8e4m3" | "bf16", text = 64) {
+    const g = new Recorder(dtype);
+    const device = cpuDevice(1);
+    const next = { weight: device.buffer(weight, [32, 256]), scale: device.buffer("f32", [32]) };
+    const qkv = g.heads([2, 200, 2], type, { starts: [0, text] });
+    for (const [start, length] of [
+      [0, text],
+      [text, 200 - text],
+    ] as const) {
+      g.qkvLinear(
+        device.buffer(dtype, [2, length, 64]),
+        { weight: device.buffer("bf16", [768, 64]) },
+        {
+          qkv: qkv.slice(start, length),
+          normQ: device.buffer("f32", [128]),
+          normK: device.buffer("f32", [128]),
+          rope: device.buffer("f32", [length, 64, 2]),
+          eps: 1e-6,
+        },
+      );
+    }
+    const rows = g.attendRows(qkv, { scale: 1, next });
+    g.linear(rows.slice(1, 0, text), next);
+    g.linear(rows.slice(1, text, 200 - text), next);
+    return { rows, kinds: kinds(g).slice(2), ops: g.ops };
+  }
+
+  it("gives codes with the scale that attention writes, of which each stream's linear takes its part", () => {
+    for (const type of ["int8", "fp8"] as const) {
+      const { rows, kinds, ops } = recorded("bf16", type, "f8e4m3");
+      expect(kinds).toEqual(["attentionPacked", "linear", "linear"]);
+      expect([rows.dtype, rows.shape]).toEqual(["f8e4m3", [2, 200, 256]]);
+      const { y, ownScale } = ops[2]!.outputs as Record<string, Value>;
+      expect([y!.storage, y!.shape]).toEqual([rows.storage, [2, 200, 2, 128]]);
+      expect([ownScale!.dtype, ownScale!.shape]).toEqual(["f32", [2, 200]]);
+      const scales = ops.slice(3).map(({ inputs }) => inputs.xScale!);
+      expect(scales.map(({ storage }) => storage)).toEqual([ownScale!.storage, ownScale!.storage]);
+      expect(scales.map(({ shape, stride, offset }) => [shape, stride, offset])).toEqual([
+        [[2, 64], [200, 1], 0],
+        [[2, 136], [200, 1], 64],
+      ]);
+    }
+  });
+
+  it("does so where an op of its own packs, too", () => {
+    expect(recorded("bf16", "int8", "f8e4m3", 77).kinds).toEqual([
+      "packHeads",
+      "attentionPacked",
+      "linear",
+      "linear",
+    ]);
+  });
+
+  it("gives activations where nothing wants codes, or attention is not in 8 bits", () => {
+    const pass = ["quantizeRows", "linear", "quantizeRows", "linear"];
+    expect(recorded("bf16", "bf16", "f8e4m3").kinds).toEqual(["attention", ...pass]);
+    expect(recorded("bf16", "int8", "bf16").kinds).toEqual(["attentionPacked", "linear", "linear"]);
+    const { rows, kinds } = recorded("f32", "int8", "f8e4m3");
+    expect([rows.dtype, kinds]).toEqual(["f32", ["packHeads", "attentionPacked", "linear", "linear"]]);
+  });
+});
+
 describe("attend, on the CPU", () => {
   /** Relative L2 from golden attention in float64. */
   async function error(type: AttentionType): Promise<number> {

@@ -83,7 +83,7 @@ export class FluxDoubleBlock {
 
   forward(g: Recorder, hidden: Value, context: BlockContext): void {
     const { modulation, row, rope, textTokens, attention, keyOffset } = context;
-    const [batch, tokens, width] = hidden.shape as [number, number, number];
+    const [batch, tokens] = hidden.shape as [number, number, number];
     const streams = [
       { weights: this.#text, start: 0, length: textTokens },
       { weights: this.#image, start: textTokens, length: tokens - textTokens },
@@ -100,7 +100,7 @@ export class FluxDoubleBlock {
         eps: EPS,
       });
     });
-    const attended = g.attend(qkv, { scale: 1 / Math.sqrt(128) }).reshape([batch, tokens, width]);
+    const attended = g.attendRows(qkv, { scale: 1 / Math.sqrt(128), next: this.#image.out });
     g.together(streams, ({ weights, start, length }) => {
       const residual = hidden.slice(1, start, length);
       const { gate } = modulation.branch(row, weights.layer, 0);

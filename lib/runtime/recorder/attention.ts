@@ -112,11 +112,17 @@ export class AttentionOps extends LinearOps {
 
   /**
    * softmax(scale·q·kᵀ)·v of what `qkvLinear` wrote → [B, T, H, 128], or of the tokens `queries` alone. `intoScale` is of a quantised `into`,
-   * as `joined` gives it.
+   * as `joined` gives it; `ownScale` [B, T] is written, see `attendRows`.
    */
   attend(
     heads: Heads,
-    options: { scale: number; queries?: TokenRange; into?: Value; intoScale?: Value | undefined },
+    options: {
+      scale: number;
+      queries?: TokenRange;
+      into?: Value;
+      intoScale?: Value | undefined;
+      ownScale?: Value | undefined;
+    },
   ): Value {
     const { form, type, shape } = heads;
     const [batch, tokens, count] = shape;
@@ -130,10 +136,29 @@ export class AttentionOps extends LinearOps {
     const asking = { q: q.slice(2, start, length), queryRows: queryRows.slice(2, start, length) };
     return this.emit("attentionPacked", {
       inputs: { ...packed, ...asking, yScale: options.intoScale },
-      outputs: { y: options.into ?? this.empty([batch, length, count, 128]), keyOffset: heads.keyOffset },
+      outputs: {
+        y: options.into ?? this.empty([batch, length, count, 128]),
+        ownScale: options.ownScale,
+        keyOffset: heads.keyOffset,
+      },
       attributes: { scale: options.scale },
       flops: 4 * batch * count * length * tokens * 128,
     });
+  }
+
+  /**
+   * The same as rows [B, T, H·128] for the linear `next`, in 8-bit attention quantised already if `next` wants it so: by a scale for each batch
+   * entry, of the most that its v reach, since a result lies between v's.
+   */
+  attendRows(heads: Heads, { scale, next }: { scale: number; next: LinearWeights }): Value {
+    const [batch, tokens, count] = heads.shape;
+    const shape = [batch, tokens, count * 128];
+    if (heads.type === "bf16" || !this.quantises(next.weight))
+      return this.attend(heads, { scale }).reshape(shape);
+    const ownScale = this.empty([batch, tokens], "f32");
+    const rows = this.quantised(shape, ownScale);
+    this.attend(heads, { scale, into: rows.split(2, [count, 128]), ownScale });
+    return rows;
   }
 
   /** softmax(scale·q·kᵀ + bias)·v. q [B, T, H, D], k and v [B, S, H, D], bias [H, T, S] → [B, T, H, D]. */
