@@ -14,11 +14,31 @@ const PEERS = {
   attention: (row) => ({ name: `SDPA ${row.backend}`, value: row.tflops }),
   norm: (row) => ({ name: row.peer, value: row.gbPerSecond }),
 };
-/** Cases of a benchmark by parts of their names. */
-const FILTERS = {
-  gemm: ["gemm/"],
-  attention: ["attention/"],
-  norm: ["norm/", "quantise/", "gemv/", "elementwise/"],
+/** Cases of a benchmark by parts of their names, in runs of ours and then the peer's, so that both meet the same clocks and heat. */
+const RUNS = {
+  gemm: [
+    [
+      "gemm/fp8/bias/4608x",
+      "gemm/fp8/gelu/4608x",
+      "gemm/fp8/gate_residual/4608x",
+      "gemm/fp8/qkv/4608x",
+      "gemm/fp8/qkv_packed/int8/4608x",
+      "gemm/fp8/qkv_packed/int8_codes/4608x",
+      "gemm/fp8/gelu/4096+512x",
+      "gemm/fp8/gate_residual/4096+512x",
+      "gemm/fp8/qkv_packed/int8/4096+512x",
+    ],
+    ["gemm/fp8/bias/4352x"],
+    [
+      "gemm/fp8/bias/8704x",
+      "gemm/fp8/qkv_packed/int8/8704x",
+      "gemm/fp8/qkv_packed/int8_codes/8704x",
+      "gemm/fp8/qkv_packed/int8/8192+512x",
+    ],
+    ["gemm/bf16/bias/4608x", "gemm/bf16/gelu/4608x", "gemm/bf16/gate_residual/4608x", "gemm/bf16/qkv/4608x"],
+  ],
+  attention: [["attention/"]],
+  norm: [["norm/", "quantise/", "gemv/", "elementwise/"]],
 };
 
 /**
@@ -32,21 +52,25 @@ export function* kernelRows(family, { filter, peers: names } = {}) {
     throw new Error(`${EXECUTABLE} is not there: npm run test:gpu builds it, on a machine with a GPU`);
   }
   const cases = (parts) => parts.flatMap((part) => ["--filter", part]);
-  const ours = runTo("ours.json", executable, ["--bench", ...cases(filter ?? FILTERS[family])]).rows;
-  for (const row of ours) yield besideBias(row, ours);
-  if (names?.length === 0) return;
   const peers = join(root, `bench/peers/${family}.py`);
-  const theirs = runTo("peers.json", "python3", [peers, ...cases(filter ?? [])]);
-  for (const row of ours) {
-    const sameCase = (theirs.rows ?? theirs).filter((peer) => peer.case === row.case);
-    if (sameCase.length > 0) yield withPeer(row, sameCase, PEERS[family]);
+  const runs = filter ? [filter] : RUNS[family];
+  for (const parts of runs) {
+    const ours = runTo("ours.json", executable, ["--bench", ...cases(parts)]).rows;
+    for (const row of ours) yield besideBias(row, ours);
+    if (names?.length === 0) continue;
+    const theirs = runTo("peers.json", "python3", [peers, ...cases(filter || runs.length > 1 ? parts : [])]);
+    for (const row of ours) {
+      const sameCase = (theirs.rows ?? theirs).filter((peer) => peer.case === row.case);
+      if (sameCase.length > 0) yield withPeer(row, sameCase, PEERS[family]);
+    }
   }
 }
 
-/** A product's epilogue beside the same product that adds a bias alone, where this call measured both. */
+/** A product's epilogue beside the same product that adds a bias alone, in one group, where this run measured both. */
 function besideBias(row, ours) {
-  const [, operand, shape] = /^gemm\/(\w+)\/(?!bias\/).*\/([\d+]+x\d+x\d+)$/.exec(row.case) ?? [];
-  const bias = ours.find((other) => other.case === `gemm/${operand}/bias/${shape}`);
+  const [, operand, rows, shape] = /^gemm\/(\w+)\/(?!bias\/).*\/([\d+]+)(x\d+x\d+)$/.exec(row.case) ?? [];
+  const m = rows?.split("+").reduce((sum, part) => sum + Number(part), 0);
+  const bias = ours.find((other) => other.case === `gemm/${operand}/bias/${m}${shape}`);
   return bias === undefined
     ? row
     : withPeer(row, [bias], ({ value }) => ({ name: "the same with a bias alone", value }));

@@ -56,6 +56,8 @@
 //                 angle in f32 as PyTorch does
 //   ropeTable     ids [T, A] f32 → y [T, Σdims/2, 2] f32 (cos, sin);  attrs theta, dim0 … dim{A−1};
 //                 computed in f64
+//   ropePairs     table [T, 64, 2] f32 → y [⌈T/16⌉, 8, 32, 8] f16, rearranged as kernels/attention/rope_pairs.cuh says, for the
+//                 GPU's qkvLinear, whose operand ropePairs it is. Not on this backend.
 //   t5Bias        table [buckets, H] (f32 | bf16) → y [H, T, T] f32;  attr maxDistance
 //                 (bidirectional T5 buckets)
 //   add           a, b → y   same shape; outer axes may have stride 0 (broadcast)  [in place]

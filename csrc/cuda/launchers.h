@@ -53,6 +53,7 @@ void cache_decision(const OpCall& call, const Launch& launch);
 void embedding(const OpCall& call, const Launch& launch);
 void timestep_embedding(const OpCall& call, const Launch& launch);
 void rope_table(const OpCall& call, const Launch& launch);
+void rope_pairs(const OpCall& call, const Launch& launch);
 void t5_bias(const OpCall& call, const Launch& launch);
 void pack_latents(const OpCall& call, const Launch& launch);
 void unpack_latents(const OpCall& call, const Launch& launch);

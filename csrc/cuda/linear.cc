@@ -95,6 +95,7 @@ kernels::GemmGroup qkv_group(const OpCall& call) {
   group.norm_q = call.tensor("normQ").as<const float>();
   group.norm_k = call.tensor("normK").as<const float>();
   group.rope = call.tensor("rope").as<const float>();
+  group.rope_pairs = call.tensor("ropePairs").data;
   if (const TensorView* mlp = call.optional("mlp")) group.mlp = output_rows(*mlp, "qkvLinear");
   bind_output_scale(group, call, "mlpScale");
   return group;

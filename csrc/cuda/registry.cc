@@ -25,6 +25,7 @@ const Kernel* find_kernel(std::string_view kind) {
       {"embedding", {embedding}},
       {"timestepEmbedding", {timestep_embedding}},
       {"ropeTable", {rope_table}},
+      {"ropePairs", {rope_pairs}},
       {"t5Bias", {t5_bias}},
       {"copy", {copy}},
       {"add", {add}},

@@ -73,6 +73,14 @@ void rope_table(const OpCall& call, const Launch& launch) {
         "ropeTable");
 }
 
+void rope_pairs(const OpCall& call, const Launch& launch) {
+  const TensorView& table = call.tensor("table");
+  require_contiguous(table, "ropePairs");
+  check(kernels::rope_pairs(table.as<const float>(), static_cast<int>(table.shape[0]), call.tensor("y").data,
+                            launch.stream),
+        "ropePairs");
+}
+
 void t5_bias(const OpCall& call, const Launch& launch) {
   const TensorView& table = call.tensor("table");
   const TensorView& y = call.tensor("y");

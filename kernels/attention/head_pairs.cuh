@@ -8,16 +8,13 @@
 
 #include <cuda_fp16.h>
 
-#include "attention/qkv_layout.cuh"
+#include "attention/rope_pairs.cuh"
 
 namespace flux::kernels::qkv {
 
 // A lane's part of 16 tokens × 128 channels: [2i + b] is channel 8i + 2·(lane % 4) + b of token lane / 4 (low) and of the one 8
 // further (high).
 using HeadPairs = __half2[32];
-
-__device__ __forceinline__ __half2 as_half2(uint32_t word) { return *reinterpret_cast<__half2*>(&word); }
-__device__ __forceinline__ uint32_t as_word(__half2 pair) { return *reinterpret_cast<uint32_t*>(&pair); }
 
 // The largest power of two up to `largest`, within 2^±60; and 1 / power.
 __device__ __forceinline__ float power_below(float largest) {

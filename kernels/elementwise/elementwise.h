@@ -88,6 +88,8 @@ Status timestep_embedding(const float* t, int count, int width, float scale, flo
 // ids [tokens, axes] f32; axes at most 4 (Su et al. 2021; FLUX's axes are 16, 56, 56).
 Status rope_table(const float* ids, int tokens, int axes, const int* dims, double theta, float* y,
                   cudaStream_t stream);
+// y [⌈tokens/16⌉, 8, 32, 8] f16 = table [tokens, 64, 2] in the order of attention/rope_pairs.cuh, for gemm.h's rope_pairs.
+Status rope_pairs(const float* table, int tokens, void* y, cudaStream_t stream);
 // y [heads, tokens, tokens] f32 = table[bucket(key − query), head]; table [buckets, heads] f32 or bf16. Bidirectional
 // buckets: half for each sign, half of those exact, the rest logarithmic up to max_distance (Raffel et al. 2020).
 Status t5_bias(const void* table, Element table_type, int buckets, int heads, int tokens, int max_distance,

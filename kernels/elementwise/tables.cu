@@ -1,4 +1,5 @@
 // Values made from positions: timestep embeddings, rotary tables, T5's relative attention bias.
+#include "attention/rope_pairs.cuh"
 #include "elementwise/elementwise.h"
 #include "elementwise/scalar.cuh"
 #include "launch.cuh"
@@ -48,6 +49,27 @@ __global__ void __launch_bounds__(kThreads)
   double sine, cosine;
   sincos(angle, &sine, &cosine);
   y[flat] = make_float2(float(cosine), float(sine));
+}
+
+// A thread has 16 bytes of the result: of two pairs in two rows. Rows beyond the last repeat it.
+__global__ void __launch_bounds__(kThreads)
+    pair_rope(const float2* table, int tokens, int vectors, uint4* y) {
+  wait_for_predecessors();
+  let_successor_start();
+  const int flat = blockIdx.x * kThreads + threadIdx.x;
+  if (flat >= vectors) return;
+  const int lane = flat % 32, j = flat / 32 % 8;
+  const int row = flat / qkv::kRopeBlockVectors * qkv::kTokenBlock + lane / 4;
+  const float2* low = table + int64_t(min(row, tokens - 1)) * 64 + lane % 4;
+  const float2* high = table + int64_t(min(row + 8, tokens - 1)) * 64 + lane % 4;
+  uint32_t words[4];
+#pragma unroll
+  for (int b = 0; b < 2; ++b) {
+    const float2 first = low[4 * (2 * j + b)], second = high[4 * (2 * j + b)];
+    words[2 * b] = qkv::as_word(__floats2half2_rn(first.x, second.x));
+    words[2 * b + 1] = qkv::as_word(__floats2half2_rn(first.y, second.y));
+  }
+  y[flat] = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
 // The bucket of key − query. Logarithms in f32 as the published code takes them.
@@ -102,6 +124,14 @@ Status rope_table(const float* ids, int tokens, int axes, const int* dims, doubl
   const int64_t blocks = (int64_t(tokens) * pairs + kThreads - 1) / kThreads;
   return launch("rope_table", rotary, dim3(unsigned(blocks)), dim3(kThreads), 0, stream, ids, tokens, all,
                 pairs, log(theta), reinterpret_cast<float2*>(y));
+}
+
+Status rope_pairs(const float* table, int tokens, void* y, cudaStream_t stream) {
+  if (tokens < 0 || tokens > (1 << 22)) return Status::bad_argument("rope_pairs: up to 2^22 tokens");
+  if (tokens == 0) return {};
+  const int vectors = qkv::token_blocks(tokens) * qkv::kRopeBlockVectors;
+  return launch("rope_pairs", pair_rope, dim3(unsigned((vectors + kThreads - 1) / kThreads)), dim3(kThreads),
+                0, stream, reinterpret_cast<const float2*>(table), tokens, vectors, static_cast<uint4*>(y));
 }
 
 Status t5_bias(const void* table, Element table_type, int buckets, int heads, int tokens, int max_distance,

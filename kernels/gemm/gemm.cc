@@ -69,8 +69,8 @@ Element c_element(const Gemm& call) {
 
 Status check_heads(const Gemm& call, int index) {
   const GemmGroup& group = call.groups[index];
-  if (group.norm_q == nullptr || group.norm_k == nullptr || group.rope == nullptr) {
-    return bad(index, "q and k need norm_q, norm_k and rope");
+  if (group.norm_q == nullptr || group.norm_k == nullptr || group.rope_pairs == nullptr) {
+    return bad(index, "q and k need norm_q, norm_k and rope_pairs");
   }
   if (call.heads_as == QkvHeads::kRows) return {};
   const PackedQkv& packed = group.packed;
@@ -278,7 +278,7 @@ Status fill_params(const Gemm& call, const TileShape& tile, int most_clusters, G
     to.gate = call.epilogue == GemmEpilogue::kGateResidual ? group.gate : nullptr;
     to.norm_q = group.norm_q;
     to.norm_k = group.norm_k;
-    to.rope = group.rope;
+    to.rope_pairs = group.rope_pairs;
     to.packed = group.packed;
     to.packed_tokens = int(group.packed_tokens);
     to.first_token = int(group.first_token);

@@ -10,7 +10,7 @@
 //   kLinear        C = activation(x)
 //   kGateResidual  C = residual + gate[batch, n]·x; C may be the residual itself (bf16)
 //   kQkv           W's rows are q, k, v (heads·128 each), then perhaps more. q and k: RMSNorm over each head's 128 columns
-//                  times norm_q or norm_k, then RoPE on adjacent pairs with rope[row]. q, k, v go to C side by side as
+//                  times norm_q or norm_k, then RoPE on adjacent pairs with the table's row. q, k, v go to C side by side as
 //                  bf16, or, less key_offset, quantised into 8-bit attention's own layout (attention/qkv_layout.cuh). The remaining
 //                  columns (a single block's MLP) get `activation` and go to `mlp`.
 //
@@ -69,8 +69,11 @@ struct GemmGroup {
 
   const float* norm_q = nullptr;  // kQkv: [128]
   const float* norm_k = nullptr;  // kQkv: [128]
-  const float* rope = nullptr;    // kQkv: [rows, 64, 2] (cos, sin), the same for every batch
-  GemmRows<void> mlp;             // kQkv with N > 3·heads·128: [batches, rows, N − 3·heads·128] of `output`
+  // kQkv: cos and sin, the same for every batch: [rows, 64, 2] f32 for gemm_portable, and in the order of
+  // attention/rope_pairs.cuh, [⌈rows/16⌉, 8, 32, 8] f16, for gemm_hopper.
+  const float* rope = nullptr;
+  const void* rope_pairs = nullptr;
+  GemmRows<void> mlp;  // kQkv with N > 3·heads·128: [batches, rows, N − 3·heads·128] of `output`
 
   // kQkv with heads_as other than kRows, instead of c: 8-bit attention's operands for a sequence of packed_tokens, of which
   // this group's rows are the tokens from first_token on. Both ends are multiples of 64, the sequence's own end apart.

@@ -61,16 +61,15 @@ __device__ __forceinline__ void load_addends(__half2 (&addend)[16], const float*
   }
 }
 
-// RoPE of a lane's two rows, `row` and the one 8 further, of a table of `rows`, plus addends.
-__device__ __forceinline__ void turn(qkv::HeadPairs& h, const float* rope, int row, int rows, uint32_t lane,
+// RoPE of a warp's 16 rows by their block of the table (attention/rope_pairs.cuh), plus addends.
+__device__ __forceinline__ void turn(qkv::HeadPairs& h, const uint4* rope, uint32_t lane,
                                      const __half2 (&addend)[16]) {
-  const float2* low = reinterpret_cast<const float2*>(rope) + int64_t(min(row, rows - 1)) * 64 + lane % 4;
-  const float2* high =
-      reinterpret_cast<const float2*>(rope) + int64_t(min(row + 8, rows - 1)) * 64 + lane % 4;
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    const float2 a = __ldg(low + 4 * i), b = __ldg(high + 4 * i);
-    qkv::turn(h, i, __floats2half2_rn(a.x, b.x), __floats2half2_rn(a.y, b.y), addend[i]);
+  for (int j = 0; j < 8; ++j) {
+    const qkv::RopeVector of = qkv::rope_vector(__ldg(rope + 32 * j + lane));
+#pragma unroll
+    for (int b = 0; b < 2; ++b)
+      qkv::turn(h, 2 * j + b, of.cosine[b], of.sine[b], addend[2 * j + b]);
   }
 }
 

@@ -21,7 +21,7 @@ struct GroupParams {
   const float* gate;
   const float* norm_q;
   const float* norm_k;
-  const float* rope;
+  const void* rope_pairs;
   float* c_scale;
   const float* bounds;
   PackedQkv packed;

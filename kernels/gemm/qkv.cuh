@@ -105,25 +105,37 @@ class QkvEpilogue {
   __device__ __forceinline__ void normalise_and_rotate(float (&x)[64], const float (&squares)[2],
                                                        const Tile& tile, int block,
                                                        const WarpPlace& place) const {
-    const float* norm = is_key(params_, tile) ? tile.group->norm_k : tile.group->norm_q;
+    const GroupParams& group = *tile.group;
+    const float* norm = is_key(params_, tile) ? group.norm_k : group.norm_q;
     const float2* weights = reinterpret_cast<const float2*>(norm) + place.lane % 4;
+    float inverse[2];
+#pragma unroll
+    for (int side = 0; side < 2; ++side)
+      inverse[side] = ptx::rsqrt_approx(fmaf(squares[side], 1.0f / kHeadDim, params_.eps));
+    const uint4* rope =
+        qkv::rope_block(group.rope_pairs, first_row(tile, block, place), group.rows) + place.lane;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const qkv::RopeVector of = qkv::rope_vector(__ldg(rope + 32 * j));
+#pragma unroll
+      for (int b = 0; b < 2; ++b) {
+        const int i = 2 * j + b;
+        normalise_and_turn(x + 4 * i, inverse, __ldg(weights + 4 * i), __half22float2(of.cosine[b]),
+                           __half22float2(of.sine[b]));
+      }
+    }
+  }
+
+  // RMSNorm and RoPE of a pair of channels in a lane's two rows; cosine and sine have a row each in x and y.
+  static __device__ __forceinline__ void normalise_and_turn(float* pair, const float (&inverse)[2],
+                                                            float2 weight, float2 cosine, float2 sine) {
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
-      const float inverse = ptx::rsqrt_approx(fmaf(squares[side], 1.0f / kHeadDim, params_.eps));
-      const int row =
-          min(first_row(tile, block, place) + int(place.lane) / 4 + 8 * side, tile.group->rows - 1);
-      const float2* angles =
-          reinterpret_cast<const float2*>(tile.group->rope) + int64_t(row) * 64 + place.lane % 4;
-#pragma unroll
-      for (int j = 0; j < 16; ++j) {
-        const float2 weight = __ldg(weights + 4 * j);
-        const float2 angle = __ldg(angles + 4 * j);
-        float* pair = x + 4 * j + 2 * side;
-        const float left = pair[0] * (inverse * weight.x);
-        const float right = pair[1] * (inverse * weight.y);
-        pair[0] = left * angle.x - right * angle.y;
-        pair[1] = right * angle.x + left * angle.y;
-      }
+      const float c = side == 0 ? cosine.x : cosine.y, s = side == 0 ? sine.x : sine.y;
+      const float left = pair[2 * side] * (inverse[side] * weight.x);
+      const float right = pair[2 * side + 1] * (inverse[side] * weight.y);
+      pair[2 * side] = left * c - right * s;
+      pair[2 * side + 1] = right * c + left * s;
     }
   }
 
@@ -233,10 +245,9 @@ class QkvEpilogue {
     __half2 addend[16];
     load_addends(addend, is_k ? key_offset(tile) : nullptr, unit, place.lane);
 #pragma unroll
-    for (int block = 0; block < Config::kRowBlocks; ++block) {
-      const int row = first_row(tile, block, place) + int(place.lane) / 4;
-      turn(h[block], group.rope, row, group.rows, place.lane, addend);
-    }
+    for (int block = 0; block < Config::kRowBlocks; ++block)
+      turn(h[block], qkv::rope_block(group.rope_pairs, first_row(tile, block, place), group.rows),
+           place.lane, addend);
     qkv::PairMeasure measure[Config::kRowBlocks];
     qkv::rotate_and_measure(h, measure);
 #pragma unroll

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "harness/case.h"
+#include "head_operands.h"
 #include "kernels.h"
 #include "reference/norms.h"
 
@@ -324,6 +325,16 @@ void rope(Context& c) {
   if (ran) c.expect_within("y", y.values(), want, {1e-7, 1.5e-7, -1});
 }
 
+// The same rounded once, and moved.
+void rope_in_pairs(Context& c, int tokens) {
+  const Matrix table = uniform(tokens, 128, 37, -1.0f, 1.0f);
+  const Input input(table, kF32);
+  const Matrix want = rounded_to(paired(table), kF16);
+  Output y(want.rows, want.cols, kF16);
+  if (c.run({&y}, [&] { return rope_pairs(input.data<float>(), tokens, y.data(), c.stream()); }))
+    c.expect_within("y", y.values(), want, {0, 0, 0});
+}
+
 // Buckets as the T5 paper's code counts them, from the distance alone.
 int bucket(int distance) {
   const int sign = distance > 0 ? 16 : 0, magnitude = std::abs(distance);
@@ -475,6 +486,8 @@ const Cases kTests = [](Register& add) {
   add.test("elementwise/timestep_embedding", timesteps);
   add.golden_test("elementwise/timestep_embedding/golden", timesteps_golden);
   add.test("elementwise/rope_table", rope);
+  add.test("elementwise/rope_pairs/1", [](Context& c) { rope_in_pairs(c, 1); });
+  add.test("elementwise/rope_pairs/4331", [](Context& c) { rope_in_pairs(c, 4331); });
   add.test("elementwise/t5_bias/1", [](Context& c) { bias_of_t5(c, 1); });
   add.test("elementwise/t5_bias/300", [](Context& c) { bias_of_t5(c, 300); });
   add.golden_test("elementwise/t5_bias/golden", t5_golden);

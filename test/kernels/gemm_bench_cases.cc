@@ -82,7 +82,8 @@ GemmGroup cut_text(GemmGroup& image, const Shape& shape, Element operand) {
   later(text.mlp, 2);
   text.w = static_cast<const uint8_t*>(text.w) + shape.n * shape.k * size_of(operand);
   if (text.a_scale != nullptr) text.a_scale += image.rows;
-  if (text.rope != nullptr) text.rope += image.rows * 128;
+  if (text.rope_pairs != nullptr)
+    text.rope_pairs = static_cast<const uint8_t*>(text.rope_pairs) + image.rows * 256;
   return text;
 }
 
@@ -91,9 +92,9 @@ void bench(Context& c, Element operand, GemmEpilogue epilogue, Activation activa
                        double(shape.m * shape.n) * (epilogue == GemmEpilogue::kGateResidual ? 4 : 2);
   const int sets = c.rotation(bytes);
   const int64_t heads = 24, qkv = 3 * heads * 128;
-  const DeviceBytes norm(128 * 4), rope(shape.m * 128 * 4);
+  const DeviceBytes norm(128 * 4), rope(shape.m * 128 * 2);
   fill_normal(norm.data(), 128, Element::kF32, 91);
-  fill_normal(rope.data(), shape.m * 128, Element::kF32, 92);
+  fill_normal(rope.data(), shape.m * 128, Element::kF16, 92);
   const int parts = shape.text > 0 ? 2 : 1;
   std::vector<std::unique_ptr<BufferSet>> buffers;
   std::vector<GemmGroup> groups;
@@ -105,7 +106,7 @@ void bench(Context& c, Element operand, GemmEpilogue epilogue, Activation activa
       group.gate = as<float>(buffers.back()->gate);
     } else if (epilogue == GemmEpilogue::kQkv) {
       group.norm_q = group.norm_k = as<float>(norm);
-      group.rope = as<float>(rope);
+      group.rope_pairs = rope.data();
       group.mlp = {as<uint16_t>(buffers.back()->c) + qkv, shape.n, 0};
     }
     groups.push_back(group);

@@ -186,76 +186,114 @@ const Cases kTests = [](Register& add) {
   }
 };
 
+struct BenchShape {
+  QkvHeads heads;
+  int64_t m, n;
+  int64_t text = 0;  // of the m tokens, the first, which then have weights of their own: a double block's
+  Element up = Element::kBF16;
+};
+
+constexpr int64_t kWidth = 3072;
+
 struct BenchSet {
-  BenchSet(int64_t m, int64_t n, int64_t k, uint64_t seed)
-      : a(m * k),
-        w(n * k),
-        mlp(m * n * 2),
-        a_scale(m * 4),
-        w_scale(n * 4),
-        bias(n * 4),
-        packed(1, 24, int(m), int(m)) {
-    fill_normal(a.data(), m * k, Element::kE4M3, seed, 100);
-    fill_normal(w.data(), n * k, Element::kE4M3, seed + 1, 100);
-    fill_normal(a_scale.data(), m, Element::kF32, seed + 2, 1e-2f);
-    fill_normal(w_scale.data(), n, Element::kF32, seed + 3, 1e-4f);
-    fill_normal(bias.data(), n, Element::kF32, seed + 4);
+  BenchSet(const BenchShape& shape, uint64_t seed)
+      : a(shape.m * kWidth),
+        w((shape.text > 0 ? 2 : 1) * shape.n * kWidth),
+        mlp(shape.m * shape.n * 2),
+        a_scale(shape.m * 4),
+        w_scale(shape.n * 4),
+        bias(shape.n * 4),
+        c_scale(shape.m * 4),
+        packed(1, 24, int(shape.m), int(shape.m)) {
+    fill_normal(a.data(), a.bytes(), Element::kE4M3, seed, 100);
+    fill_normal(w.data(), w.bytes(), Element::kE4M3, seed + 1, 100);
+    fill_normal(a_scale.data(), shape.m, Element::kF32, seed + 2, 1e-2f);
+    fill_normal(w_scale.data(), shape.n, Element::kF32, seed + 3, 1e-4f);
+    fill_normal(bias.data(), shape.n, Element::kF32, seed + 4);
   }
-  DeviceBytes a, w, mlp, a_scale, w_scale, bias;
+  DeviceBytes a, w, mlp, a_scale, w_scale, bias, c_scale;
   PackedMemory packed;
 };
 
-void bench(Context& c, QkvHeads heads_as, int64_t n) {
-  constexpr int64_t kTokens = 4608, kWidth = 3072;
+const float* floats(const DeviceBytes& data) { return reinterpret_cast<const float*>(data.data()); }
+
+// The group of `rows` tokens from `first` on, with the second half of W where `second`.
+GemmGroup bench_group(const BenchSet& set, const BenchShape& shape, int64_t first, int64_t rows,
+                      bool second) {
+  GemmGroup group;
+  group.rows = rows;
+  group.packed_tokens = shape.m;
+  group.first_token = first;
+  group.a = {set.a.data() + first * kWidth, kWidth, 0};
+  group.a_scale = floats(set.a_scale) + first;
+  group.w = set.w.data() + (second ? shape.n * kWidth : 0);
+  group.w_row_stride = kWidth;
+  group.w_scale = floats(set.w_scale);
+  group.bias = floats(set.bias);
+  group.packed = set.packed.operands();
+  const int64_t bytes = size_of(shape.up), qkv = shape.heads == QkvHeads::kRows ? 3 * kWidth : 0;
+  group.c = {set.mlp.data() + first * shape.n * 2, shape.n, 0};
+  group.mlp = {set.mlp.data() + (first * shape.n + qkv) * bytes, shape.n, 0};
+  group.c_scale = const_cast<float*>(floats(set.c_scale)) + first;
+  return group;
+}
+
+void bench(Context& c, const BenchShape& shape) {
+  const double tokens = double(shape.m), n = double(shape.n);
   const double bytes =
-      double(kTokens + n) * kWidth + 3.0 * kTokens * kWidth + 2.0 * double(n - 3 * kWidth) * kTokens;
+      (tokens + n) * kWidth + 3.0 * tokens * kWidth + double(size_of(shape.up)) * (n - 3.0 * kWidth) * tokens;
   const int sets = c.rotation(bytes);
-  const DeviceBytes norm(128 * 4), rope(kTokens * 128 * 4);
+  const DeviceBytes norm(128 * 4), rope(shape.m * 128 * 2), bounds(2 * 4);
   fill_normal(norm.data(), 128, Element::kF32, 91);
-  fill_normal(rope.data(), kTokens * 128, Element::kF32, 92);
-  const auto floats = [](const DeviceBytes& data) { return reinterpret_cast<const float*>(data.data()); };
+  fill_normal(rope.data(), shape.m * 128, Element::kF16, 92);
+  const float bound[2] = {448.0f * 20, 6.0f};
+  must(cudaMemcpy(bounds.data(), bound, sizeof bound, cudaMemcpyHostToDevice), "bounds");
+  const size_t parts = shape.text > 0 ? 2 : 1;
   std::vector<std::unique_ptr<BenchSet>> buffers;
   std::vector<GemmGroup> groups;
   for (int i = 0; i < sets; ++i) {
-    buffers.push_back(std::make_unique<BenchSet>(kTokens, n, kWidth, uint64_t(100 * i)));
-    const BenchSet& set = *buffers.back();
-    GemmGroup group;
-    group.rows = group.packed_tokens = kTokens;
-    group.a = {set.a.data(), kWidth, 0};
-    group.a_scale = floats(set.a_scale);
-    group.w = set.w.data();
-    group.w_row_stride = kWidth;
-    group.w_scale = floats(set.w_scale);
-    group.bias = floats(set.bias);
+    buffers.push_back(std::make_unique<BenchSet>(shape, uint64_t(100 * i)));
+    if (shape.text > 0) groups.push_back(bench_group(*buffers.back(), shape, 0, shape.text, true));
+    groups.push_back(bench_group(*buffers.back(), shape, shape.text, shape.m - shape.text, false));
+  }
+  for (GemmGroup& group : groups) {
     group.norm_q = group.norm_k = floats(norm);
-    group.rope = floats(rope);
-    group.packed = set.packed.operands();
-    group.c = group.mlp = {set.mlp.data(), n, 0};
-    if (heads_as == QkvHeads::kRows) group.mlp.data = set.mlp.data() + 2 * 3 * kWidth;
-    groups.push_back(group);
+    group.rope_pairs = rope.data() + group.first_token * 256;
+    group.bounds = floats(bounds);
   }
   Gemm call;
+  call.output = shape.up;
   call.epilogue = GemmEpilogue::kQkv;
   call.activation = Activation::kGelu;
-  call.n = n;
+  call.n = shape.n;
   call.k = kWidth;
   call.heads = 24;
-  call.heads_as = heads_as;
-  call.group_count = 1;
-  c.measure({bytes, 2.0 * kTokens * double(n) * kWidth, 1979}, sets, [&](int set) {
-    call.groups = &groups[size_t(set)];
+  call.heads_as = shape.heads;
+  call.group_count = int(parts);
+  c.measure({bytes, 2.0 * tokens * n * kWidth, 1979}, sets, [&](int set) {
+    call.groups = &groups[size_t(set) * parts];
     return gemm_hopper(call, c.stream());
   });
 }
 
 const Cases kBenches = [](Register& add) {
+  const auto add_one = [&](const char* name, const BenchShape& shape) {
+    const std::string rows = shape.text > 0
+                                 ? std::to_string(shape.m - shape.text) + "+" + std::to_string(shape.text)
+                                 : std::to_string(shape.m);
+    add.bench("gemm/fp8/qkv_packed/" + std::string(name) + "/" + rows + "x" + std::to_string(shape.n) + "x" +
+                  std::to_string(kWidth),
+              [=](Context& c) { bench(c, shape); });
+  };
   for (const int64_t n : {9216, 21504}) {
-    for (const auto& [name, heads] : {std::pair<const char*, QkvHeads>{"rows", QkvHeads::kRows},
-                                      {"int8", QkvHeads::kInt8},
-                                      {"e4m3", QkvHeads::kE4M3}}) {
-      add.bench("gemm/fp8/qkv_packed/" + std::string(name) + "/4608x" + std::to_string(n) + "x3072",
-                [n, heads = heads](Context& c) { bench(c, heads, n); });
-    }
+    add_one("rows", {QkvHeads::kRows, 4608, n});
+    add_one("e4m3", {QkvHeads::kE4M3, 4608, n});
+    for (const int64_t m : {4608, 8704}) add_one("int8", {QkvHeads::kInt8, m, n});
+  }
+  // What a pipeline with fp8 linears runs: the MLP's columns leave as codes, and a double block's streams share a launch.
+  for (const int64_t m : {4608, 8704}) {
+    add_one("int8_codes", {QkvHeads::kInt8, m, 21504, 0, Element::kE4M3});
+    add_one("int8", {QkvHeads::kInt8, m, 9216, 512});
   }
 };
 

@@ -1,12 +1,20 @@
 // Which form q, k and v take in a recording, and what 8-bit attention makes of them.
 import { describe, expect, it } from "vitest";
+import type { Device } from "../../lib/runtime/device.js";
 import { type AttentionType, Heads } from "../../lib/runtime/heads.js";
 import { Recorder } from "../../lib/runtime/recorder.js";
+import { Rope } from "../../lib/runtime/rope.js";
 import { Value } from "../../lib/runtime/value.js";
 import { bufferFrom, bufferOf, compute, cpuDevice } from "../support/device.js";
 import { golden, relativeL2 } from "../support/golden.js";
 
 const cases = golden("cases/numeric.safetensors");
+
+/** A rotary table that needs no op any more. */
+function ropeOf(device: Device, tokens: number): Rope {
+  const pairs = device.buffer("f16", [Math.ceil(tokens / 16), 8, 32, 8]);
+  return new Rope(device.buffer("f32", [tokens, 64, 2]).value, pairs.value);
+}
 
 /** Records two streams, the first of `text` tokens, and their attention. */
 function record(g: Recorder, type: AttentionType, text: number, tokens: number): Recorder {
@@ -21,7 +29,7 @@ function record(g: Recorder, type: AttentionType, text: number, tokens: number):
     [text, tokens - text],
   ] as const) {
     const x = device.buffer(g.dtype, [1, length, width]);
-    const rope = device.buffer("f32", [length, 64, 2]);
+    const rope = ropeOf(device, length);
     g.qkvLinear(x, { weight }, { qkv: qkv.slice(start, length), normQ: norm, normK: norm, rope, eps: 1e-6 });
   }
   expect(g.attend(qkv, { scale: 0.1 }).shape).toEqual([1, tokens, heads, 128]);
@@ -114,7 +122,7 @@ describe("joined", () => {
       mlpScale: value.rowScale,
       normQ: norm,
       normK: norm,
-      rope: device.buffer("f32", [100, 64, 2]),
+      rope: ropeOf(device, 100),
       eps: 1e-6,
     });
     g.attend(qkv, {

@@ -112,23 +112,23 @@ describe("a low-rank branch", () => {
 
   it("is one thin linear before the fused one, which knows the columns of each part", () => {
     const ops = record(new Recorder("bf16"), "bf16");
-    expect(Object.keys(ops)).toEqual(["0 layerNorm", "1 linear", "2 qkvLinear"]);
-    const { x, weightScale, y } = { ...ops["1 linear"]!.inputs, ...ops["1 linear"]!.outputs };
+    expect(Object.keys(ops)).toEqual(["0 layerNorm", "1 ropePairs", "2 linear", "3 qkvLinear"]);
+    const { x, weightScale, y } = { ...ops["2 linear"]!.inputs, ...ops["2 linear"]!.outputs };
     expect(x).toBe(ops["0 layerNorm"]!.outputs.y);
     expect(weightScale!.shape).toEqual([16]);
     expect(y!.shape).toEqual([1, 2, 16]);
-    expect(ops["2 qkvLinear"]!.inputs).toMatchObject({ low: y, lowUp: { shape: [896, 4] } });
-    expect(ops["2 qkvLinear"]!.attributes).toMatchObject({ part1: 128, part2: 256, part3: 384 });
+    expect(ops["3 qkvLinear"]!.inputs).toMatchObject({ low: y, lowUp: { shape: [896, 4] } });
+    expect(ops["3 qkvLinear"]!.attributes).toMatchObject({ part1: 128, part2: 256, part3: 384 });
   });
 
   it("reads the codes that a quantised weight is multiplied with, without their scales", () => {
     const ops = record(new Recorder("bf16"), "f8e4m3");
-    expect(Object.keys(ops)).toEqual(["0 layerNorm", "1 linear", "2 qkvLinear"]);
+    expect(Object.keys(ops)).toEqual(["0 layerNorm", "1 ropePairs", "2 linear", "3 qkvLinear"]);
     const { y, yScale } = ops["0 layerNorm"]!.outputs;
     expect(y!.dtype).toBe("f8e4m3");
-    expect(ops["1 linear"]!.inputs.x).toBe(y);
-    expect(ops["1 linear"]!.inputs.xScale).toBeUndefined();
-    expect(ops["2 qkvLinear"]!.inputs).toMatchObject({ x: y, xScale: yScale });
+    expect(ops["2 linear"]!.inputs.x).toBe(y);
+    expect(ops["2 linear"]!.inputs.xScale).toBeUndefined();
+    expect(ops["3 qkvLinear"]!.inputs).toMatchObject({ x: y, xScale: yScale });
   });
 
   it("reads what a linear quantises by itself", () => {

@@ -3,6 +3,7 @@ import { RMSNorm } from "../../nn/norm.js";
 import type { Scope } from "../../nn/scope.js";
 import type { AttentionType } from "../../runtime/heads.js";
 import type { Recorder } from "../../runtime/recorder.js";
+import type { Rope } from "../../runtime/rope.js";
 import type { Value } from "../../runtime/value.js";
 import type { Modulation } from "./modulation.js";
 
@@ -14,8 +15,7 @@ export interface BlockContext {
   readonly modulation: Modulation;
   /** This step's row of the modulation table, [B, columns]. */
   readonly row: Value;
-  /** [T, 64, 2] cos and sin. */
-  readonly rope: Value;
+  readonly rope: Rope;
   /** Text tokens come first in the joint sequence. */
   readonly textTokens: number;
   readonly attention: AttentionType;
@@ -87,16 +87,16 @@ export class FluxDoubleBlock {
     const streams = [
       { weights: this.#text, start: 0, length: textTokens },
       { weights: this.#image, start: textTokens, length: tokens - textTokens },
-    ];
+    ].map((stream) => ({ ...stream, angles: g.rope(rope.slice(stream.start, stream.length)) }));
     const qkv = g.heads([batch, tokens, this.heads], attention, { starts: [0, textTokens], keyOffset });
-    g.together(streams, ({ weights, start, length }) => {
+    g.together(streams, ({ weights, start, length, angles }) => {
       const { shift, scale } = modulation.branch(row, weights.layer, 0);
       const x = g.layerNorm(hidden.slice(1, start, length), { shift, scale, eps: EPS, for: weights.qkv });
       g.qkvLinear(x, weights.qkv, {
         qkv: qkv.slice(start, length),
         normQ: weights.normQ.weight,
         normK: weights.normK.weight,
-        rope: rope.slice(0, start, length),
+        rope: angles,
         eps: EPS,
       });
     });

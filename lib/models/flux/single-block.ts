@@ -70,7 +70,7 @@ export class FluxSingleBlock {
         activation: "gelu",
         normQ: this.#normQ.weight,
         normK: this.#normK.weight,
-        rope: rope.slice(0, start, length),
+        rope: rope.slice(start, length),
         eps: EPS,
       });
     });

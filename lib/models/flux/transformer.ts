@@ -122,7 +122,7 @@ export class FluxTransformer extends Model {
 
     const { attention } = this;
     const offsets = keyOffsets && valueOf(keyOffsets);
-    const context = { modulation: this.#modulation, row, rope: valueOf(rope), textTokens, attention };
+    const context = { modulation: this.#modulation, row, rope: g.rope(rope), textTokens, attention };
     const asked = { start: textTokens, length: targetTokens ?? imageTokens };
     const contextOf = (block: number) => ({ ...context, keyOffset: offsets?.pick(0, block) });
     const blocks = [

@@ -1,5 +1,6 @@
 import { elementsOf } from "../dtype.js";
 import { type AttentionType, HEAD_TOKENS, Heads, type PackedHeads, type TokenRange } from "../heads.js";
+import { Rope } from "../rope.js";
 import { show, Value } from "../value.js";
 import { ACTIVATIONS, type Activation } from "./activation.js";
 import { boundsOf, firstRows, LinearOps, type LinearWeights, matrix } from "./linear.js";
@@ -32,6 +33,14 @@ export class AttentionOps extends LinearOps {
     return new Heads(type, form, shape, offset);
   }
 
+  /** A rotary table [T, 64, 2] as `qkvLinear` reads it; on a GPU, this rearranges what has not been. */
+  rope(from: Tensor | Rope): Rope {
+    const { table, pairs } = from instanceof Rope ? from : new Rope(valueOf(from), undefined);
+    if (pairs !== undefined || this.dtype !== "bf16") return new Rope(table, pairs);
+    const y = this.empty([Math.ceil(table.shape[0]! / 16), 8, 32, 8], "f16");
+    return new Rope(table, this.emit("ropePairs", { inputs: { table }, outputs: { y } }));
+  }
+
   /**
    * The projections of attention in one op: rows q, k, v of `weights` (each heads·128), then, where `mlp` is given, the
    * rows of the MLP's first layer; without it these are left out. q and k are RMS-normalised per head and rotated. `qkv` is
@@ -44,7 +53,7 @@ export class AttentionOps extends LinearOps {
       qkv: Value | Heads;
       normQ: Tensor;
       normK: Tensor;
-      rope: Tensor;
+      rope: Tensor | Rope;
       eps: number;
       mlp?: Value;
       /** Of a quantised `mlp`, as `joined` gives it. */
@@ -52,7 +61,7 @@ export class AttentionOps extends LinearOps {
       activation?: Activation;
     },
   ): void {
-    const { qkv, mlp, mlpScale, normQ, normK, rope } = options;
+    const { qkv, mlp, mlpScale, normQ, normK } = options;
     const input = valueOf(x);
     const form = qkv instanceof Heads ? qkv.form : qkv;
     const heads = qkv instanceof Heads ? qkv.shape[2] : qkv.shape[3]!;
@@ -65,10 +74,8 @@ export class AttentionOps extends LinearOps {
       input.shape.at(-1) === k && n === width,
       () => `qkvLinear: ${show(input)}, weight [${n}, ${k}], ${width} columns`,
     );
-    check(
-      valueOf(rope).shape[0] === input.shape[1],
-      () => `qkvLinear: rope ${show(valueOf(rope))} for ${show(input)}`,
-    );
+    const { table: rope, pairs } = this.rope(options.rope);
+    check(rope.shape[0] === input.shape[1], () => `qkvLinear: rope ${show(rope)} for ${show(input)}`);
     const factor = this.factor(input, weight);
     const low = weights.lowRank && this.lowRank(factor.x, weights.lowRank);
     const activation = ACTIVATIONS[options.activation ?? "none"];
@@ -82,6 +89,7 @@ export class AttentionOps extends LinearOps {
         normQ,
         normK,
         rope,
+        ropePairs: pairs,
         bounds: mlpScale && boundsOf(weights),
         keyOffset: qkv instanceof Heads && !(form instanceof Value) ? qkv.keyOffset : undefined,
       },
