@@ -6,44 +6,46 @@
 
 namespace flux::kernels::gemm {
 
-// x·(1 + tanh(u)) / 2
-__device__ __forceinline__ float half_tanh_gate(float x, float u) {
-  const float half = 0.5f * x;
+// half·(1 + tanh(u))
+__device__ __forceinline__ float tanh_gate(float half, float u) {
   return fmaf(half, ptx::tanh_approx(u), half);
 }
 
+// unit · activation(x)
 template <Activation kActivation>
-__device__ __forceinline__ float activate(float x) {
+__device__ __forceinline__ float activate(float x, float unit = 1.0f) {
+  const float half = 0.5f * unit * x;  // unit is one of few: the compiler halves it once
   if constexpr (kActivation == Activation::kGelu) {
     // √(2/π)·(x + 0.044715·x³)
-    return half_tanh_gate(x, x * fmaf(0.035677408136f * x, x, 0.7978845608f));
+    return tanh_gate(half, x * fmaf(0.035677408136f * x, x, 0.7978845608f));
   } else if constexpr (kActivation == Activation::kSilu) {
-    return half_tanh_gate(x, 0.5f * x);  // σ(x) = (1 + tanh(x / 2)) / 2
+    return tanh_gate(half, 0.5f * x);  // σ(x) = (1 + tanh(x / 2)) / 2
   } else if constexpr (kActivation == Activation::kQuickGelu) {
-    return half_tanh_gate(x, 0.851f * x);
+    return tanh_gate(half, 0.851f * x);
   } else {
-    return x;
+    return unit * x;
   }
 }
 
-// The switch is uniform: it costs one branch a panel.
+template <Activation kActivation, int kCount>
+__device__ __forceinline__ void activate_each(float (&values)[kCount], const float (&units)[2]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = activate<kActivation>(values[i], units[i / 2 % 2]);
+}
+
+// Of a thread's two rows in wgmma's layout, each with its unit. The switch is uniform: it costs one branch a panel.
 template <int kCount>
-__device__ __forceinline__ void activate_all(float (&values)[kCount], Activation activation) {
+__device__ __forceinline__ void activate_all(float (&values)[kCount], Activation activation,
+                                             const float (&units)[2]) {
   switch (activation) {
     case Activation::kNone:
-      break;
+      return activate_each<Activation::kNone>(values, units);
     case Activation::kGelu:
-#pragma unroll
-      for (float& value : values) value = activate<Activation::kGelu>(value);
-      break;
+      return activate_each<Activation::kGelu>(values, units);
     case Activation::kSilu:
-#pragma unroll
-      for (float& value : values) value = activate<Activation::kSilu>(value);
-      break;
+      return activate_each<Activation::kSilu>(values, units);
     case Activation::kQuickGelu:
-#pragma unroll
-      for (float& value : values) value = activate<Activation::kQuickGelu>(value);
-      break;
+      return activate_each<Activation::kQuickGelu>(values, units);
   }
 }
 

@@ -131,7 +131,7 @@ __device__ __forceinline__ RowScales row_scales(uint32_t shared, const WarpPlace
 // Scales of a thread's two rows of an e4m3 output, from the bound in gemm.h. No activation here exceeds |x|, so x's bound
 // is the output's. A bound of zero gives scale 1, as quantising a row of zeros would.
 struct OutputScales {
-  float inverse[2];
+  float inverse[2] = {1.0f, 1.0f};
 
   // `first_row`: of the warp in the batch. `write`: whether this tile is the one that stores c_scale.
   __device__ __forceinline__ void load(const Tile& tile, int first_row, uint32_t lane, const RowScales& rows,
@@ -151,12 +151,6 @@ struct OutputScales {
     for (int half = 0; half < 2; ++half) {
       if (row + 8 * half < group.rows) to[8 * half] = scale[half];
     }
-  }
-
-  template <int kCount>
-  __device__ __forceinline__ void apply(float (&values)[kCount]) const {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) values[i] *= inverse[i / 2 % 2];
   }
 };
 

@@ -28,14 +28,13 @@ class LinearEpilogue {
     const WarpPanels<Config> panels(shared_, place);
     const RowScales rows = row_scales<Config>(shared_, place, block);
     const int row = tile.row + row_in_tile<Config>(place, block);
-    [[maybe_unused]] OutputScales output;
+    OutputScales output;
     if constexpr (sizeof(Output) == 1) output.load(tile, row, place.lane, rows, tile.column == 0);
 #pragma unroll
     for (int panel = 0; panel < Config::kTileN / Shape::kColumns; ++panel) {
       float values[Shape::kValues];
       scale_and_add<Config>(values, sums, panel * (Shape::kColumns / 8), rows, shared_, place);
-      activate_all(values, params_.activation);
-      if constexpr (sizeof(Output) == 1) output.apply(values);
+      activate_all(values, params_.activation, output.inverse);
       if (panel % Config::kPanelBuffers == 0) panels.wait_free();
       panels.template store<Output>(panel, values, &tile.group->c, tile.column + panel * Shape::kColumns, row,
                                     tile.batch);

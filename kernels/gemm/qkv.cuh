@@ -153,15 +153,14 @@ class QkvEpilogue {
                                             const RowScales& rows, const WarpPlace& place) const {
     const WarpPanels<Config> panels(shared_, place);
     const int column = mlp_column(params_, tile), row = first_row(tile, block, place);
-    [[maybe_unused]] OutputScales output;
+    OutputScales output;
     if constexpr (sizeof(Output) == 1) output.load(tile, row, place.lane, rows, column == 0);
     panels.wait_free();
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
       float values[32];
       scale_and_add<Config>(values, sums, 8 * panel, rows, shared_, place);
-      activate_all(values, params_.activation);
-      if constexpr (sizeof(Output) == 1) output.apply(values);
+      activate_all(values, params_.activation, output.inverse);
       panels.template store<Output>(panel, values, &tile.group->mlp, column + 64 * panel, row, tile.batch);
     }
   }
