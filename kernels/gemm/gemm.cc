@@ -254,6 +254,11 @@ int band_blocks(const Gemm& call, const TileShape& tile, int64_t total_blocks, i
   return int((total_blocks + bands - 1) / bands);  // bands of equal height
 }
 
+bool in_place(const GemmGroup& group) {
+  return group.residual.data == group.c.data && group.residual.row_stride == group.c.row_stride &&
+         (group.batches == 1 || group.residual.batch_stride == group.c.batch_stride);
+}
+
 Status fill_params(const Gemm& call, const TileShape& tile, int most_clusters, GemmParams* params) {
   params->n = int(call.n);
   params->k_blocks = int((call.k * bytes_of(call.operand) + 127) / 128);
@@ -276,6 +281,8 @@ Status fill_params(const Gemm& call, const TileShape& tile, int most_clusters, G
     to.w_scale = call.operand == Element::kE4M3 ? group.w_scale : nullptr;
     to.bias = group.bias;
     to.gate = call.epilogue == GemmEpilogue::kGateResidual ? group.gate : nullptr;
+    to.adds =
+        call.epilogue == GemmEpilogue::kGateResidual && call.operand == Element::kE4M3 && in_place(group);
     to.norm_q = group.norm_q;
     to.norm_k = group.norm_k;
     to.rope_pairs = group.rope_pairs;

@@ -8,7 +8,8 @@
 //
 // With x = (A·Wᵀ)·a_scale[row]·w_scale[n] + bias[n]:
 //   kLinear        C = activation(x)
-//   kGateResidual  C = residual + gate[batch, n]·x; C may be the residual itself (bf16)
+//   kGateResidual  C = residual + gate[batch, n]·x; C may be the residual itself (bf16), and with e4m3 operands gate·x is
+//                  rounded to bf16 then before it is added
 //   kQkv           W's rows are q, k, v (heads·128 each), then perhaps more. q and k: RMSNorm over each head's 128 columns
 //                  times norm_q or norm_k, then RoPE on adjacent pairs with the table's row. q, k, v go to C side by side as
 //                  bf16, or, less key_offset, quantised into 8-bit attention's own layout (attention/qkv_layout.cuh). The remaining

@@ -19,6 +19,7 @@ struct GroupParams {
   const float* w_scale;
   const float* bias;
   const float* gate;
+  bool adds;  // kGateResidual: see gate_residual.cuh
   const float* norm_q;
   const float* norm_k;
   const void* rope_pairs;

@@ -27,17 +27,22 @@ class WarpPanels {
   }
 
   // Stores a thread's part of a panel, `values` in wgmma's layout, to 16 rows from `row` on and the columns from `column` on,
-  // as far as the map goes. The panel is free, or its old contents have been read by this warp.
+  // as far as the map goes, or, with `add`, adds it to what is there. The panel is free, or its old contents have been read by this warp.
   template <typename Output>
   __device__ __forceinline__ void store(int panel, const float (&values)[PanelShape<Output>::kValues],
-                                        const CUtensorMap* map, int column, int row, int batch) const {
+                                        const CUtensorMap* map, int column, int row, int batch,
+                                        bool add = false) const {
     uint32_t words[PanelShape<Output>::kWords];
     pack(words, values, Output());
     write_panel(words, address(panel), lane_, Output());
     ptx::fence_proxy_async();
     __syncwarp();
     if (lane_ == 0) {
-      ptx::cp_async_bulk_tensor_3d_store(map, address(panel), column, row, batch);
+      if (add) {
+        ptx::cp_async_bulk_tensor_3d_add(map, address(panel), column, row, batch);
+      } else {
+        ptx::cp_async_bulk_tensor_3d_store(map, address(panel), column, row, batch);
+      }
       ptx::cp_async_bulk_commit_group();
     }
   }

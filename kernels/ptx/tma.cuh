@@ -65,6 +65,16 @@ __device__ __forceinline__ void cp_async_bulk_tensor_3d_store(const CUtensorMap*
       : "memory");
 }
 
+// The same, added to what is there, each sum rounded once.
+__device__ __forceinline__ void cp_async_bulk_tensor_3d_add(const CUtensorMap* map, uint32_t source,
+                                                            int32_t x, int32_t y, int32_t z) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(
+          map),
+      "r"(source), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+
 __device__ __forceinline__ void cp_async_bulk_commit_group() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
