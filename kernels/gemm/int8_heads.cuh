@@ -68,8 +68,7 @@ __device__ __forceinline__ void turn(qkv::HeadPairs& h, const uint4* rope, uint3
   for (int j = 0; j < 8; ++j) {
     const qkv::RopeVector of = qkv::rope_vector(__ldg(rope + 32 * j + lane));
 #pragma unroll
-    for (int b = 0; b < 2; ++b)
-      qkv::turn(h, 2 * j + b, of.cosine[b], of.sine[b], addend[2 * j + b]);
+    for (int b = 0; b < 2; ++b) qkv::turn(h, 2 * j + b, of.cosine[b], of.sine[b], addend[2 * j + b]);
   }
 }
 

@@ -245,8 +245,8 @@ class QkvEpilogue {
     load_addends(addend, is_k ? key_offset(tile) : nullptr, unit, place.lane);
 #pragma unroll
     for (int block = 0; block < Config::kRowBlocks; ++block)
-      turn(h[block], qkv::rope_block(group.rope_pairs, first_row(tile, block, place), group.rows),
-           place.lane, addend);
+      turn(h[block], qkv::rope_block(group.rope_pairs, first_row(tile, block, place), group.rows), place.lane,
+           addend);
     qkv::PairMeasure measure[Config::kRowBlocks];
     qkv::rotate_and_measure(h, measure);
 #pragma unroll

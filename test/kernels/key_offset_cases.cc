@@ -82,7 +82,7 @@ void hold(Context& c, const AttentionShape& shape, const FusedData& data, ScoreT
   const FusedProblem problem(shape, data);
   const Input a(problem.a, Element::kBF16), w(problem.w, Element::kBF16), bias(problem.bias, Element::kF32);
   const Input norm_q(problem.norm_q, Element::kF32), norm_k(problem.norm_k, Element::kF32),
-      rope(problem.rope, Element::kF32);
+      rope(paired(problem.rope), Element::kF16);
   const PackedMemory memory(shape.batch, shape.heads, shape.tokens, shape.tokens);
   const AttentionWorkspace workspace;
   Output output(shape.rows(), shape.width(), Element::kBF16);
@@ -97,7 +97,7 @@ void hold(Context& c, const AttentionShape& shape, const FusedData& data, ScoreT
   group.bias = bias.data<float>();
   group.norm_q = norm_q.data<float>();
   group.norm_k = norm_k.data<float>();
-  group.rope = rope.data<float>();
+  group.rope_pairs = rope.data();
   group.packed = memory.operands();
   group.key_offset = offset.data<float>();
   Gemm gemm;

@@ -129,7 +129,7 @@ void bench_pair(Context& c, const Product& product, int64_t rank, bool next) {
                     {n * std::max<int64_t>(rank, 16), kBf16, 5, 1.0f},
                     {std::max<int64_t>(ranks, 16) * k, kCodes, 11, 100.0f}});
   const Bytes a_scale(kRows, kF32, 6, 1e-2f), w_scale(n, kF32, 7, 1e-4f), bias(n, kF32, 8, 1.0f),
-      norm(128, kF32, 9, 1.0f), rope(kRows * 128, kF32, 10, 1.0f), scale(512, kF32, 12, 1e-4f);
+      norm(128, kF32, 9, 1.0f), rope(kRows * 128, Element::kF16, 10, 1.0f), scale(512, kF32, 12, 1e-4f);
   c.measure({bytes, 2.0 * kRows * n * k, 1979}, int(sets.size()), [&](int i) {
     const Set& set = sets[size_t(i)];
     GemmGroup group;
@@ -143,7 +143,7 @@ void bench_pair(Context& c, const Product& product, int64_t rank, bool next) {
     group.c = {set.y.bytes.data(), n, 0};
     group.residual = {set.y.bytes.data(), n, 0};
     group.norm_q = group.norm_k = norm.as<float>();
-    group.rope = rope.as<float>();
+    group.rope_pairs = rope.bytes.data();
     group.mlp = {set.y.as<uint16_t>() + 9216, n, 0};
     group.low = {set.low.bytes.data(), ranks, 0};
     group.up = set.up.bytes.data();
