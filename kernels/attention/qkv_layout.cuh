@@ -118,7 +118,7 @@ __device__ __forceinline__ void subtract_offset(float (&x)[64], const float* off
   const float2* pairs = reinterpret_cast<const float2*>(offset) + threadIdx.x % 4;
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
-    const float2 pair = __ldg(pairs + 4 * i);
+    const float2 pair = __ldcg(pairs + 4 * i);
 #pragma unroll
     for (int e = 0; e < 4; ++e) x[4 * i + e] -= e % 2 ? pair.y : pair.x;
   }

@@ -59,6 +59,8 @@ struct GemmConfig {
   static constexpr int kPanels = kTileN / 64;
   static constexpr int kPanelBuffers = kPanelBuffers_;
 
+  static constexpr int kHeadVectorBytes = 656;  // int8_heads.cuh
+
   // Shared memory, from a 1024-byte aligned start.
   static constexpr int kPanelsAt = kStages * kStageBytes;
   // A math warpgroup's vectors: (multiplier, addend) of every column of its tile, scale of each of its rows, and small things.
@@ -71,7 +73,9 @@ struct GemmConfig {
   static constexpr int kEmptyAt = kFullAt + 8 * kStages;        // the cluster's CTAs are done with a stage
   static constexpr int kPanelsFullAt = kEmptyAt + 8 * kStages;  // of a math warp: its residual has arrived
   static constexpr int kExchangeAt = kPanelsFullAt + 8 * kMathWarps;  // two of a math group: see qkv.cuh
-  static constexpr int kSharedBytes = kExchangeAt + 16 * kMathGroups;
+  // Of a math warp, where tiles are heads.
+  static constexpr int kHeadVectorsAt = (kExchangeAt + 16 * kMathGroups + 15) / 16 * 16;
+  static constexpr int kSharedBytes = kHeadVectorsAt + (kSharesA ? kMathWarps * kHeadVectorBytes : 0);
   static_assert(kSharedBytes <= 232448, "a Hopper CTA has 227 KiB");
 };
 

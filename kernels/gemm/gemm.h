@@ -26,7 +26,8 @@
 // w_scale. The projections that are stacked in W have a branch each: rows of W from low_begin[p] on take the columns
 // [p·low_rank, (p + 1)·low_rank) of low.
 //
-// Alignment: N and K multiples of 16; pointers to matrices, row strides and batch strides multiples of 16 bytes.
+// Alignment: N and K multiples of 16; pointers to matrices, to norm_q, norm_k and key_offset, row strides and batch strides multiples of 16
+// bytes.
 #pragma once
 
 #include "attention/attention.h"
@@ -81,8 +82,8 @@ struct GemmGroup {
   PackedQkv packed;
   int64_t packed_tokens = 0;
   int64_t first_token = 0;
-  const float* key_offset =
-      nullptr;  // [batches, heads, 128], or none: subtracted from k before it is quantised
+  // [batches, heads, 128], or none: what k loses before it is quantised.
+  const float* key_offset = nullptr;
 
   GemmRows<const void> low;  // low_rank > 0: bf16 [batches, rows, low_parts·low_rank]
   const void* up = nullptr;  // low_rank > 0: bf16 [N, low_rank]

@@ -38,7 +38,16 @@ class QkvEpilogue {
   __device__ __forceinline__ QkvEpilogue(const GemmParams& params, uint32_t shared)
       : params_(params), shared_(shared) {}
 
-  __device__ __forceinline__ void prefetch(const Tile&) {}
+  static_assert(HeadVectors::kBytes == Config::kHeadVectorBytes);
+  // By a warp alone: nobody else reads what it keeps.
+  __device__ __forceinline__ void prefetch(const Tile& tile) const {
+    if constexpr (kHeads == QkvHeads::kInt8) {
+      if (tile.column_block >= params_.heads) return;
+      const bool is_k = is_key(params_, tile);
+      head_vectors(warp_place())
+          .load(is_k ? tile.group->norm_k : tile.group->norm_q, is_k ? key_offset(tile) : nullptr);
+    }
+  }
 
   // bf16 rows: a row block at a time.
   __device__ __forceinline__ void finish(const RowBlockSums<Config>& sums, const Tile& tile,
@@ -185,6 +194,11 @@ class QkvEpilogue {
             first - 16 * int(place.warp) < end};
   }
 
+  __device__ __forceinline__ HeadVectors head_vectors(const WarpPlace& place) const {
+    const uint32_t warp = 4 * place.math_group + place.warp;
+    return {shared_ + Config::kHeadVectorsAt + warp * HeadVectors::kBytes, place.lane};
+  }
+
   // Of a head of k, or null.
   __device__ __forceinline__ const float* key_offset(const Tile& tile) const {
     const float* offsets = tile.group->key_offset;
@@ -206,7 +220,7 @@ class QkvEpilogue {
     sum_squares(squares, x);
     store_packed_values(x, kept_tile<Config>(params_, shared_), place);  // read anew: registers, again
     if constexpr (kHeads == QkvHeads::kInt8) {
-      store_int8_heads(x, squares, tile, place);
+      store_int8_heads(x, squares, place);
     } else {
 #pragma unroll
       for (int block = 0; block < Config::kRowBlocks; ++block)
@@ -235,18 +249,18 @@ class QkvEpilogue {
 
   __device__ __forceinline__ void store_int8_heads(const Accumulator<Config>& x,
                                                    const float (&squares)[Config::kRowBlocks][2],
-                                                   const Tile& tile, const WarpPlace& place) const {
+                                                   const WarpPlace& place) const {
+    const HeadVectors vectors = head_vectors(place);
+    qkv::HeadPairs h[Config::kRowBlocks];
+    normalise_in_pairs(h, x, squares, vectors, params_.eps);
+    const Tile tile = kept_tile<Config>(params_, shared_);  // now that registers are free
     const GroupParams& group = *tile.group;
     const bool is_k = is_key(params_, tile);
-    qkv::HeadPairs h[Config::kRowBlocks];
-    const float unit =
-        normalise_in_pairs(h, x, squares, is_k ? group.norm_k : group.norm_q, params_.eps, place.lane);
-    __half2 addend[16];
-    load_addends(addend, is_k ? key_offset(tile) : nullptr, unit, place.lane);
 #pragma unroll
     for (int block = 0; block < Config::kRowBlocks; ++block)
       turn(h[block], qkv::rope_block(group.rope_pairs, first_row(tile, block, place), group.rows), place.lane,
-           addend);
+           vectors);
+    const float unit = vectors.unit();
     qkv::PairMeasure measure[Config::kRowBlocks];
     qkv::rotate_and_measure(h, measure);
 #pragma unroll
