@@ -38,7 +38,17 @@ const RUNS = {
     ["gemm/bf16/bias/4608x", "gemm/bf16/gelu/4608x", "gemm/bf16/gate_residual/4608x", "gemm/bf16/qkv/4608x"],
   ],
   attention: [["attention/"]],
-  norm: [["norm/", "quantise/", "gemv/", "elementwise/"]],
+  // Those that have a target, in a minute with their peers.
+  norm: [
+    [
+      "layer_norm_modulate/1x4608x3072",
+      "layer_norm_modulate/1x8704x3072",
+      "quantise/rows/1x4608x3072",
+      "group_norm/1x262144x256",
+      "gemv/1x18432",
+      "gemv/28x18432",
+    ],
+  ],
 };
 
 /**
@@ -58,7 +68,7 @@ export function* kernelRows(family, { filter, peers: names } = {}) {
     const ours = runTo("ours.json", executable, ["--bench", ...cases(parts)]).rows;
     for (const row of ours) yield besideBias(row, ours);
     if (names?.length === 0) continue;
-    const theirs = runTo("peers.json", "python3", [peers, ...cases(filter || runs.length > 1 ? parts : [])]);
+    const theirs = runTo("peers.json", "python3", [peers, ...cases(parts)]);
     for (const row of ours) {
       const sameCase = (theirs.rows ?? theirs).filter((peer) => peer.case === row.case);
       if (sameCase.length > 0) yield withPeer(row, sameCase, PEERS[family]);
