@@ -16,6 +16,7 @@ void branch_bounds(const OpCall& call, const Launch& launch);
 uint64_t branch_bounds_workspace(const OpCall& call);
 // norm.cc
 void layer_norm(const OpCall& call, const Launch& launch);
+bool layer_norm_together(const std::vector<const OpCall*>& calls, const Launch& launch);
 void rms_norm(const OpCall& call, const Launch& launch);
 void group_norm(const OpCall& call, const Launch& launch);
 uint64_t group_norm_workspace(const OpCall& call);

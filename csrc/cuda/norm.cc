@@ -1,5 +1,8 @@
 // layerNorm, rmsNorm and groupNorm. y may be bf16, or e4m3 codes with yScale for a linear that follows.
 #include "norm/norm.h"
+
+#include <algorithm>
+
 #include "cuda/check.h"
 #include "cuda/launchers.h"
 #include "cuda/views.h"
@@ -26,6 +29,30 @@ kernels::NormRows rows_of(const OpCall& call, const char* op) {
   rows.width = static_cast<int>(from.width);
   rows.epsilon = static_cast<float>(call.number("eps"));
   return rows;
+}
+
+// Of shift and scale; without them it has no meaning.
+kernels::Element parameter_type(const OpCall& call) {
+  const TensorView* shift = call.optional("shift");
+  return shift == nullptr ? kernels::Element::kF32 : element_of(shift->dtype);
+}
+
+// LayerNorm without weight and bias: calls that agree in everything but their rows and what these are modulated by.
+void modulate(const std::vector<const OpCall*>& calls, const Launch& launch) {
+  std::vector<kernels::ModulatedRows> groups;
+  for (const OpCall* call : calls) {
+    kernels::ModulatedRows& group = groups.emplace_back();
+    group.rows = rows_of(*call, "layerNorm");
+    if (const TensorView* shift = call->optional("shift")) {
+      const TensorView& scale = call->tensor("scale");
+      FLUX_CHECK(shift->stride[0] == scale.stride[0] && shift->dtype == scale.dtype,
+                 "layerNorm: shift and scale lie differently");
+      group.modulation = {shift->data, scale.data, shift->stride[0]};
+    }
+  }
+  check(kernels::layer_norm_modulate(groups.data(), static_cast<int>(groups.size()),
+                                     parameter_type(*calls.front()), launch.stream),
+        "layerNorm");
 }
 
 kernels::GroupNorm group_norm_of(const OpCall& call) {
@@ -55,17 +82,19 @@ void layer_norm(const OpCall& call, const Launch& launch) {
           "layerNorm");
     return;
   }
-  kernels::Modulation modulation;
-  kernels::Element type = kernels::Element::kF32;
-  if (const TensorView* shift = call.optional("shift")) {
-    const TensorView& scale = call.tensor("scale");
-    FLUX_CHECK(shift->stride[0] == scale.stride[0] && shift->dtype == scale.dtype,
-               "layerNorm: shift and scale lie differently");
-    modulation = {shift->data, scale.data, shift->stride[0]};
-    type = element_of(shift->dtype);
-  }
-  check(kernels::layer_norm_modulate(rows, modulation, modulation, rows.rows, type, launch.stream),
-        "layerNorm");
+  modulate({&call}, launch);
+}
+
+bool layer_norm_together(const std::vector<const OpCall*>& calls, const Launch& launch) {
+  const auto alike = [&](const OpCall* call) {
+    const OpCall& first = *calls.front();
+    return call->optional("weight") == nullptr && parameter_type(*call) == parameter_type(first) &&
+           call->tensor("x").inner() == first.tensor("x").inner() &&
+           call->tensor("y").dtype == first.tensor("y").dtype && call->number("eps") == first.number("eps");
+  };
+  if (calls.size() > kernels::kNormMaxGroups || !std::all_of(calls.begin(), calls.end(), alike)) return false;
+  modulate(calls, launch);
+  return true;
 }
 
 void rms_norm(const OpCall& call, const Launch& launch) {

@@ -12,7 +12,7 @@ const Kernel* find_kernel(std::string_view kind) {
       {"quantizeRows", {quantize_rows}},
       {"weightBounds", {weight_bounds}},
       {"branchBounds", {branch_bounds, branch_bounds_workspace}},
-      {"layerNorm", {layer_norm}},
+      {"layerNorm", {layer_norm, nullptr, layer_norm_together}},
       {"rmsNorm", {rms_norm}},
       {"groupNorm", {group_norm, group_norm_workspace}},
       {"groupNormSums", {group_norm_sums}},

@@ -84,31 +84,56 @@ __device__ __forceinline__ float row_maximum(const float (&own)[4], uint32_t* sl
   return __uint_as_float(max(max(slots[0], slots[1]), max(slots[2], slots[3])));
 }
 
+// The groups of rows one after another.
+struct HiddenRows {
+  ModulatedRows groups[kNormMaxGroups];
+  int first;  // rows of the first group
+  int total;
+};
+
+// A row's place.
+struct HiddenPlace {
+  int group, batch, index;
+
+  __device__ __forceinline__ HiddenPlace(const HiddenRows& all, int flat)
+      : group(flat >= all.first),
+        batch((flat - group * all.first) / all.groups[group].rows.rows),
+        index((flat - group * all.first) % all.groups[group].rows.rows) {}
+  __device__ __forceinline__ void advance(const HiddenRows& all) {
+    if (++index < all.groups[group].rows.rows) return;
+    index = 0;
+    if (++batch == all.groups[group].rows.batch) batch = 0, ++group;
+  }
+};
+
 template <typename Parameter, bool kToE4m3>
 __global__ void __launch_bounds__(HiddenNorm::kThreads, kHiddenNormBlocks<kToE4m3>)
-    hidden_norm(const NormRows rows, const Modulate<Parameter> modulation) {
+    hidden_norm(const __grid_constant__ HiddenRows all) {
   constexpr int kChunks = HiddenNorm::kChunks;
   __shared__ Moments moments[2][HiddenNorm::kWarps];
   __shared__ uint32_t maxima[2][HiddenNorm::kWarps];
   __shared__ float4 modulations[kChunks][4][HiddenNorm::kThreads];  // multipliers 0-3, 4-7, addends 0-3, 4-7
-  const int64_t total = int64_t(rows.batch) * rows.rows;
-  const int begin = int(total * blockIdx.x / gridDim.x), end = int(total * (blockIdx.x + 1) / gridDim.x);
+  const int begin = int(int64_t(all.total) * blockIdx.x / gridDim.x);
+  const int end = int(int64_t(all.total) * (blockIdx.x + 1) / gridDim.x);
   const auto column_of = [](int chunk) { return (chunk * HiddenNorm::kThreads + int(threadIdx.x)) * 8; };
-  int batch = begin / rows.rows, index = begin % rows.rows;
+  HiddenPlace next(all, begin);
 
   wait_for_predecessors();
   let_successor_start();
   uint4 packed[kChunks];
-  const auto fetch = [&](int of_batch, int of_index) {
+  const auto fetch = [&] {
+    const NormRows& rows = all.groups[next.group].rows;
     const bf16* x =
-        static_cast<const bf16*>(rows.x) + of_batch * rows.x_batch_stride + of_index * rows.x_row_stride;
+        static_cast<const bf16*>(rows.x) + next.batch * rows.x_batch_stride + next.index * rows.x_row_stride;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) packed[c] = *reinterpret_cast<const uint4*>(x + column_of(c));
   };
-  fetch(batch, index);
+  fetch();
   for (int flat = begin; flat < end; ++flat) {
-    if (flat == begin || index == 0 || index == modulation.split) {
-      const auto row = modulation.row(batch, index);
+    const HiddenPlace place = next;
+    const NormRows& rows = all.groups[place.group].rows;
+    if (flat == begin || place.index == 0) {
+      const auto row = Modulate<Parameter>{all.groups[place.group].modulation}.row(place.batch, place.index);
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) {
         float multiplier[8], addend[8];
@@ -123,14 +148,14 @@ __global__ void __launch_bounds__(HiddenNorm::kThreads, kHiddenNormBlocks<kToE4m
     float values[kChunks][8];
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) unpack8(packed[c], values[c]);
-    const int64_t y_offset = batch * rows.y_batch_stride + index * rows.y_row_stride;
-    if (++index == rows.rows) index = 0, ++batch;
-    if (flat + 1 < end) fetch(batch, index);
+    next.advance(all);
+    if (flat + 1 < end) fetch();
 
     const Moments own = own_moments(values);  // values are now deviations from the thread's own mean
-    const Moments all = row_moments(own, moments[flat % 2]);
-    const float rstd = rsqrtf(fmaf(all.squares, 1.0f / HiddenNorm::kWidth, rows.epsilon));
-    const float offset = (own.mean - all.mean) * rstd;
+    const Moments whole = row_moments(own, moments[flat % 2]);
+    const float rstd = rsqrtf(fmaf(whole.squares, 1.0f / HiddenNorm::kWidth, rows.epsilon));
+    const float offset = (own.mean - whole.mean) * rstd;
+    const int64_t y_offset = place.batch * rows.y_batch_stride + place.index * rows.y_row_stride;
     float largest[4] = {};  // four chains in place of one long one
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
@@ -151,7 +176,7 @@ __global__ void __launch_bounds__(HiddenNorm::kThreads, kHiddenNormBlocks<kToE4m
     }
     if constexpr (kToE4m3) {
       const QuickQuantiser quantiser(row_maximum(largest, maxima[flat % 2]));
-      if (threadIdx.x == 0) rows.y_scale[flat] = quantiser.scale;
+      if (threadIdx.x == 0) rows.y_scale[place.batch * rows.rows + place.index] = quantiser.scale;
       quantiser.raise(values);
       uint8_t* y = static_cast<uint8_t*>(rows.y) + y_offset;
 #pragma unroll
@@ -163,17 +188,21 @@ __global__ void __launch_bounds__(HiddenNorm::kThreads, kHiddenNormBlocks<kToE4m
 }
 
 template <typename Parameter>
-Status launch_hidden_norm(const char* name, const NormRows& rows, const Modulate<Parameter>& modulation,
-                          cudaStream_t stream) {
-  if (Status status = check_norm_rows(rows, name); !status.ok()) return status;
-  const int64_t total = int64_t(rows.batch) * rows.rows;
+Status launch_hidden_norm(const char* name, const ModulatedRows* groups, int count, cudaStream_t stream) {
+  HiddenRows all{};
+  for (int i = 0; i < count; ++i) all.groups[i] = groups[i];
+  const int64_t first = int64_t(groups[0].rows.batch) * groups[0].rows.rows;
+  const int64_t total = first + int64_t(all.groups[1].rows.batch) * all.groups[1].rows.rows;
+  if (total > int64_t(0x7fffffff)) return Status::bad_argument(std::string(name) + ": at most 2^31 - 1 rows");
   if (total == 0) return {};
-  const bool to_e4m3 = rows.y_type == Element::kE4M3;
+  all.first = int(first);
+  all.total = int(total);
+  const bool to_e4m3 = groups[0].rows.y_type == Element::kE4M3;
   const int64_t most =
       int64_t(device_multiprocessors()) * (to_e4m3 ? kHiddenNormBlocks<true> : kHiddenNormBlocks<false>);
   const dim3 grid(unsigned(total < most ? total : most));
   const auto kernel = to_e4m3 ? hidden_norm<Parameter, true> : hidden_norm<Parameter, false>;
-  return launch(name, kernel, grid, dim3(HiddenNorm::kThreads), 0, stream, rows, modulation);
+  return launch(name, kernel, grid, dim3(HiddenNorm::kThreads), 0, stream, all);
 }
 
 }  // namespace flux::kernels

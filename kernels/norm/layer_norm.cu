@@ -35,12 +35,15 @@ bool aligned_vector(const void* pointer, int64_t stride, Element type) {
 }
 
 template <typename Parameter>
-Status modulate(const NormRows& rows, const Modulation& first, const Modulation& second, int split,
-                cudaStream_t stream) {
-  const Modulate<Parameter> modulation{first, second, split};
-  if (rows.width == HiddenNorm::kWidth)
-    return launch_hidden_norm("layer_norm_modulate", rows, modulation, stream);
-  return dispatch_row_norm("layer_norm_modulate", rows, modulation, stream);
+Status modulate(const ModulatedRows* groups, int count, cudaStream_t stream) {
+  if (groups[0].rows.width == HiddenNorm::kWidth)
+    return launch_hidden_norm<Parameter>("layer_norm_modulate", groups, count, stream);
+  for (int i = 0; i < count; ++i) {
+    const Modulate<Parameter> modulation{groups[i].modulation};
+    const Status status = dispatch_row_norm("layer_norm_modulate", groups[i].rows, modulation, stream);
+    if (!status.ok()) return status;
+  }
+  return {};
 }
 
 template <typename Parameter>
@@ -52,26 +55,27 @@ Status weigh(const NormRows& rows, const void* weight, const void* bias, cudaStr
 
 }  // namespace
 
-Status layer_norm_modulate(const NormRows& rows, const Modulation& first, const Modulation& second, int split,
-                           Element type, cudaStream_t stream) {
-  if (type != Element::kBF16 && type != Element::kF32) {
-    return Status::bad_argument("layer_norm_modulate: shift and scale are bf16 or f32");
-  }
-  if (split < 0 || split > rows.rows) {
-    return Status::bad_argument("layer_norm_modulate: split must lie between 0 and rows");
-  }
-  for (const Modulation* part : {&first, &second}) {
-    if ((part->shift == nullptr) != (part->scale == nullptr)) {
-      return Status::bad_argument("layer_norm_modulate: give shift and scale together, or neither");
+Status layer_norm_modulate(const ModulatedRows* groups, int count, Element type, cudaStream_t stream) {
+  const auto refuse = [](const char* reason) {
+    return Status::bad_argument(std::string("layer_norm_modulate: ") + reason);
+  };
+  if (type != Element::kBF16 && type != Element::kF32) return refuse("shift and scale are bf16 or f32");
+  if (groups == nullptr || count < 1 || count > kNormMaxGroups) return refuse("it takes one group or two");
+  const NormRows& first = groups[0].rows;
+  for (int i = 0; i < count; ++i) {
+    const auto& [rows, modulation] = groups[i];
+    if (Status status = check_norm_rows(rows, "layer_norm_modulate"); !status.ok()) return status;
+    if (rows.width != first.width || rows.y_type != first.y_type || rows.epsilon != first.epsilon)
+      return refuse("groups have one width, output type and epsilon");
+    if ((modulation.shift == nullptr) != (modulation.scale == nullptr))
+      return refuse("give shift and scale together, or neither");
+    if (!aligned_vector(modulation.shift, modulation.batch_stride, type) ||
+        !aligned_vector(modulation.scale, modulation.batch_stride, type)) {
+      return refuse("shift, scale and their stride must be multiples of 16 bytes");
     }
-    if (!aligned_vector(part->shift, part->batch_stride, type) ||
-        !aligned_vector(part->scale, part->batch_stride, type)) {
-      return Status::bad_argument(
-          "layer_norm_modulate: shift, scale and their stride must be multiples of 16 bytes");
-    }
   }
-  return type == Element::kBF16 ? modulate<bf16>(rows, first, second, split, stream)
-                                : modulate<float>(rows, first, second, split, stream);
+  return type == Element::kBF16 ? modulate<bf16>(groups, count, stream)
+                                : modulate<float>(groups, count, stream);
 }
 
 Status layer_norm(const NormRows& rows, const void* weight, const void* bias, Element type,

@@ -30,11 +30,18 @@ struct Modulation {
   int64_t batch_stride = 0;
 };
 
-// y = x̂ · (1 + scale) + shift with x̂ = (x − mean) / √(variance + ε), biased variance. Rows before `split` of each batch
-// take `first`, the others `second`: text and image of a joint buffer in one launch. split = rows: `first` alone.
+// Rows with the modulation that they get.
+struct ModulatedRows {
+  NormRows rows;
+  Modulation modulation;
+};
+
+inline constexpr int kNormMaxGroups = 2;
+
+// y = x̂ · (1 + scale) + shift with x̂ = (x − mean) / √(variance + ε), biased variance. Up to two groups of rows, the text and image of
+// a double block, of one width, y_type and epsilon; in one launch where the width is 3072. Groups write nothing of each other's.
 // type: of shift and scale, kBF16 or kF32.
-Status layer_norm_modulate(const NormRows& rows, const Modulation& first, const Modulation& second, int split,
-                           Element type, cudaStream_t stream);
+Status layer_norm_modulate(const ModulatedRows* groups, int count, Element type, cudaStream_t stream);
 
 // y = x̂ · weight + bias; weight, bias [width] of `type` (kBF16 or kF32).
 Status layer_norm(const NormRows& rows, const void* weight, const void* bias, Element type,

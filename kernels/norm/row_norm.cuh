@@ -24,8 +24,7 @@ enum class Statistic { kLayer, kRootMeanSquare };
 template <typename Parameter>
 struct Modulate {
   static constexpr Statistic kStatistic = Statistic::kLayer;
-  Modulation first, second;
-  int split;
+  Modulation modulation;
 
   struct Row {
     const Parameter *shift, *scale;  // both null: nothing is modulated
@@ -45,11 +44,10 @@ struct Modulate {
       for (int i = 0; i < 8; ++i) x[i] = fmaf(x[i] * rstd, a[i], b[i]);
     }
   };
-  __device__ __forceinline__ Row row(int batch, int index) const {
-    const bool before = index < split;
-    const auto* shift = static_cast<const Parameter*>(before ? first.shift : second.shift);
-    const auto* scale = static_cast<const Parameter*>(before ? first.scale : second.scale);
-    const int64_t offset = batch * (before ? first.batch_stride : second.batch_stride);
+  __device__ __forceinline__ Row row(int batch, int) const {
+    const auto* shift = static_cast<const Parameter*>(modulation.shift);
+    const auto* scale = static_cast<const Parameter*>(modulation.scale);
+    const int64_t offset = batch * modulation.batch_stride;
     return scale ? Row{shift + offset, scale + offset} : Row{nullptr, nullptr};
   }
 };

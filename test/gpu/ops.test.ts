@@ -255,6 +255,31 @@ test("layerNorm, modulated and affine, of a slice of a joint buffer", async () =
   );
 });
 
+for (const width of [256, 3072]) {
+  test(`layerNorm of two parts side by side, ${width} wide, each with its own modulation`, () =>
+    agree(
+      {
+        h: activation([2, 40, width]),
+        shift0: f32([2, width]),
+        scale0: f32([2, width]),
+        shift1: f32([2, width]),
+        scale1: f32([2, width]),
+      },
+      (g, { h, shift0, scale0, shift1, scale1 }) => {
+        const hidden = g.empty([2, 40, width]);
+        g.copy(h, hidden);
+        const parts = [
+          { rows: hidden.slice(1, 0, 9), shift: shift0, scale: scale0 },
+          { rows: hidden.slice(1, 9, 31), shift: shift1, scale: scale1 },
+        ];
+        g.together(parts, ({ rows, shift, scale }) =>
+          g.copy(g.layerNorm(rows, { shift, scale, eps: 1e-6 }), rows),
+        );
+        return hidden;
+      },
+    ));
+}
+
 test("rmsNorm and groupNorm with SiLU", async () => {
   await agree({ x: activation([1, 50, 512]), w: f32([512]) }, (g, { x, w }) => g.rmsNorm(x, w, 1e-6));
   await agree({ x: activation([2, 12, 20, 64]), w: f32([64]), b: f32([64]) }, (g, { x, w, b }) =>

@@ -17,7 +17,7 @@ struct Layout {
   int batch, rows, width;
   int skip = 0;    // rows of each batch before the view: the text part of a joint buffer
   int gap = 0;     // elements between rows
-  int split = -1;  // where the second modulation begins; -1: nowhere
+  int split = -1;  // the row with which a second group begins, with a modulation of its own; -1: one group
   Element parameters = Element::kBF16;
   Element output = Element::kBF16;
 };
@@ -59,6 +59,31 @@ struct Source {
   }
 };
 
+// `rows` as one group, or as two of which the second begins at row `split` of each batch.
+Status launch_groups(const NormRows& rows, int split, const Modulation& first, const Modulation& second,
+                     Element parameters, cudaStream_t stream) {
+  ModulatedRows groups[2] = {{rows, first}, {rows, second}};
+  if (split < 0) return layer_norm_modulate(groups, 1, parameters, stream);
+  NormRows& rest = groups[1].rows;
+  groups[0].rows.rows = split;
+  rest.rows -= split;
+  rest.x = static_cast<const uint8_t*>(rows.x) + split * rows.x_row_stride * 2;
+  rest.y = static_cast<uint8_t*>(rows.y) + split * rows.y_row_stride * size_of(rows.y_type);
+  if (rows.y_scale != nullptr) rest.y_scale += rows.batch * split;
+  return layer_norm_modulate(groups, 2, parameters, stream);
+}
+
+Status launch_one(const NormRows& rows, const Modulation& modulation, Element parameters,
+                  cudaStream_t stream) {
+  return launch_groups(rows, -1, modulation, {}, parameters, stream);
+}
+
+// Scales come group by group: where that of row r of batch b lies.
+int scale_of(const Layout& l, int b, int r) {
+  if (l.split < 0) return b * l.rows + r;
+  return r < l.split ? b * l.split + r : l.batch * l.split + b * (l.rows - l.split) + r - l.split;
+}
+
 // Runs the launch that `launch` makes of the rows and holds it against `want`.
 void check_rows(Context& c, const Layout& l, const Source& x, const Matrix& want,
                 const std::function<Status(const NormRows&)>& launch) {
@@ -82,7 +107,10 @@ void check_rows(Context& c, const Layout& l, const Source& x, const Matrix& want
   }
   if (!c.run({&y, &scale}, [&] { return launch(rows); })) return;
   const reference::Codes codes = reference::quantise(want);
-  c.expect_within("scale", scale.values(), codes.scale, {2e-6, -1, -1});
+  Matrix scales(total, 1);
+  for (int64_t r = 0; r < total; ++r)
+    scales.at(scale_of(l, int(r / l.rows), int(r % l.rows)), 0) = codes.scale.at(r, 0);
+  c.expect_within("scale", scale.values(), scales, {2e-6, -1, -1});
   c.expect_codes("codes", y.bytes(), codes.codes, kMovedCodes);
 }
 
@@ -108,8 +136,7 @@ void modulated(Context& c, const Layout& l, Make make) {
     return Modulation{base, base + int64_t(l.width) * size_of(l.parameters), 4 * l.width};
   };
   check_rows(c, l, x, want, [&](const NormRows& rows) {
-    return layer_norm_modulate(rows, part(0), l.split < 0 ? Modulation{} : part(1), split, l.parameters,
-                               c.stream());
+    return launch_groups(rows, l.split, part(0), part(1), l.parameters, c.stream());
   });
 }
 
@@ -136,9 +163,8 @@ void weighed(Context& c, const Layout& l, Make make, bool root_mean_square) {
 void plain(Context& c) {
   const Layout l{1, 37, 3072};
   const Source x(l, far_from_zero);
-  check_rows(c, l, x, reference::layer_norm(x.view, 1e-6), [&](const NormRows& rows) {
-    return layer_norm_modulate(rows, {}, {}, rows.rows, Element::kF32, c.stream());
-  });
+  check_rows(c, l, x, reference::layer_norm(x.view, 1e-6),
+             [&](const NormRows& rows) { return launch_one(rows, {}, Element::kF32, c.stream()); });
 }
 
 // Results so small that 1 / scale would overflow: the modulation leaves nothing but a shift of 1e-30.
@@ -152,8 +178,7 @@ void tiny(Context& c) {
   const Matrix want = reference::affine(reference::layer_norm(x.view, 1e-6), Matrix(1, l.width), shift,
                                         std::vector<int>(size_t(l.rows), 0));
   check_rows(c, l, x, want, [&](const NormRows& rows) {
-    return layer_norm_modulate(rows, {shifts.data(), scales.data(), 0}, {}, l.rows, Element::kF32,
-                               c.stream());
+    return launch_one(rows, {shifts.data(), scales.data(), 0}, Element::kF32, c.stream());
   });
 }
 
@@ -165,7 +190,7 @@ void in_place(Context& c) {
   rows.x = rows.y = y.data();
   rows.x_row_stride = rows.y_row_stride = rows.width = 3072;
   rows.rows = 130;
-  if (c.run({&y}, [&] { return layer_norm_modulate(rows, {}, {}, 130, Element::kF32, c.stream()); })) {
+  if (c.run({&y}, [&] { return launch_one(rows, {}, Element::kF32, c.stream()); })) {
     c.expect_within("y", y.values(), reference::layer_norm(x, 1e-6), kAfterBf16);
   }
 }
@@ -177,8 +202,7 @@ void refusals(Context& c) {
   rows.x_row_stride = rows.y_row_stride = rows.width = 64;
   rows.rows = 4;
   const auto expect_refused = [&](const char* what, NormRows changed) {
-    c.expect_refused(what, layer_norm_modulate(changed, {}, {}, 4, Element::kF32, c.stream()),
-                     Status::Code::kBadArgument);
+    c.expect_refused(what, launch_one(changed, {}, Element::kF32, c.stream()), Status::Code::kBadArgument);
   };
   NormRows changed = rows;
   changed.width = 63;
@@ -198,14 +222,18 @@ void refusals(Context& c) {
   changed = rows;
   changed.rows = -1;
   expect_refused("negative rows", changed);
-  const auto split_beyond = layer_norm_modulate(rows, {}, {}, 5, Element::kF32, c.stream());
-  c.expect_refused("a split beyond the rows", split_beyond, Status::Code::kBadArgument);
-  const auto half = layer_norm_modulate(rows, {memory.data(), nullptr, 0}, {}, 4, Element::kF32, c.stream());
+  const auto half = launch_one(rows, {memory.data(), nullptr, 0}, Element::kF32, c.stream());
   c.expect_refused("shift without scale", half, Status::Code::kBadArgument);
+  ModulatedRows groups[3] = {{rows, {}}, {rows, {}}, {rows, {}}};
+  c.expect_refused("three groups", layer_norm_modulate(groups, 3, Element::kF32, c.stream()),
+                   Status::Code::kBadArgument);
+  groups[1].rows.width = 32;
+  c.expect_refused("groups of two widths", layer_norm_modulate(groups, 2, Element::kF32, c.stream()),
+                   Status::Code::kBadArgument);
   c.expect_refused("rms_norm without weight", rms_norm(rows, nullptr, Element::kF32, c.stream()),
                    Status::Code::kBadArgument);
   rows.rows = 0;
-  c.expect(layer_norm_modulate(rows, {}, {}, 0, Element::kF32, c.stream()).ok(), "no rows are no error");
+  c.expect(launch_one(rows, {}, Element::kF32, c.stream()).ok(), "no rows are no error");
 }
 
 void golden(Context& c) {
@@ -231,8 +259,7 @@ void golden(Context& c) {
     rows.batch = 2;  // [2, 45, 256]
     rows.rows /= 2;
     rows.x_batch_stride = rows.y_batch_stride = int64_t(rows.rows) * rows.width;
-    return layer_norm_modulate(rows, {shift.data(), scale.data(), rows.width}, {}, rows.rows, Element::kBF16,
-                               c.stream());
+    return launch_one(rows, {shift.data(), scale.data(), rows.width}, Element::kBF16, c.stream());
   });
 }
 
@@ -309,8 +336,7 @@ void bench_rows(Context& c, const Layout& l, bool root_mean_square) {
   const auto launch = [&](int set) {
     if (root_mean_square) return rms_norm(rows_of(set), parameters.data(), l.parameters, c.stream());
     const Modulation modulation{parameters.data(), scale_vector, 0};
-    return layer_norm_modulate(rows_of(set), modulation, modulation, l.split < 0 ? l.rows : l.split,
-                               l.parameters, c.stream());
+    return launch_groups(rows_of(set), l.split, modulation, modulation, l.parameters, c.stream());
   };
   c.measure({bytes + (l.output == Element::kE4M3 ? 4.0 * l.rows : 0.0)}, sets, launch);
 
