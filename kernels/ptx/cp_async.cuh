@@ -21,4 +21,12 @@ __device__ __forceinline__ void cp_async_wait_group() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+// Starts bringing `bytes`, a multiple of 16, to L2; nothing before sm_90. It reads nothing: the memory may still be written.
+__device__ __forceinline__ void prefetch_bulk_l2([[maybe_unused]] const void* global,
+                                                 [[maybe_unused]] uint32_t bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+#endif
+}
+
 }  // namespace flux::ptx
