@@ -8,6 +8,7 @@
 //   grid     n in tiles of 16 channels, `tiles` tiles a block so that one block a multiprocessor covers n
 //   block    warp w: tile w % tiles, slice w / tiles of every chunk; up to 18 warps
 //   chunk    slices · kBlocks · kBlockK of k; x of the next chunk is staged while this one is multiplied
+//   turns    17 to 32 rows have two a chunk where few slices make chunks short: a barrier is not worth 96 of k
 //   weight   kBlocks 16-byte loads for each of a lane's two rows are always in flight (4 KiB a warp, 72 KiB a
 //            multiprocessor: at 32 bytes a nanosecond that is over two microseconds of cover)
 //   end      slices are added in shared memory in a fixed order, then scale, bias, activation, stores along n
@@ -31,13 +32,15 @@ constexpr int kMaxSlices = 4;
 constexpr int kLaneK = 8;            // of one 16-byte load
 constexpr int kBlockK = 4 * kLaneK;  // of four lanes' loads
 
-// kRows: rows of x in tiles of eight.
-template <int kRowTiles>
+// kRows: rows of x in tiles of eight. A chunk is multiplied in kTurns_ turns of the weights that registers hold.
+template <int kRowTiles, int kTurns_ = 1>
 struct Config {
+  static constexpr int kTurns = kTurns_;
   static constexpr int kTiles = kRowTiles;
   static constexpr int kRows = 8 * kRowTiles;
   static constexpr int kBlocks = kRowTiles <= 2 ? 4 : 3;  // what registers allow
-  static constexpr int kSliceK = kBlocks * kBlockK;
+  static constexpr int kTurnK = kBlocks * kBlockK;
+  static constexpr int kSliceK = kTurns * kTurnK;
   // Staged x is [slice][row][kPitch]; a quarter-warp's 16-byte reads fall into different banks.
   static constexpr int kPitch = kSliceK + (kSliceK % 64 == 0 ? 32 : 0);
   static constexpr int kSliceElements = kRows * kPitch;
@@ -150,10 +153,11 @@ __global__ void __launch_bounds__(32 * kMaxWarps) weight_bound(const SmallLinear
       }
     }
   };
-  const auto advance = [&] {
-    from += chunk;
-    left -= chunk;
+  const auto advance = [&](int by) {
+    from += by;
+    left -= by;
   };
+  const int to_next_chunk = chunk - (C::kTurns - 1) * C::kTurnK;  // from a chunk's last turn
 
   // The first weights may come to L2 before anything is known of the predecessors: a prefetch reads nothing.
 #pragma unroll
@@ -174,7 +178,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps) weight_bound(const SmallLinear
   uint4 weight[C::kBlocks][2];
 #pragma unroll
   for (int block = 0; block < C::kBlocks; ++block) fetch(weight[block], block);
-  advance();
+  advance(C::kTurns == 1 ? to_next_chunk : C::kTurnK);
   __syncthreads();
   stage<C>(linear, staged, 0, shape.slices);
   ptx::cp_async_wait_group<0>();
@@ -186,11 +190,14 @@ __global__ void __launch_bounds__(32 * kMaxWarps) weight_bound(const SmallLinear
     if (index + 1 < chunks) stage<C>(linear, staged + next, (index + 1) * chunk, shape.slices);
     const uint32_t own = x + (buffer - next) * 2;
 #pragma unroll
-    for (int block = 0; block < C::kBlocks; ++block) {
-      multiply<C>(sums, weight[block], own + block * kBlockK * 2);
-      fetch(weight[block], block);
+    for (int turn = 0; turn < C::kTurns; ++turn) {
+#pragma unroll
+      for (int block = 0; block < C::kBlocks; ++block) {
+        multiply<C>(sums, weight[block], own + (turn * C::kTurnK + block * kBlockK) * 2);
+        fetch(weight[block], block);
+      }
+      advance((turn + 2) % C::kTurns == 0 ? to_next_chunk : C::kTurnK);
     }
-    advance();
     ptx::cp_async_wait_group<0>();
   }
   __syncthreads();
@@ -219,7 +226,10 @@ Status launch_small(const SmallLinear& linear, cudaStream_t stream) {
 Status by_rows(const SmallLinear& linear, cudaStream_t stream) {
   if (linear.m <= 8) return launch_small<Config<1>>(linear, stream);
   if (linear.m <= 16) return launch_small<Config<2>>(linear, stream);
-  if (linear.m <= 32) return launch_small<Config<4>>(linear, stream);
+  if (linear.m <= 32) {
+    const bool wide = linear.n / 16 > kMaxWarps / 3 * device_multiprocessors();  // two slices or one
+    return wide ? launch_small<Config<4, 2>>(linear, stream) : launch_small<Config<4>>(linear, stream);
+  }
   return launch_small<Config<8>>(linear, stream);
 }
 

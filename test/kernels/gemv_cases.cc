@@ -106,6 +106,7 @@ const Cases kTests = [](Register& add) {
            Shape{5, 32, 48, kF32, Activation::kNone, false, 8},
            Shape{64, 2112, 400, kF32, Activation::kGelu, true, 16},
            Shape{2, 40016, 64, kF32},
+           Shape{20, 12816, 400, kF32},
        }) {
     shapes.push_back(s);
   }
