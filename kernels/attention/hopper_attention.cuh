@@ -232,34 +232,46 @@ __device__ __forceinline__ void stage_output(uint32_t output, const float (&o)[C
   }
 }
 
-// Staged bf16 → e4m3 codes of O / scale → global: a thread takes half a row. From shared memory, not from the accumulators: what this
-// needs beside them would not fit the registers.
+// O · inverse / output scale → e4m3 codes → shared memory → global, each warp its own 16 rows. A 16-byte chunk holds 16 columns, of which a
+// stmatrix register takes two of the first eight and two of the last: the words of a chunk are put in order on the way out.
 template <typename C>
-__device__ __forceinline__ void store_codes(const Parameters& p, uint32_t output, uint32_t values, int slice,
-                                            int first_row) {
-  const int row = threadIdx.x % 128 / 2, panel = threadIdx.x % 2, query = first_row + row;
-  if (query >= p.queries) return;
-  const int64_t batch = slice / p.heads;
-  const float inverse = ptx::ld_shared_f32(values + 16 * row + 8);
-  uint8_t* codes = static_cast<uint8_t*>(p.codes.data) + batch * p.codes.batch_stride +
-                   query * p.codes.token_stride + slice % p.heads * p.codes.head_stride + 64 * panel;
+__device__ __forceinline__ void store_codes(const Parameters& p, uint32_t output, uint32_t values,
+                                            const float (&o)[C::kHeadDim / 2], const float (&inverse)[2],
+                                            int slice, int first_row) {
+  const int lane = threadIdx.x % 32, first = 16 * (threadIdx.x / 32 % 4);
+  const uint32_t staged = output + first * 128;
+  const auto chunk_of = [staged](int row, int chunk) {
+    return staged + row * 128 + ((chunk ^ row % 8) << 4);
+  };
+  float factor[2];
 #pragma unroll
-  for (int c = 0; c < 4; ++c) {
-    uint32_t words[4];
+  for (int h = 0; h < 2; ++h) {
+    factor[h] = inverse[h] * ptx::ld_shared_f32(values + 16 * (first + lane / 4 + 8 * h) + 8);
+  }
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int chunk = 2 * c + half;  // of 8 columns
-      const uint4 v =
-          ptx::ld_shared_v4_b32(output + panel * (64 * 128) + row * 128 + ((chunk ^ row % 8) << 4));
-      const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
+  for (int c = 0; c < C::kHeadDim / 16; c += 2) {
+    uint32_t matrices[4];
 #pragma unroll
-      for (int i = 0; i < 4; i += 2) {
-        const float2 x = ptx::unpack_bf16x2(pairs[i]), y = ptx::unpack_bf16x2(pairs[i + 1]);
-        words[2 * half + i / 2] = ptx::cvt_rn_satfinite_e4m3x2(x.x * inverse, x.y * inverse) |
-                                  uint32_t(ptx::cvt_rn_satfinite_e4m3x2(y.x * inverse, y.y * inverse)) << 16;
-      }
+    for (int m = 0; m < 4; ++m) {
+      const float* v = o + 8 * (c + m / 2) + 2 * (m % 2);
+      const float f = factor[m % 2];
+      matrices[m] = ptx::cvt_rn_satfinite_e4m3x2(v[0] * f, v[1] * f) |
+                    uint32_t(ptx::cvt_rn_satfinite_e4m3x2(v[4] * f, v[5] * f)) << 16;
     }
-    reinterpret_cast<uint4*>(codes)[c] = make_uint4(words[0], words[1], words[2], words[3]);
+    ptx::stmatrix_x4(chunk_of(lane % 16, c + lane / 16), matrices);
+  }
+  __syncwarp();
+  uint8_t* codes = static_cast<uint8_t*>(p.codes.data) + slice / p.heads * p.codes.batch_stride +
+                   slice % p.heads * p.codes.head_stride + 16 * (lane % 8);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = 4 * i + lane / 8, query = first_row + first + row;
+    const uint4 v = ptx::ld_shared_v4_b32(chunk_of(row, lane % 8));
+    if (query < p.queries) {
+      *reinterpret_cast<uint4*>(codes + query * p.codes.token_stride) =
+          make_uint4(__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.z, v.w, 0x5410),
+                     __byte_perm(v.x, v.y, 0x7632), __byte_perm(v.z, v.w, 0x7632));
+    }
   }
 }
 
@@ -281,14 +293,13 @@ __device__ __forceinline__ void store_output(const Parameters& p, const Shared<C
           sum > 0.0f ? log2 * 0.6931471805599453f : -INFINITY;
     }
   }
+  if (C::kPacked && p.codes.data != nullptr) {
+    store_codes<C>(p, shared.output(w), values, o, inverse, slice, first_row);
+    return;
+  }
   if (thread == 0) ptx::cp_async_bulk_wait_group_read<0>();  // the previous tile has left
   ptx::bar_sync(kGroup + w, 128);
   stage_output<C>(shared.output(w), o, inverse);
-  if (C::kPacked && p.codes.data != nullptr) {
-    ptx::bar_sync(kGroup + w, 128);
-    store_codes<C>(p, shared.output(w), values, slice, first_row);
-    return;
-  }
   ptx::fence_proxy_async();
   ptx::bar_sync(kGroup + w, 128);
   if (thread == 0) {

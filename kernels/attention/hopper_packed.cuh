@@ -202,8 +202,6 @@ __device__ void consume_packed(const Parameters& p, const Shared<C>& shared, int
   Work work;
   for (int i = 0; p.schedule.get(i, work); ++i) {
     const int first_row = work.query_tile * C::kQueryTile + 64 * w;
-    ptx::mbarrier_wait(shared.rows_full(i % 2), i / 2 % 2);
-    a.context = prepared_rows<C>(shared.rows(i % 2) + 16 * 64 * w, first_row);
     a.rows = Rows{};
 #pragma unroll
     for (float& v : a.o) v = 0.0f;
@@ -211,6 +209,7 @@ __device__ void consume_packed(const Parameters& p, const Shared<C>& shared, int
     ptx::mbarrier_wait(shared.query_full(w), query_parity);
     query_parity ^= 1;
     if (first_row >= p.queries) {  // the others have the multiprocessor to themselves
+      ptx::mbarrier_wait(shared.rows_full(i % 2), i / 2 % 2);
       pass_over<C>(shared, a.phases, work.end - work.begin, w);
       if (p.own_scale != nullptr) ptx::mbarrier_wait(shared.scales_full(i % 2), i / 2 % 2);
       release(shared.rows_empty(i % 2));
@@ -222,6 +221,8 @@ __device__ void consume_packed(const Parameters& p, const Shared<C>& shared, int
       float y[C::kKeyTile / 2], factor[2];
       ptx::mbarrier_wait(shared.key_full(0), a.phases & 1);
       start_scores<C>(s, from, 0);
+      ptx::mbarrier_wait(shared.rows_full(i % 2), i / 2 % 2);
+      a.context = prepared_rows<C>(shared.rows(i % 2) + 16 * 64 * w, first_row);
       ptx::wgmma_wait_group<0>();
       softmax_exact<C, true>(y, a.rows, factor, s, p, a.context, shared.blocks(0),
                              (work.end - 1) * C::kKeyTile, &bounded);
