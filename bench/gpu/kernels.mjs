@@ -81,9 +81,10 @@ function besideBias(row, ours) {
   const [, operand, rows, shape] = /^gemm\/(\w+)\/(?!bias\/).*\/([\d+]+)(x\d+x\d+)$/.exec(row.case) ?? [];
   const m = rows?.split("+").reduce((sum, part) => sum + Number(part), 0);
   const bias = ours.find((other) => other.case === `gemm/${operand}/bias/${m}${shape}`);
+  const name = `the same with a bias alone${rows?.includes("+") ? ", not grouped" : ""}`;
   return bias === undefined
     ? row
-    : withPeer(row, [bias], ({ value }) => ({ name: "the same with a bias alone", value }));
+    : withPeer(row, [bias], ({ value }) => ({ name, value }));
 }
 
 /** The best of the peers; rates, so more is better. */
