@@ -49,12 +49,20 @@ it("are an image's own in a batch", async () => {
   expect([both[0]!.equals(a), both[1]!.equals(b)]).toEqual([true, true]);
 });
 
-it("are in the plan of a step, one for each block, and in none of bf16 attention's", async () => {
-  const plan = pipe.plan({ prompt: "a", height: 64, width: 64, maxSequenceLength: 32 });
-  const offsets = plan
-    .describe()
-    .ops.filter(({ kind }) => kind === "attentionPacked")
-    .map(({ outputs }) => outputs.keyOffset);
-  expect(offsets.length).toBeGreaterThan(1);
-  expect(new Set(offsets)).toEqual(new Set([expect.stringMatching(/^f32\[1, \d+, 128\]$/)]));
+it("are in every attention of a step in 8 bits, and in none in bf16", async () => {
+  const size = { prompt: "a", height: 64, width: 64, maxSequenceLength: 32 };
+  const attentions = (of: FluxPipeline) =>
+    of
+      .plan(size)
+      .describe()
+      .ops.filter(({ kind }) => kind.startsWith("attention"));
+  const packed = attentions(pipe).map(({ outputs }) => outputs.keyOffset);
+  expect(packed.length).toBeGreaterThan(1);
+  expect(new Set(packed)).toEqual(new Set([expect.stringMatching(/^f32\[1, \d+, 128\]$/)]));
+  const plain = await FluxPipeline.fromPretrained(folder, { device: "cpu", attention: "bf16" });
+  const without = attentions(plain);
+  plain.dispose();
+  expect(without).toHaveLength(packed.length);
+  for (const { inputs, outputs } of without)
+    expect({ ...inputs, ...outputs }).not.toHaveProperty("keyOffset");
 });
