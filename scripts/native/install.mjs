@@ -4,8 +4,7 @@ import { spawnSync } from "node:child_process";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 
-const require = createRequire(import.meta.url);
-const run = spawnSync(process.execPath, [require.resolve("node-gyp-build/bin.js")], {
+const run = spawnSync(process.execPath, [builder()], {
   cwd: fileURLToPath(new URL("../..", import.meta.url)),
   stdio: "inherit",
   env: { ...process.env, npm_config_nodedir: fileURLToPath(new URL("headers", import.meta.url)) },
@@ -18,3 +17,15 @@ if (run.status !== 0) {
   );
 }
 process.exitCode = run.status ?? 1;
+
+function builder() {
+  try {
+    return createRequire(import.meta.url).resolve("node-gyp-build/bin.js");
+  } catch {
+    console.error(
+      "fluxwarp: npm links this folder without installing the packages that it needs. Run npm pack in it and install the " +
+        "archive, or run npm start in it first.",
+    );
+    process.exit(1);
+  }
+}
