@@ -23,8 +23,8 @@ function builder() {
     return createRequire(import.meta.url).resolve("node-gyp-build/bin.js");
   } catch {
     console.error(
-      "fluxwarp: npm links this folder without installing the packages that it needs. Run npm pack in it and install the " +
-        "archive, or run npm start in it first.",
+      "fluxwarp: npm links this folder without installing the packages that it needs. Run npm ci --ignore-scripts and npm pack in " +
+        "it and install the archive, or run npm start in it first.",
     );
     process.exit(1);
   }
