@@ -82,9 +82,7 @@ function besideBias(row, ours) {
   const m = rows?.split("+").reduce((sum, part) => sum + Number(part), 0);
   const bias = ours.find((other) => other.case === `gemm/${operand}/bias/${m}${shape}`);
   const name = `the same with a bias alone${rows?.includes("+") ? ", not grouped" : ""}`;
-  return bias === undefined
-    ? row
-    : withPeer(row, [bias], ({ value }) => ({ name, value }));
+  return bias === undefined ? row : withPeer(row, [bias], ({ value }) => ({ name, value }));
 }
 
 /** The best of the peers; rates, so more is better. */
