@@ -61,6 +61,10 @@ function near(name: string, actual: Float32Array, expected: Float32Array, allowe
   assert.ok(whole <= allowed.whole && worst <= allowed.worst, name);
 }
 
+/** An image of a batch of four. */
+const row = (values: Float32Array, at: number) =>
+  values.subarray((at * values.length) / 4, ((at + 1) * values.length) / 4);
+
 /** Latents of a picture of stripes and slopes, each batch entry with its own. */
 function latents(shape: readonly [number, number, number, number]): Float32Array {
   const [batch, height, width, channels] = shape;
@@ -114,8 +118,6 @@ test("a batch of four decodes and encodes each image as the CPU does", async () 
   const decoded = await compute(gpu, shape, z, (g, x) => onGpu.decode(g, x));
   const image = pictures(4, 192, 320);
   const encoded = await compute(gpu, [4, 192, 320, 3], image, (g, x) => onGpu.encode(g, x));
-  const row = (values: Float32Array, at: number) =>
-    values.subarray((at * values.length) / 4, ((at + 1) * values.length) / 4);
   for (let at = 0; at < 4; at++) {
     const pixels = await compute(cpu, [1, 24, 40, 16], row(z, at), (g, x) => onCpu.decode(g, x));
     near(`image ${at} of four, decoded`, row(decoded, at), pixels);
@@ -131,8 +133,6 @@ test("at FLUX.1's widths each image of a batch of four is what it is alone", asy
   const together = await compute(gpu, shape, z, (g, x) => vae.decode(g, x));
   const images = pictures(4, 512, 512);
   const encoded = await compute(gpu, [4, 512, 512, 3], images, (g, x) => vae.encode(g, x));
-  const row = (values: Float32Array, at: number) =>
-    values.subarray((at * values.length) / 4, ((at + 1) * values.length) / 4);
   for (let at = 0; at < 4; at++) {
     const alone = await compute(gpu, [1, 64, 64, 16], row(z, at), (g, x) => vae.decode(g, x));
     near(`image ${at} of four beside alone, decoded`, row(together, at), alone, ALONE);

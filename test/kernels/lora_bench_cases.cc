@@ -1,5 +1,6 @@
 // Low-rank branches on FLUX's shapes: x·downᵀ, and the GEMM with 0, 16, 64 and 128 ranks a part.
 #include <memory>
+#include <utility>
 
 #include "harness/case.h"
 #include "lora/lora.h"
@@ -64,56 +65,10 @@ constexpr Product kProducts[] = {{"mlp_up", 12288, 3072, GemmEpilogue::kLinear, 
                                  {"qkv", 9216, 3072, GemmEpilogue::kQkv, 3},
                                  {"qkv_mlp", 21504, 3072, GemmEpilogue::kQkv, 4}};
 
-void bench_gemm(Context& c, const Product& product, int64_t rank) {
-  constexpr Element kCodes = Element::kE4M3, kBf16 = Element::kBF16, kF32 = Element::kF32;
-  const int64_t n = product.n, k = product.k, low = std::max<int64_t>(rank, 16) * product.parts;
-  struct Set {
-    Bytes a, w, y, low, up;
-  };
-  const double bytes = double(kRows) * k + double(n) * k + 2.0 * kRows * n + 2.0 * (kRows * low + n * rank);
-  std::vector<Set> sets;
-  for (int i = 0; i < c.rotation(bytes); ++i)
-    sets.push_back({{kRows * k, kCodes, uint64_t(1 + i), 100.0f},
-                    {n * k, kCodes, uint64_t(2 + i), 100.0f},
-                    {kRows * n, kBf16, 3, 1.0f},
-                    {kRows * low, kBf16, 4, 1.0f},
-                    {n * std::max<int64_t>(rank, 16), kBf16, 5, 1.0f}});
-  const Bytes a_scale(kRows, kF32, 6, 1e-2f), w_scale(n, kF32, 7, 1e-4f), bias(n, kF32, 8, 1.0f),
-      norm(128, kF32, 9, 1.0f), rope(kRows * 128, Element::kF16, 10, 1.0f);
-  c.measure({bytes, 2.0 * kRows * n * k, 1979}, int(sets.size()), [&](int i) {
-    const Set& set = sets[size_t(i)];
-    GemmGroup group;
-    group.rows = kRows;
-    group.a = {set.a.bytes.data(), k, 0};
-    group.w = set.w.bytes.data();
-    group.w_row_stride = k;
-    group.a_scale = a_scale.as<float>();
-    group.w_scale = w_scale.as<float>();
-    group.bias = bias.as<float>();
-    group.c = {set.y.bytes.data(), n, 0};
-    group.residual = {set.y.bytes.data(), n, 0};
-    group.norm_q = group.norm_k = norm.as<float>();
-    group.rope_pairs = rope.bytes.data();
-    group.mlp = {set.y.as<uint16_t>() + 9216, n, 0};
-    group.low = {set.low.bytes.data(), low, 0};
-    group.up = set.up.bytes.data();
-    Gemm call;
-    call.n = n;
-    call.k = k;
-    call.epilogue = product.epilogue;
-    call.activation = kernels::Activation::kGelu;
-    call.heads = product.epilogue == GemmEpilogue::kQkv ? 24 : 0;
-    call.groups = &group;
-    call.group_count = 1;
-    call.low_rank = rank;
-    call.low_parts = product.parts;
-    for (int part = 0; part < product.parts; ++part) call.low_begin[part] = part * 3072;
-    return kernels::gemm_hopper(call, c.stream());
-  });
-}
+// kNone: low is there already. kNext: the product, right behind the projection, waits for low alone.
+enum class Projection { kNone, kBefore, kNext };
 
-// Projection and product one after the other; `next`: the product waits for low alone.
-void bench_pair(Context& c, const Product& product, int64_t rank, bool next) {
+void bench_product(Context& c, const Product& product, int64_t rank, Projection projection) {
   constexpr Element kCodes = Element::kE4M3, kBf16 = Element::kBF16, kF32 = Element::kF32;
   const int64_t n = product.n, k = product.k, ranks = rank * product.parts;
   struct Set {
@@ -157,9 +112,9 @@ void bench_pair(Context& c, const Product& product, int64_t rank, bool next) {
     call.group_count = 1;
     call.low_rank = rank;
     call.low_parts = product.parts;
-    call.low_is_next = next;
+    call.low_is_next = projection == Projection::kNext;
     for (int part = 0; part < product.parts; ++part) call.low_begin[part] = part * 3072;
-    if (rank > 0) {
+    if (rank > 0 && projection != Projection::kNone) {
       DownGroup from;
       from.rows = kRows;
       from.x = {set.a.bytes.data(), k, 0};
@@ -184,13 +139,13 @@ const Cases kCases([](Register& add) {
   add.bench("lora/down/bf16/64x3072", [](Context& c) { bench_down(c, Element::kBF16, 3072, 64); });
   for (const Product& product : kProducts) {
     for (const int64_t rank : {0, 16, 64, 128})
-      for (const bool next : {false, true})
-        add.bench(
-            std::string("lora/pair/") + product.name + "/rank" + std::to_string(rank) + (next ? "/next" : ""),
-            [=](Context& c) { bench_pair(c, product, rank, next); });
+      for (const auto& [projection, form] :
+           {std::pair{Projection::kBefore, ""}, {Projection::kNext, "/next"}})
+        add.bench(std::string("lora/pair/") + product.name + "/rank" + std::to_string(rank) + form,
+                  [=, how = projection](Context& c) { bench_product(c, product, rank, how); });
     for (const int64_t rank : {0, 16, 64, 128})
       add.bench(std::string("lora/gemm/") + product.name + "/rank" + std::to_string(rank),
-                [=](Context& c) { bench_gemm(c, product, rank); });
+                [=](Context& c) { bench_product(c, product, rank, Projection::kNone); });
   }
 });
 
